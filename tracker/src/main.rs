@@ -1,0 +1,2 @@
+//! tracker
+fn main() {}
