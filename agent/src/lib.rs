@@ -1,1 +1,7 @@
-//! agent
+//! The daemon of a node: it owns the store, takes part in the swarm, and turns image references into devices and mounts.
+//!
+//! Everything here is composition. What a layer is stands in `format`, what is on this disk in `store`, whom to ask in
+//! `swarm`, how to ask in `source`, and how the kernel sees the answer in `device`; this crate ties them together, and
+//! is the only one that knows the configuration file and the environment.
+
+pub mod control;
