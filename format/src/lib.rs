@@ -1,1 +1,27 @@
-//! format
+//! Bytes at rest and on the wire.
+//!
+//! Pure: bytes in, values out. Nothing here opens a file or a socket, reads a clock or starts a thread, so that every
+//! decoder can be tested with any input and used from any kind of caller. `docs/format.md` is the normative text.
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod annotation;
+pub mod chunk;
+pub mod digest;
+pub mod disk;
+pub mod error;
+pub mod layer;
+pub mod read_at;
+
+mod field;
+
+pub use address::{ByteRange, SECTOR_LEN, Sector};
+pub use annotation::{AnnotationError, ChunkTableRef, LayerAnnotations};
+pub use chunk::{ChunkIndex, ChunkTable, ChunkTableBuilder, Verified, WrongChunk};
+pub use digest::{ChunkHash, Digest, DigestWriter, HashAlgorithm};
+pub use disk::Disk;
+pub use error::{DecodeError, Fault};
+pub use layer::{
+    Codec, Layer, LayerOptions, LayerSummary, LayerWriter, OpenLayerError, Uuid, WriteLayerError,
+};
+pub use read_at::{ReadAt, Window};
