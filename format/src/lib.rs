@@ -7,8 +7,10 @@
 pub mod address;
 pub mod annotation;
 pub mod chunk;
+pub mod convert;
 pub mod digest;
 pub mod disk;
+pub mod erofs;
 pub mod error;
 pub mod layer;
 pub mod read_at;

@@ -1,0 +1,84 @@
+//! Directory blocks: an array of entries, then their names.
+//!
+//! The kernel finds a name by two binary searches, first over blocks by their first name, then within a block. So
+//! all names of a directory, `.` and `..` among them, stand in the order of their bytes, and no name crosses a block.
+
+use super::fields::Fields;
+use super::kind::FileKind;
+use super::{MAX_NAME_LEN, Nid};
+
+/// Bytes of an entry in front of the names.
+pub(crate) const DIRENT_LEN: usize = 12;
+
+/// One entry of a directory as read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// Name: 1 to 255 bytes, any but `/` and NUL.
+    pub name: Vec<u8>,
+    /// The inode it names.
+    pub nid: Nid,
+    /// What the entry says the inode is; [`crate::erofs::Inode::kind`] decides.
+    pub kind: FileKind,
+}
+
+/// One entry to be written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dirent<'a> {
+    pub(crate) name: &'a [u8],
+    pub(crate) nid: Nid,
+    pub(crate) kind: FileKind,
+}
+
+/// Appends one block's entries; the caller has seen to it that they fit and are in order.
+pub(crate) fn encode_block(entries: &[Dirent<'_>], out: &mut Vec<u8>) {
+    let mut name_offset = entries.len() * DIRENT_LEN;
+    for entry in entries {
+        out.extend(entry.nid.0.to_le_bytes());
+        out.extend(u16::try_from(name_offset).unwrap_or(u16::MAX).to_le_bytes());
+        out.push(entry.kind.dirent_code());
+        out.push(0);
+        name_offset += entry.name.len();
+    }
+    for entry in entries {
+        out.extend(entry.name);
+    }
+}
+
+/// The entries of one block as they lie in it: `(name, nid, kind)`. `None` if they contradict each other.
+pub(crate) fn decode_block(block: &[u8]) -> Option<Vec<(&[u8], Nid, FileKind)>> {
+    let names_start = usize::from(Fields(block.get(8..)?).u16()?);
+    let count = names_start / DIRENT_LEN;
+    if names_start % DIRENT_LEN != 0 || count == 0 {
+        return None;
+    }
+    let mut heads = Fields(block.get(..names_start)?);
+    let mut entries = Vec::with_capacity(count);
+    let mut head = next_head(&mut heads)?;
+    for _ in 1..count {
+        let next = next_head(&mut heads)?;
+        let name = block.get(usize::from(head.1)..usize::from(next.1))?;
+        entries.push((name, head.0, head.2));
+        head = next;
+    }
+    // The last name of a block ends where the block does, or at the first NUL.
+    let rest = block.get(usize::from(head.1)..)?;
+    let name = rest.split(|byte| *byte == 0).next()?;
+    entries.push((name, head.0, head.2));
+    entries
+        .iter()
+        .all(|(name, ..)| is_name(name))
+        .then_some(entries)
+}
+
+fn next_head(heads: &mut Fields<'_>) -> Option<(Nid, u16, FileKind)> {
+    let nid = Nid(heads.u64()?);
+    let name_offset = heads.u16()?;
+    let kind = FileKind::of_dirent_code(heads.u8()?)?;
+    heads.u8()?;
+    Some((nid, name_offset, kind))
+}
+
+/// A name that can stand between two slashes.
+fn is_name(name: &[u8]) -> bool {
+    (1..=MAX_NAME_LEN).contains(&name.len()) && !name.iter().any(|byte| matches!(byte, 0 | b'/'))
+}
