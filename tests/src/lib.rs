@@ -1,1 +1,24 @@
-//! tests
+//! The harness of the system tests: real registries, real images, real processes.
+//!
+//! Everything here owns what it starts: dropping a value ends its processes, mounts and folders, so that a
+//! test that fails leaves the machine as it found it.
+
+#![expect(
+    clippy::missing_panics_doc,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a harness that cannot do its part should stop the test at once, with the place named"
+)]
+
+pub mod cluster;
+pub mod command;
+pub mod compare;
+pub mod debian;
+pub mod independent;
+pub mod layout;
+pub mod registry;
+pub mod relay;
+
+pub use cluster::{Agent, AgentOptions, Cluster, Tracker};
+pub use command::{binary, need_tools, run, tranship};
+pub use relay::Relay;

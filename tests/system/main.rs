@@ -1,1 +1,17 @@
-//! system
+//! System tests: every part real, in its own process, against other people's tools.
+//!
+//! One binary with a module a subject. They need root, since images have owners and devices, and mounts are
+//! what is tested; run them one at a time (`--test-threads=1`), since each uses the whole machine.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should stop, with the place named"
+)]
+
+mod convert;
+mod demo;
+mod devices;
+mod image;
+mod restart;
+mod swarm;

@@ -1,0 +1,317 @@
+//! A tracker and agents as their own processes, on free ports, in folders that end with the test.
+//!
+//! A process says on its first line of output where it listens; nothing is guessed and nothing is polled
+//! before that line.
+
+use crate::command::binary;
+use serde_json::Value;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use tempfile::TempDir;
+
+/// The token with which agents join in tests.
+pub const TOKEN: &str = "a-token-for-tests-0123456789abcdef";
+
+/// One process of ours and the line with which it said that it was ready.
+#[derive(Debug)]
+struct Daemon {
+    process: Child,
+    ready: Value,
+    log: PathBuf,
+}
+
+impl Daemon {
+    fn start(name: &str, config: &Path, log: &Path) -> Self {
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .expect("a log file");
+        let mut process = Command::new(binary(name))
+            .arg("--config")
+            .arg(config)
+            .arg("--print-ready")
+            .env("RUST_LOG", "info")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(file)
+            .spawn()
+            .expect("a daemon that starts");
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().expect("its output"))
+            .read_line(&mut line)
+            .expect("a readable line");
+        let ready = serde_json::from_str(&line).unwrap_or_else(|error| {
+            panic!(
+                "{name} did not say that it is ready ({error}: {line:?}); it logged:\n{}",
+                fs::read_to_string(log).unwrap_or_default()
+            )
+        });
+        Self {
+            process,
+            ready,
+            log: log.to_path_buf(),
+        }
+    }
+
+    /// A string of the ready line.
+    fn said(&self, key: &str) -> String {
+        match &self.ready[key] {
+            Value::String(text) => text.clone(),
+            Value::Array(list) => list[0].as_str().expect("an address").to_owned(),
+            other => panic!("the ready line has {key} = {other}"),
+        }
+    }
+
+    fn kill(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+
+    /// Asks it to stop and waits until it has.
+    fn stop(&mut self) {
+        let pid = i32::try_from(self.process.id()).expect("a pid");
+        if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+            // It may have ended by itself already, which is as good.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        drop(self.process.wait());
+    }
+}
+
+/// A running tracker.
+#[derive(Debug)]
+pub struct Tracker {
+    daemon: Daemon,
+}
+
+impl Tracker {
+    /// The address that agents are configured with.
+    pub fn address(&self) -> String {
+        let listen = self.daemon.said("listen");
+        if listen.contains("/p2p/") {
+            listen
+        } else {
+            format!("{listen}/p2p/{}", self.daemon.said("peer_id"))
+        }
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(&mut self) {
+        self.daemon.kill();
+    }
+
+    /// Its counters, as Prometheus reads them.
+    pub fn metrics(&self) -> String {
+        get(&self.daemon.said("http"), "/metrics")
+    }
+}
+
+/// What an agent is given beside the defaults.
+#[derive(Debug, Default, Clone)]
+pub struct AgentOptions {
+    /// The share of its answers to peers that it corrupts, 0 to 1.
+    pub corrupt_share: f64,
+    /// Without a tracker it reads from the registry alone.
+    pub tracker: Option<String>,
+    /// Lines added to its configuration.
+    pub extra: String,
+}
+
+/// A running agent and its folder.
+#[derive(Debug)]
+pub struct Agent {
+    daemon: Option<Daemon>,
+    folder: PathBuf,
+}
+
+impl Agent {
+    /// The path of its control socket.
+    pub fn socket(&self) -> String {
+        self.folder.join("agent.sock").to_string_lossy().into_owned()
+    }
+
+    /// Its own folder, which outlives restarts.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.kill();
+        }
+    }
+
+    /// Starts it again in its old folder.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.daemon = Some(Daemon::start(
+            "tranship-agent",
+            &self.folder.join("agent.toml"),
+            &self.folder.join("agent.log"),
+        ));
+    }
+
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        self.daemon.as_ref().map_or_else(String::new, |daemon| {
+            fs::read_to_string(&daemon.log).unwrap_or_default()
+        })
+    }
+
+    /// Its counters, as Prometheus reads them.
+    pub fn metrics(&self) -> String {
+        let daemon = self.daemon.as_ref().expect("a running agent");
+        get(&daemon.said("http"), "/metrics")
+    }
+
+    /// The sum of all samples of a counter whose line contains `label`.
+    pub fn counter(&self, name: &str, label: &str) -> f64 {
+        self.metrics()
+            .lines()
+            .filter(|line| line.starts_with(name) && line.contains(label))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// One call of the control API; stops the test where the answer is an error.
+    pub fn call(&self, method: &str, path: &str, body: &str) -> Value {
+        let mut stream = UnixStream::connect(self.socket()).expect("the control socket");
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .expect("a sent request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
+        assert!(
+            head.starts_with("HTTP/1.1 2"),
+            "{method} {path}: {head}\n{body}\nthe agent logged:\n{}",
+            self.log()
+        );
+        serde_json::from_str(body).unwrap_or(Value::Null)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.stop();
+        }
+    }
+}
+
+/// A tracker and its agents; all end with the value.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Dropped before the tracker and the folder, so that agents leave while there is someone to tell.
+    pub agents: Vec<Agent>,
+    /// The tracker, if the test wants one.
+    pub tracker: Option<Tracker>,
+    folder: TempDir,
+}
+
+impl Cluster {
+    /// A folder with nothing running yet.
+    pub fn empty() -> Self {
+        Self {
+            agents: Vec::new(),
+            tracker: None,
+            folder: tempfile::tempdir().expect("a scratch folder"),
+        }
+    }
+
+    /// A cluster with a tracker and `count` agents that join it.
+    pub fn start(count: usize) -> Self {
+        let mut cluster = Self::empty();
+        cluster.start_tracker();
+        for _ in 0..count {
+            cluster.start_agent(&AgentOptions {
+                tracker: cluster.tracker.as_ref().map(Tracker::address),
+                ..AgentOptions::default()
+            });
+        }
+        cluster
+    }
+
+    /// Starts the tracker.
+    pub fn start_tracker(&mut self) {
+        let folder = self.folder.path().join("tracker");
+        fs::create_dir_all(&folder).expect("a folder");
+        let token = folder.join("token");
+        fs::write(&token, TOKEN).expect("a token");
+        let config = folder.join("tracker.toml");
+        fs::write(
+            &config,
+            format!(
+                "state_dir = {:?}\nlisten = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\ntoken_file = {:?}\n\n[seed]\ndir = {:?}\nquota = \"4GiB\"\n",
+                folder.join("state"),
+                token,
+                folder.join("seed"),
+            ),
+        )
+        .expect("a configuration");
+        self.tracker = Some(Tracker {
+            daemon: Daemon::start("tranship-tracker", &config, &folder.join("tracker.log")),
+        });
+    }
+
+    /// Starts one more agent and returns its place in `agents`.
+    pub fn start_agent(&mut self, options: &AgentOptions) -> usize {
+        let folder = self
+            .folder
+            .path()
+            .join(format!("agent-{}", self.agents.len()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let swarm = options.tracker.as_ref().map_or_else(String::new, |tracker| {
+            format!("\n[swarm]\ntracker = {tracker:?}\ntoken = {TOKEN:?}\nlisten = \"127.0.0.1:0\"\n")
+        });
+        let fault = if options.corrupt_share > 0.0 {
+            format!("\n[fault]\ncorrupt_share = {}\n", options.corrupt_share)
+        } else {
+            String::new()
+        };
+        fs::write(
+            folder.join("agent.toml"),
+            format!(
+                "state_dir = {:?}\ncontrol_socket = {:?}\nhttp_listen = \"127.0.0.1:0\"\n{}\n[store]\ndir = {:?}\nquota = \"8GiB\"\n{swarm}{fault}",
+                folder.join("state"),
+                folder.join("agent.sock"),
+                options.extra,
+                folder.join("store"),
+            ),
+        )
+        .expect("a configuration");
+        let mut agent = Agent {
+            daemon: None,
+            folder,
+        };
+        agent.restart();
+        self.agents.push(agent);
+        self.agents.len() - 1
+    }
+}
+
+/// The body of a plain HTTP answer.
+fn get(address: &str, path: &str) -> String {
+    let address = address.trim_start_matches("http://").trim_end_matches('/');
+    let mut stream = TcpStream::connect(address).expect("an HTTP listener");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
+    )
+    .expect("a sent request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+        .split_once("\r\n\r\n")
+        .map(|(_, body)| body.to_owned())
+        .expect("a whole answer")
+}
