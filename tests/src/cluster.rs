@@ -132,7 +132,10 @@ pub struct Agent {
 impl Agent {
     /// The path of its control socket.
     pub fn socket(&self) -> String {
-        self.folder.join("agent.sock").to_string_lossy().into_owned()
+        self.folder
+            .join("agent.sock")
+            .to_string_lossy()
+            .into_owned()
     }
 
     /// Its own folder, which outlives restarts.

@@ -77,7 +77,11 @@ pub fn assert_equal_trees(expected: &Path, shown: &Path) -> Compared {
             faults.join("\n")
         );
     }
-    assert!(faults.is_empty(), "the trees differ:\n{}", faults.join("\n"));
+    assert!(
+        faults.is_empty(),
+        "the trees differ:\n{}",
+        faults.join("\n")
+    );
     compared
 }
 

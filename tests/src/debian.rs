@@ -25,7 +25,10 @@ fn cache() -> PathBuf {
     let dir = std::env::var_os("TRANSHIP_TEST_CACHE").map_or_else(
         || {
             let base = std::env::var_os("XDG_CACHE_HOME").map_or_else(
-                || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/tmp".into())).join(".cache"),
+                || {
+                    PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/tmp".into()))
+                        .join(".cache")
+                },
                 PathBuf::from,
             );
             base.join("tranship-tests")
@@ -50,7 +53,10 @@ pub fn root_tar() -> PathBuf {
         &["--variant=minbase", "bookworm", &root.to_string_lossy()],
     );
     // Package archives are no part of a root, and the device nodes that debootstrap makes are ours to test apart.
-    for archive in fs::read_dir(root.join("var/cache/apt/archives")).expect("apt's folder").flatten() {
+    for archive in fs::read_dir(root.join("var/cache/apt/archives"))
+        .expect("apt's folder")
+        .flatten()
+    {
         if archive.path().extension() == Some(OsStr::new("deb")) {
             fs::remove_file(archive.path()).expect("a removed archive");
         }
@@ -128,7 +134,10 @@ impl Debian {
         // umoci writes the sparse file's zeros out.
         run(
             "fallocate",
-            &["--dig-holes", &bundle.join("rootfs/srv/sparse").to_string_lossy()],
+            &[
+                "--dig-holes",
+                &bundle.join("rootfs/srv/sparse").to_string_lossy(),
+            ],
         );
         fs::remove_file(second).expect("a removed tar");
         fs::remove_file(third).expect("a removed tar");
@@ -190,7 +199,9 @@ fn second_layer(scratch: &Path, tar: &Path) {
     set_xattr(
         &binary,
         "security.capability",
-        &[1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[
+            1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        ],
     );
     set_xattr(&binary, "user.note", b"kept\0as bytes");
     fs::hard_link(&binary, root.join("srv/capable-too")).expect("a link");
@@ -201,8 +212,14 @@ fn second_layer(scratch: &Path, tar: &Path) {
         ("disk", FileType::BlockDevice, makedev(259, 70_000)),
         ("pipe", FileType::Fifo, 0),
     ] {
-        mknodat(CWD, root.join("srv").join(name), kind, Mode::from_raw_mode(0o640), device)
-            .expect("a special file");
+        mknodat(
+            CWD,
+            root.join("srv").join(name),
+            kind,
+            Mode::from_raw_mode(0o640),
+            device,
+        )
+        .expect("a special file");
     }
     let owned = root.join("srv/owned");
     fs::write(&owned, "by nobody here").expect("a file");
@@ -255,9 +272,13 @@ fn third_layer(tar: &Path) {
         header.set_mtime(1_700_000_000);
         header.set_size(content.len() as u64);
         if link.is_empty() {
-            builder.append_data(&mut header, path, content).expect("an entry");
+            builder
+                .append_data(&mut header, path, content)
+                .expect("an entry");
         } else {
-            builder.append_link(&mut header, path, link).expect("a link");
+            builder
+                .append_link(&mut header, path, link)
+                .expect("a link");
         }
     };
     let (regular, directory) = (tar::EntryType::Regular, tar::EntryType::Directory);
@@ -269,12 +290,30 @@ fn third_layer(tar: &Path) {
     put("srv/.wh.never-was", regular, 0o644, "", b"");
     put("srv/opaque/", directory, 0o700, "", b"");
     put("srv/opaque/.wh..wh..opq", regular, 0o644, "", b"");
-    put("srv/opaque/new", regular, 0o600, "", b"new in an opaque directory");
+    put(
+        "srv/opaque/new",
+        regular,
+        0o600,
+        "",
+        b"new in an opaque directory",
+    );
     put("srv/replaced", directory, 0o755, "", b"");
     put("srv/replaced/now-a-folder", regular, 0o644, "", b"x");
     put("srv/dir-to-file", regular, 0o644, "", b"was a folder");
-    put("srv/linked-here", tar::EntryType::Link, 0o644, "srv/linked-later", b"");
-    put("srv/many/00/file-00000", regular, 0o644, "", &vec![b'o'; 300_000]);
+    put(
+        "srv/linked-here",
+        tar::EntryType::Link,
+        0o644,
+        "srv/linked-later",
+        b"",
+    );
+    put(
+        "srv/many/00/file-00000",
+        regular,
+        0o644,
+        "",
+        &vec![b'o'; 300_000],
+    );
     put("srv/./dotted", regular, 0o644, "", b"a path with a dot");
     builder
         .into_inner()

@@ -197,7 +197,7 @@ fn inflate(zfile: &[u8]) -> Vec<u8> {
         let (block, sum) = zfile[at..at + stored_len].split_at(stored_len - 4);
         // The bitwise checksum is too slow for every block of a real image: the first and each 97th are enough
         // to show the rule, and zstd has a word of its own about the rest.
-        if plain.len() / block_len % 97 == 0 {
+        if (plain.len() / block_len).is_multiple_of(97) {
             assert_eq!(
                 u32_at(sum, 0),
                 crc(100_007, block),
@@ -293,7 +293,9 @@ pub fn paint(layers: &[Vec<u8>], device: &File) -> u64 {
         if virtual_size != 0 {
             len = virtual_size;
         }
-        device.set_len(len).expect("a sparse file of the device's length");
+        device
+            .set_len(len)
+            .expect("a sparse file of the device's length");
         for run in runs {
             let bytes = usize::try_from(run.count * 512).expect("fits");
             let at = usize::try_from(run.stored * 512).expect("fits");

@@ -46,7 +46,9 @@ pub fn write(layout: &Path, tag: &str, layers: &[(&Path, Stored)]) {
             ),
         };
         descriptors.push(blob(layout, media_type, &bytes));
-        history.push(json!({"created_by": tar.file_name().map(|name| name.to_string_lossy().into_owned())}));
+        history.push(
+            json!({"created_by": tar.file_name().map(|name| name.to_string_lossy().into_owned())}),
+        );
     }
     let config = json!({
         "architecture": architecture(), "os": "linux",

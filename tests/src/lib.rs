@@ -7,7 +7,8 @@
     clippy::missing_panics_doc,
     clippy::expect_used,
     clippy::indexing_slicing,
-    reason = "a harness that cannot do its part should stop the test at once, with the place named"
+    clippy::unnecessary_debug_formatting,
+    reason = "a harness that cannot do its part should stop the test at once, with the place named; paths are shown quoted, since names are odd on purpose"
 )]
 
 pub mod cluster;

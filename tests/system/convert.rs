@@ -26,17 +26,22 @@ fn converting_twice_gives_one_digest_and_verify_finds_each_flipped_byte() {
             .expect("a blob");
         let len = blob.metadata().expect("its length").len();
         // The tar header, the ZFile header, data, the indexes' region, the chunk table, the last zero.
-        for at in [0, 1537, len / 3, len - 40_000.min(len / 2), len - 1500, len - 1] {
+        for at in [
+            0,
+            1537,
+            len / 3,
+            len - 40_000.min(len / 2),
+            len - 1500,
+            len - 1,
+        ] {
             let mut byte = [0];
             blob.read_exact_at(&mut byte, at).expect("a byte");
-            blob.write_all_at(&[byte[0] ^ 0x10], at).expect("a flipped byte");
+            blob.write_all_at(&[byte[0] ^ 0x10], at)
+                .expect("a flipped byte");
             let (code, _, said) = tranship_output(&["verify", &image.direct_reference()]);
             blob.write_all_at(&byte, at).expect("the byte restored");
             assert_eq!(code, 3, "layer {number}, byte {at} of {len}: {said}");
-            assert!(
-                said.contains("sha256:"),
-                "the layer is named: {said}"
-            );
+            assert!(said.contains("sha256:"), "the layer is named: {said}");
         }
     }
     tranship(&["verify", &image.direct_reference()]);
@@ -78,7 +83,10 @@ fn stock_readers_find_what_we_wrote() {
         "--raw",
         &exported.to_string_lossy(),
     ]);
-    run("cmp", &[&device.to_string_lossy(), &exported.to_string_lossy()]);
+    run(
+        "cmp",
+        &[&device.to_string_lossy(), &exported.to_string_lossy()],
+    );
 }
 
 #[test]

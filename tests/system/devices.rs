@@ -58,13 +58,27 @@ fn every_file_is_equal_through_nbd() {
     run("nbdinfo", &["--list", &uri]);
     run("qemu-io", &["-r", "-f", "raw", "-c", "read 0 64k", &uri]);
     let folder = tempfile::tempdir().expect("a scratch folder");
-    let (copied, converted) = (folder.path().join("copied"), folder.path().join("converted"));
+    let (copied, converted) = (
+        folder.path().join("copied"),
+        folder.path().join("converted"),
+    );
     run("nbdcopy", &[&uri, &copied.to_string_lossy()]);
     run(
         "qemu-img",
-        &["convert", "-f", "raw", "-O", "raw", &uri, &converted.to_string_lossy()],
+        &[
+            "convert",
+            "-f",
+            "raw",
+            "-O",
+            "raw",
+            &uri,
+            &converted.to_string_lossy(),
+        ],
     );
-    run("cmp", &[&copied.to_string_lossy(), &converted.to_string_lossy()]);
+    run(
+        "cmp",
+        &[&copied.to_string_lossy(), &converted.to_string_lossy()],
+    );
     let mount = LoopMount::of(&copied);
     let compared = assert_equal_trees(&image.debian.unpacked(), mount.path());
     println!("nbd: {compared:?}");

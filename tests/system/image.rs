@@ -11,18 +11,18 @@ use tranship_tests::{run, tranship};
 
 /// A registry that holds the converted image.
 #[derive(Debug)]
-pub struct Converted {
+pub(crate) struct Converted {
     /// The original and what it unpacks to.
-    pub debian: Debian,
+    pub(crate) debian: Debian,
     /// The registry; its relay counts what it sends.
-    pub registry: DockerRegistry,
+    pub(crate) registry: DockerRegistry,
     /// The digest that `convert` printed.
-    pub digest: String,
+    pub(crate) digest: String,
 }
 
 impl Converted {
     /// Converts the image into a registry of its own.
-    pub fn make() -> Self {
+    pub(crate) fn make() -> Self {
         let debian = Debian::make();
         let registry = DockerRegistry::start();
         let digest = convert(&debian.reference(), &registry.direct_host(), "v1");
@@ -34,37 +34,38 @@ impl Converted {
     }
 
     /// The reference through the counting relay.
-    pub fn reference(&self) -> String {
+    pub(crate) fn reference(&self) -> String {
         format!("docker://{}/test/debian:v1", self.registry.host())
     }
 
     /// The reference past the relay.
-    pub fn direct_reference(&self) -> String {
+    pub(crate) fn direct_reference(&self) -> String {
         format!("docker://{}/test/debian:v1", self.registry.direct_host())
     }
 
     /// The manifest as the registry holds it.
-    pub fn manifest(&self) -> Value {
+    pub(crate) fn manifest(&self) -> Value {
         let hex = self.digest.trim_start_matches("sha256:");
         let bytes = fs::read(self.registry.blob_file(hex)).expect("the manifest");
         serde_json::from_slice(&bytes).expect("a manifest in JSON")
     }
 
     /// The layers' blobs in the registry's own folder, bottom first.
-    pub fn layer_files(&self) -> Vec<PathBuf> {
+    pub(crate) fn layer_files(&self) -> Vec<PathBuf> {
         let manifest = self.manifest();
         let layers = manifest["layers"].as_array().expect("layers");
         layers
             .iter()
             .map(|layer| {
                 let digest = layer["digest"].as_str().expect("a digest");
-                self.registry.blob_file(digest.trim_start_matches("sha256:"))
+                self.registry
+                    .blob_file(digest.trim_start_matches("sha256:"))
             })
             .collect()
     }
 
     /// The stored bytes of all layers together.
-    pub fn blobs_len(&self) -> u64 {
+    pub(crate) fn blobs_len(&self) -> u64 {
         self.layer_files()
             .iter()
             .map(|file| fs::metadata(file).expect("a blob").len())
@@ -73,7 +74,7 @@ impl Converted {
 }
 
 /// Converts `source` to `test/debian:<tag>` at `host` and returns the digest of the new manifest.
-pub fn convert(source: &str, host: &str, tag: &str) -> String {
+pub(crate) fn convert(source: &str, host: &str, tag: &str) -> String {
     let target = format!("docker://{host}/test/debian:{tag}");
     let printed = tranship(&["convert", source, &target]);
     let line = printed.trim();
@@ -82,24 +83,27 @@ pub fn convert(source: &str, host: &str, tag: &str) -> String {
         reference, target,
         "convert prints the reference that it made"
     );
-    assert!(digest.starts_with("sha256:") && digest.len() == 71, "{line}");
+    assert!(
+        digest.starts_with("sha256:") && digest.len() == 71,
+        "{line}"
+    );
     digest.to_owned()
 }
 
 /// Registry bytes above which N readers have not read the image "about once": 1.3 × its blobs.
-pub fn about_once(blobs_len: u64) -> u64 {
+pub(crate) fn about_once(blobs_len: u64) -> u64 {
     blobs_len + blobs_len * 3 / 10
 }
 
 /// A raw device image mounted read-only by the kernel through a loop device; unmounted with the value.
 #[derive(Debug)]
-pub struct LoopMount {
+pub(crate) struct LoopMount {
     folder: TempDir,
 }
 
 impl LoopMount {
     /// Mounts `image`.
-    pub fn of(image: &Path) -> Self {
+    pub(crate) fn of(image: &Path) -> Self {
         let folder = tempfile::tempdir().expect("a scratch folder");
         run(
             "mount",
@@ -116,7 +120,7 @@ impl LoopMount {
     }
 
     /// Where it is mounted.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 }
