@@ -14,6 +14,7 @@ pub mod erofs;
 pub mod error;
 pub mod layer;
 pub mod read_at;
+pub mod wire;
 
 mod field;
 

@@ -1,0 +1,370 @@
+//! What a node is told and what it wants done: the whole surface between decisions and sockets.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tranship_format::Digest;
+use tranship_format::wire::{
+    ChunkId, Class, Fault, LeaseState, Member, PeerId, StripeRoute, StripeRun, Want,
+};
+
+/// How a chunk's bytes turned out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// Verified, and in the store.
+    Kept,
+    /// Verified, but the store has no room: it can be given on now and not later.
+    Passed,
+    /// Not the chunk.
+    Wrong,
+}
+
+/// Why a read of the registry ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegistryFailure {
+    /// What the registry asked us to wait (429, 503), if it did.
+    pub retry_after: Option<Duration>,
+    /// Whether asking again is pointless: not found, denied.
+    pub permanent: bool,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// This node uses a blob from now on. Telling it again replaces what is held.
+    OpenBlob {
+        /// The blob.
+        blob: Digest,
+        /// Stored bytes of each of its chunks, in order.
+        chunk_lens: Arc<[u32]>,
+        /// Which chunks the store has: bit `n % 8` of byte `n / 8` is chunk `n`.
+        present: Vec<u8>,
+    },
+    /// It no longer does; what is in flight for it is dropped.
+    CloseBlob {
+        /// The blob.
+        blob: Digest,
+    },
+    /// A local reader wants a chunk that the store does not have. Repeating it raises the class.
+    Wanted {
+        /// The chunk.
+        chunk: ChunkId,
+        /// How urgent.
+        class: Class,
+        /// When the reader gives up, on the clock of `now`; `None` never.
+        give_up_at: Option<Duration>,
+    },
+    /// No local reader wants it any more.
+    Unwanted {
+        /// The chunk.
+        chunk: ChunkId,
+    },
+    /// The store dropped a chunk, for room or because it was corrupt.
+    Evicted {
+        /// The chunk.
+        chunk: ChunkId,
+    },
+
+    /// The tracker took us in (JOINED).
+    TrackerUp {
+        /// Its epoch.
+        epoch: u64,
+        /// Its seed.
+        seed: Option<Member>,
+    },
+    /// The tracker cannot be reached.
+    TrackerDown,
+    /// Members that use a blob (OPENED, once for each blob opened).
+    Members {
+        /// The blob.
+        blob: Digest,
+        /// They.
+        members: Vec<Member>,
+    },
+    /// Routes, asked for or not.
+    Routes {
+        /// The blob.
+        blob: Digest,
+        /// They.
+        routes: Vec<StripeRoute>,
+    },
+    /// A LOOKUP was answered with an error.
+    LookupFailed {
+        /// The blob.
+        blob: Digest,
+        /// The stripes asked about.
+        stripes: Vec<u32>,
+    },
+    /// `PROGRESS_ACK`.
+    ProgressAck {
+        /// The lease.
+        lease: u64,
+        /// How long it now runs without progress; `None` if it is lost.
+        expires_in: Option<Duration>,
+    },
+    /// Peers that the tracker bans (HEARTBEAT_ACK).
+    Bans {
+        /// They.
+        peers: Vec<PeerId>,
+    },
+
+    /// DATA came for a request of ours, and was verified or not.
+    Data {
+        /// From whom.
+        peer: PeerId,
+        /// Our request.
+        request: u32,
+        /// How it turned out.
+        arrival: Arrival,
+    },
+    /// WAIT came.
+    Wait {
+        /// From whom.
+        peer: PeerId,
+        /// Our request.
+        request: u32,
+        /// As the message says.
+        idle: Duration,
+    },
+    /// BUSY came.
+    Busy {
+        /// From whom.
+        peer: PeerId,
+        /// Our request.
+        request: u32,
+        /// As the message says.
+        retry: Duration,
+        /// As the message says.
+        alternatives: Vec<Member>,
+    },
+    /// MISS came.
+    Miss {
+        /// From whom.
+        peer: PeerId,
+        /// Our request.
+        request: u32,
+    },
+    /// A peer cannot be reached, or its connection ended: its requests and ours are void.
+    PeerGone {
+        /// Who.
+        peer: PeerId,
+    },
+    /// GOAWAY came: requests made are still answered, new ones go elsewhere.
+    GoAway {
+        /// From whom.
+        peer: PeerId,
+    },
+
+    /// A peer wants a chunk of us.
+    Want {
+        /// Who.
+        peer: PeerId,
+        /// Its request.
+        request: u32,
+        /// What.
+        want: Want,
+    },
+    /// A peer takes its request back.
+    Cancel {
+        /// Who.
+        peer: PeerId,
+        /// Its request.
+        request: u32,
+    },
+    /// A [`Action::SendData`] is done: the bytes are handed to the connection.
+    Sent {
+        /// To whom.
+        peer: PeerId,
+        /// Its request.
+        request: u32,
+    },
+    /// A [`Action::SendData`] could not be done: the store no longer has the chunk.
+    SendFailed {
+        /// To whom.
+        peer: PeerId,
+        /// Its request.
+        request: u32,
+    },
+
+    /// Bytes of a registry read came in; a chunk need not be whole yet.
+    RegistryProgress {
+        /// The read.
+        read: u64,
+        /// How many more bytes.
+        len: u64,
+    },
+    /// A chunk of a registry read is whole.
+    RegistryChunk {
+        /// The read.
+        read: u64,
+        /// Which chunk of its blob.
+        number: u32,
+        /// How it turned out.
+        arrival: Arrival,
+    },
+    /// A registry read ended; chunks not given by then are not coming.
+    RegistryEnd {
+        /// The read.
+        read: u64,
+        /// Why early, if so.
+        failure: Option<RegistryFailure>,
+    },
+}
+
+/// From where a chunk came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// From a peer (or the seed).
+    Peer(PeerId),
+    /// From the registry.
+    Registry,
+}
+
+/// Why a chunk will not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailReason {
+    /// Its reader's time is over.
+    TimedOut,
+    /// No peer has it and the registry fails.
+    RegistryFailed,
+    /// No peer has it and the registry says that it has not, or that we may not.
+    Refused,
+    /// What the registry has is not the chunk.
+    WrongAtRegistry,
+    /// The blob is not open, or has no such chunk.
+    Unknown,
+    /// Too much is wanted at once.
+    Overloaded,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// OPEN these blobs at the tracker, with the images they belong to; give back [`Input::Members`].
+    OpenBlobs {
+        /// They.
+        blobs: Vec<Digest>,
+    },
+    /// LOOKUP; give back [`Input::Routes`] or [`Input::LookupFailed`].
+    Lookup {
+        /// The blob.
+        blob: Digest,
+        /// The stripes, at most 64.
+        stripes: Vec<u32>,
+    },
+    /// PROGRESS; give back [`Input::ProgressAck`].
+    Progress {
+        /// The lease.
+        lease: u64,
+        /// As the message says.
+        done_len: u64,
+        /// As the message says.
+        state: LeaseState,
+    },
+    /// ANNOUNCE.
+    Announce {
+        /// The blob.
+        blob: Digest,
+        /// As the message says.
+        runs: Vec<StripeRun>,
+    },
+    /// REPORT.
+    Report {
+        /// What is wrong.
+        fault: Fault,
+        /// With whom.
+        peer: PeerId,
+        /// With which chunk.
+        chunk: ChunkId,
+    },
+
+    /// Send a WANT, connecting first if need be; [`Input::PeerGone`] if that fails.
+    SendWant {
+        /// To whom.
+        to: Arc<Member>,
+        /// Our request.
+        request: u32,
+        /// What.
+        want: Want,
+    },
+    /// Send a CANCEL.
+    SendCancel {
+        /// To whom.
+        peer: PeerId,
+        /// Our request.
+        request: u32,
+    },
+    /// Close all connections with a peer and take none from it until it is allowed again: it lied.
+    Disconnect {
+        /// Who.
+        peer: PeerId,
+    },
+
+    /// Read chunks from the registry with one range request, and give them as they become whole.
+    ReadRegistry {
+        /// Names the read.
+        read: u64,
+        /// The blob.
+        blob: Digest,
+        /// Numbers of the chunks, all wanted, at most 4 MiB together (or one chunk).
+        chunks: Range<u32>,
+        /// The most urgent of them.
+        class: Class,
+    },
+
+    /// Tell the local readers of a chunk that it is here.
+    Complete {
+        /// The chunk.
+        chunk: ChunkId,
+        /// From where.
+        from: Origin,
+    },
+    /// Tell the local readers of a chunk that it does not come.
+    Fail {
+        /// The chunk.
+        chunk: ChunkId,
+        /// Why.
+        why: FailReason,
+    },
+
+    /// Send a chunk that the store has (or that just arrived); give back [`Input::Sent`] or
+    /// [`Input::SendFailed`].
+    SendData {
+        /// To whom.
+        peer: PeerId,
+        /// Its request.
+        request: u32,
+        /// The chunk.
+        chunk: ChunkId,
+        /// How urgent it is to the peer: which connection carries it.
+        class: Class,
+    },
+    /// Send a WAIT.
+    SendWait {
+        /// To whom.
+        peer: PeerId,
+        /// Its request.
+        request: u32,
+        /// As the message says.
+        idle: Duration,
+    },
+    /// Send a BUSY.
+    SendBusy {
+        /// To whom.
+        peer: PeerId,
+        /// Its request.
+        request: u32,
+        /// As the message says.
+        retry: Duration,
+        /// As the message says.
+        alternatives: Vec<Arc<Member>>,
+    },
+    /// Send a MISS.
+    SendMiss {
+        /// To whom.
+        peer: PeerId,
+        /// Its request.
+        request: u32,
+    },
+}

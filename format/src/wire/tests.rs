@@ -1,0 +1,1 @@
+//! Each message survives the wire, and no bytes make a decoder panic.
