@@ -86,7 +86,12 @@ impl Policy {
 
     /// A blob went with all its chunks.
     pub(crate) fn remove_blob(&mut self, blob: u32) {
-        let keys: Vec<Key> = self.residents.keys().filter(|key| key.blob == blob).copied().collect();
+        let keys: Vec<Key> = self
+            .residents
+            .keys()
+            .filter(|key| key.blob == blob)
+            .copied()
+            .collect();
         for key in keys {
             self.remove(key);
         }
@@ -150,7 +155,11 @@ impl Policy {
                 continue;
             }
             if heat(key) > 0 {
-                let next = if place == Place::Small { Place::Main } else { place };
+                let next = if place == Place::Small {
+                    Place::Main
+                } else {
+                    place
+                };
                 self.enqueue(key, resident.len, next);
                 continue;
             }
@@ -168,7 +177,13 @@ impl Policy {
         let queue = self.queue(place);
         queue.entries.push_back((key, ticket));
         queue.len = queue.len.saturating_add(len);
-        if queue.entries.len() > self.residents.len().saturating_mul(2).saturating_add(MIN_GHOSTS) {
+        if queue.entries.len()
+            > self
+                .residents
+                .len()
+                .saturating_mul(2)
+                .saturating_add(MIN_GHOSTS)
+        {
             self.sweep(place);
         }
     }

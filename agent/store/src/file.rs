@@ -30,13 +30,22 @@ pub(crate) struct StoreFile {
 
 impl StoreFile {
     /// Opens the file for reading and writing, makes it when it is not there, and gives it the length `len`.
-    pub(crate) fn open(path: PathBuf, len: u64, #[cfg_attr(not(test), expect(unused_variables, reason = "only crash tests record changes"))] medium: &Medium) -> Result<Self, StoreError> {
+    pub(crate) fn open(
+        path: PathBuf,
+        len: u64,
+        #[cfg_attr(
+            not(test),
+            expect(unused_variables, reason = "only crash tests record changes")
+        )]
+        medium: &Medium,
+    ) -> Result<Self, StoreError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let file = options.open(&path).map_err(failed("open", &path))?;
         let found = file.metadata().map_err(failed("look at", &path))?.len();
         if found != len {
-            file.set_len(len).map_err(failed("set the length of", &path))?;
+            file.set_len(len)
+                .map_err(failed("set the length of", &path))?;
         }
         Ok(Self {
             file,
@@ -48,13 +57,16 @@ impl StoreFile {
 
     /// Reads exactly `buf.len()` bytes at `offset`.
     pub(crate) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), StoreError> {
-        self.file.read_exact_at(buf, offset).map_err(failed("read", &self.path))
+        self.file
+            .read_exact_at(buf, offset)
+            .map_err(failed("read", &self.path))
     }
 
     /// Writes all of `bytes` at `offset`.
     pub(crate) fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
         #[cfg(test)]
-        self.medium.note(&self.path, crate::crash::Change::write(offset, bytes))?;
+        self.medium
+            .note(&self.path, crate::crash::Change::write(offset, bytes))?;
         self.file.write_all_at(bytes, offset).map_err(|source| {
             if is_full(&source) {
                 let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
@@ -67,7 +79,8 @@ impl StoreFile {
     /// Gives the space of `[offset, offset + len)` back to the filesystem; the bytes read as zeros from then on.
     pub(crate) fn punch(&self, offset: u64, len: u64) -> Result<(), StoreError> {
         #[cfg(test)]
-        self.medium.note(&self.path, crate::crash::Change::Punch { offset, len })?;
+        self.medium
+            .note(&self.path, crate::crash::Change::Punch { offset, len })?;
         punch(&self.file, offset, len).map_err(failed("punch a hole into", &self.path))
     }
 
@@ -81,7 +94,9 @@ impl StoreFile {
 pub(crate) fn probe_holes(dir: &Path) -> Result<(), StoreError> {
     let path = dir.join("probe");
     let file = File::create(&path).map_err(failed("make", &path))?;
-    let outcome = file.write_all_at(&[1; 8192], 0).and_then(|()| punch(&file, 0, 4096));
+    let outcome = file
+        .write_all_at(&[1; 8192], 0)
+        .and_then(|()| punch(&file, 0, 4096));
     fs::remove_file(&path).map_err(failed("remove", &path))?;
     match outcome {
         // A disk with no room at all still serves reads, and says so on the first write.
@@ -95,7 +110,12 @@ pub(crate) fn probe_holes(dir: &Path) -> Result<(), StoreError> {
 }
 
 fn punch(file: &File, offset: u64, len: u64) -> io::Result<()> {
-    fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)?;
+    fallocate(
+        file,
+        FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+        offset,
+        len,
+    )?;
     Ok(())
 }
 

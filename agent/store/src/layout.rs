@@ -64,17 +64,23 @@ impl Layout {
             for entry in fs::read_dir(dir).map_err(failed("list", dir))? {
                 let name = entry.map_err(failed("list", dir))?.file_name();
                 if !HARMLESS.iter().any(|harmless| name == *harmless) {
-                    return Err(StoreError::Foreign { path: dir.to_path_buf() });
+                    return Err(StoreError::Foreign {
+                        path: dir.to_path_buf(),
+                    });
                 }
             }
         }
         let lock_path = dir.join(LOCK);
         let lock = File::create(&lock_path).map_err(failed("make", &lock_path))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::InUse { path: dir.to_path_buf() }),
-            Err(errno) => return Err(failed("lock", &lock_path)(errno.into())),
-        }
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| {
+            let source = io::Error::from(errno);
+            if source.kind() == io::ErrorKind::WouldBlock {
+                return StoreError::InUse {
+                    path: dir.to_path_buf(),
+                };
+            }
+            failed("lock", &lock_path)(source)
+        })?;
         if !known {
             replace(&layout, wanted.as_bytes())?;
         }
@@ -101,10 +107,14 @@ impl Layout {
         let mut found = Vec::new();
         for entry in fs::read_dir(&dir).map_err(failed("list", &dir))? {
             let name = entry.map_err(failed("list", &dir))?.file_name();
-            let digest = name.to_str().and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok());
-            match digest {
-                Some(digest) => found.push(digest),
-                None => tracing::warn!(name = %name.display(), dir = %dir.display(), "a name in the store that is no digest is left alone"),
+            let digest = name
+                .to_str()
+                .and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok());
+            if let Some(digest) = digest {
+                found.push(digest);
+            } else {
+                let name = name.display();
+                tracing::warn!(%name, dir = %dir.display(), "a name in the store that is no digest is left alone");
             }
         }
         Ok(found)

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod blob;
+mod blob_store;
 mod chunk_store;
 mod error;
 mod evict;
@@ -27,6 +28,6 @@ mod space;
 #[cfg(test)]
 mod crash;
 
-pub use blob::BlobStore;
+pub use blob_store::BlobStore;
 pub use chunk_store::{ChunkStore, StoreCounters, StoreOptions};
 pub use error::StoreError;

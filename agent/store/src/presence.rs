@@ -90,7 +90,10 @@ impl Presence {
         let mut len = 0_u64;
         let slots = (0..chunk_count)
             .map(|index| {
-                let entry = entries.next().and_then(|bytes| bytes.try_into().ok()).unwrap_or_default();
+                let entry = entries
+                    .next()
+                    .and_then(|bytes| bytes.try_into().ok())
+                    .unwrap_or_default();
                 let word = Word::from_entry(entry);
                 if word.is_present() {
                     count += 1;
@@ -111,7 +114,10 @@ impl Presence {
 
     /// The chunk's word now; that of an absent chunk when there is no such chunk.
     pub(crate) fn word(&self, index: u32) -> Word {
-        Word(self.slot(index).map_or(0, |slot| slot.word.load(Ordering::Acquire)))
+        Word(
+            self.slot(index)
+                .map_or(0, |slot| slot.word.load(Ordering::Acquire)),
+        )
     }
 
     /// Whether the chunk is still the one that `before` told of.
@@ -144,9 +150,12 @@ impl Presence {
     pub(crate) fn trust(&self, index: u32, before: Word) {
         if let Some(slot) = self.slot(index) {
             // When the chunk has changed meanwhile, whoever changed it has said what is true of it.
-            let _ = slot
-                .word
-                .compare_exchange(before.0, before.0 | TRUSTED, Ordering::SeqCst, Ordering::Relaxed);
+            let _ = slot.word.compare_exchange(
+                before.0,
+                before.0 | TRUSTED,
+                Ordering::SeqCst,
+                Ordering::Relaxed,
+            );
         }
     }
 

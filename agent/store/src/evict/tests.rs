@@ -64,7 +64,9 @@ fn scan_does_not_push_out_what_is_read_again() {
     for chunk in 1000..5000 {
         rig.read(key(chunk));
     }
-    let kept = (0..50).filter(|chunk| rig.held.contains(&key(*chunk))).count();
+    let kept = (0..50)
+        .filter(|chunk| rig.held.contains(&key(*chunk)))
+        .count();
     assert_eq!(kept, 50, "the working set is still there");
 }
 
@@ -178,6 +180,10 @@ fn pinning_to_and_fro_does_not_grow_the_queues() {
         }
         policy.set_pinned(0, false);
     }
-    let entries = policy.small.entries.len() + policy.main.entries.len() + policy.pinned.entries.len();
-    assert!(entries <= 3 * (2 * 10 + MIN_GHOSTS + 1), "{entries} entries");
+    let entries =
+        policy.small.entries.len() + policy.main.entries.len() + policy.pinned.entries.len();
+    assert!(
+        entries <= 3 * (2 * 10 + MIN_GHOSTS + 1),
+        "{entries} entries"
+    );
 }
