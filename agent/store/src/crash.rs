@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::StoreError;
 use crate::file::Medium;
@@ -30,7 +31,7 @@ impl Change {
 pub(crate) struct Record {
     pub(crate) changes: Mutex<Vec<(PathBuf, Change)>>,
     /// When set, every write fails as on a full disk.
-    pub(crate) full: std::sync::atomic::AtomicBool,
+    pub(crate) full: AtomicBool,
 }
 
 impl Medium {
@@ -39,7 +40,7 @@ impl Medium {
             return Ok(());
         };
         if let Change::Write { bytes, .. } = &change
-            && record.full.load(std::sync::atomic::Ordering::SeqCst)
+            && record.full.load(Ordering::SeqCst)
         {
             return Err(StoreError::Full {
                 len: bytes.len() as u64,
@@ -53,3 +54,5 @@ impl Medium {
         Ok(())
     }
 }
+
+mod tests;

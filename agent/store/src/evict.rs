@@ -116,7 +116,8 @@ impl Policy {
             .collect();
         for (key, len) in freed {
             self.remove(key);
-            self.enqueue(key, len, Place::Main);
+            // Whether anyone still reads them must show anew.
+            self.enqueue(key, len, Place::Small);
         }
     }
 
