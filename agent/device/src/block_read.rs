@@ -4,8 +4,9 @@
 //! because its callers are: a kernel request occupies a thread until it is answered.
 
 use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use thiserror::Error;
+use crate::errno::Errno;
 
 /// The content of a device: immutable bytes of a fixed length.
 ///
@@ -46,7 +47,7 @@ pub struct Allocation {
 }
 
 /// Why bytes of a device could not be read.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BlockReadError {
     /// The read does not lie inside the device.
@@ -112,6 +113,28 @@ impl BlockReadError {
                 len,
                 device_len,
             }),
+        }
+    }
+}
+
+/// Reads for a front end: errors are logged here, once, and become an errno; so does a panic of the implementation, because
+/// a request that is never answered hangs its reader for ever.
+pub(crate) fn read_or_errno(
+    content: &dyn BlockRead,
+    offset: u64,
+    buf: &mut [u8],
+) -> Result<(), Errno> {
+    let len = buf.len();
+    let outcome = catch_unwind(AssertUnwindSafe(|| content.read_at(offset, buf)));
+    match outcome {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            tracing::warn!(error = &error as &dyn Error, offset, len, "a read fails");
+            Err(Errno::from(&error))
+        }
+        Err(_) => {
+            tracing::error!(offset, len, "a read panicked");
+            Err(Errno::Io)
         }
     }
 }

@@ -1,19 +1,34 @@
-//! A device as one read-only file in a FUSE mount of its own.
+//! A device as one read-only file in a FUSE mount of its own: the common ground of the front ends on this machine.
+//!
+//! The protocol is spoken here and not by a library, because one file needs a dozen kinds of requests, and because a live
+//! connection must pass from a process to its successor, which libraries do not foresee. For the same reason the connection
+//! has one descriptor, without clones, splice or `io_uring`: those lose the requests in flight when the process dies.
 
-use std::fmt;
+mod abi;
+mod answer;
+mod channel;
+mod connection;
+mod session;
+
+use std::error::Error;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use thiserror::Error;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::MountFlags;
 
 use crate::block_read::BlockRead;
-use crate::mount::MountError;
+use crate::mount::{self, MountError};
+
+use abi::READ_LEN_MAX;
+
+pub use session::Session;
 
 /// Choices when mounting a file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct FuseOptions {
     /// How many threads answer reads; each may wait in [`BlockRead::read_at`] and holds up to 1 MiB. At least 1.
     pub worker_count: usize,
@@ -37,7 +52,7 @@ impl Default for FuseOptions {
 }
 
 /// Why a FUSE file could not be mounted, taken over or stopped.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FuseError {
     /// `/dev/fuse` could not be opened.
@@ -82,53 +97,8 @@ pub enum FuseError {
     },
 }
 
-/// The threads that answer a FUSE connection's requests: apart from the mount, so that another process can go on with it.
-pub struct Session {
-    content: Arc<dyn BlockRead>,
-    fd: Arc<OwnedFd>,
-}
-
-impl Session {
-    /// Begins to answer the requests of the connection `fd`.
-    pub fn new(
-        fd: OwnedFd,
-        name: &str,
-        content: Arc<dyn BlockRead>,
-        options: &FuseOptions,
-    ) -> Result<Self, FuseError> {
-        let _ = (options, name);
-        Ok(Self {
-            content,
-            fd: Arc::new(fd),
-        })
-    }
-
-    /// Continues a connection that another session served, which crashed or left: has the kernel resend the requests that
-    /// were in flight and answers them. Needs Linux 6.9. `content` must be the same bytes.
-    pub fn take_over(
-        fd: OwnedFd,
-        name: &str,
-        content: Arc<dyn BlockRead>,
-        options: &FuseOptions,
-    ) -> Result<Self, FuseError> {
-        Self::new(fd, name, content, options)
-    }
-
-    /// The connection's descriptor, for a keeper that survives this process: while a duplicate is open, the kernel waits
-    /// for a successor instead of failing the requests.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        use std::os::fd::AsFd;
-        self.fd.as_fd()
-    }
-}
-
-impl fmt::Debug for Session {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session")
-            .field("len", &self.content.len())
-            .finish_non_exhaustive()
-    }
-}
+/// Filesystem type under which our mounts appear in the table of mounts.
+const KIND: &str = "fuse.tranship";
 
 /// A mounted FUSE filesystem with one read-only file in it.
 ///
@@ -136,7 +106,16 @@ impl fmt::Debug for Session {
 #[derive(Debug)]
 pub struct FuseFile {
     path: PathBuf,
+    mount: Option<MountedAt>,
     session: Session,
+}
+
+/// A mount that is to be taken away in the end.
+#[derive(Debug)]
+struct MountedAt {
+    dir: PathBuf,
+    /// Number of the connection in the kernel.
+    connection: u32,
 }
 
 impl FuseFile {
@@ -147,13 +126,42 @@ impl FuseFile {
         content: Arc<dyn BlockRead>,
         options: FuseOptions,
     ) -> Result<Self, FuseError> {
-        let _ = (dir, name, content, options);
-        Err(FuseError::Open {
-            source: io::ErrorKind::Unsupported.into(),
-        })
+        let mount_error = |source| FuseError::Mount {
+            source: MountError::Mount {
+                kind: KIND,
+                what: PathBuf::from(name),
+                target: dir.to_owned(),
+                source,
+            },
+        };
+        let dir_found = dir.canonicalize().map_err(mount_error)?;
+        let fd = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| FuseError::Open {
+                source: error.into(),
+            })?;
+        let flags =
+            MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOATIME;
+        let words = mount_options(fd.as_raw_fd(), options.allow_other);
+        mount::mount(
+            Path::new("tranship"),
+            &dir_found,
+            KIND,
+            flags,
+            words.as_bytes(),
+        )
+        .map_err(mount_error)?;
+        let mounted = Self::at(dir_found.clone(), name, options.read_ahead_len, || {
+            Session::new(fd, name, content, options)
+        });
+        if mounted.is_err() {
+            // Nobody answers there, and nobody else would take it away.
+            let _ = mount::unmount_by_force(&dir_found);
+        }
+        mounted
     }
 
-    /// Continues the mount at `dir` whose connection is `fd`, in the place of a process that crashed or left.
+    /// Continues the mount at `dir` whose connection is `fd`, in the place of a process that crashed or left. Name and
+    /// content must be the same.
     pub fn take_over(
         dir: &Path,
         fd: OwnedFd,
@@ -161,9 +169,33 @@ impl FuseFile {
         content: Arc<dyn BlockRead>,
         options: FuseOptions,
     ) -> Result<Self, FuseError> {
-        let _ = (dir, name, content, options, fd);
-        Err(FuseError::Open {
-            source: io::ErrorKind::Unsupported.into(),
+        // The folder itself is not looked at: that would ask a server that is not there.
+        Self::at(dir.to_owned(), name, options.read_ahead_len, || {
+            Session::take_over(fd, name, content, options)
+        })
+    }
+
+    fn at(
+        dir: PathBuf,
+        name: &str,
+        read_ahead_len: u32,
+        begin: impl FnOnce() -> Result<Session, FuseError>,
+    ) -> Result<Self, FuseError> {
+        let entry = mount::entry_at(&dir).map_err(|source| FuseError::Mount { source })?;
+        let Some(entry) = entry.filter(|entry| entry.kind == KIND) else {
+            return Err(FuseError::Mount {
+                source: MountError::NotMounted { target: dir },
+            });
+        };
+        let connection = entry.device.1;
+        let session = begin()?;
+        if let Err(error) = connection::set_read_ahead(connection, read_ahead_len) {
+            tracing::debug!(error = &error as &dyn Error, "read-ahead stays as it is");
+        }
+        Ok(Self {
+            path: dir.join(name),
+            mount: Some(MountedAt { dir, connection }),
+            session,
         })
     }
 
@@ -179,15 +211,62 @@ impl FuseFile {
 
     /// Takes the mount away and ends its threads. Users of the file have the grace of [`FuseOptions::stop_grace`] to go;
     /// after that their reads fail.
-    pub fn stop(self) -> Result<(), FuseError> {
-        Ok(())
+    pub fn stop(mut self) -> Result<(), FuseError> {
+        self.take_down()
     }
 
     /// Stops answering and leaves the mount as it is, for a successor to [`FuseFile::take_over`] by the descriptor given.
-    /// Reads in progress go unanswered here and are sent to the successor.
-    pub fn leave(self) -> Result<OwnedFd, FuseError> {
-        Err(FuseError::Open {
-            source: io::ErrorKind::Unsupported.into(),
-        })
+    /// Reads in progress have the grace to be answered here; the others are sent to the successor.
+    pub fn leave(mut self) -> Result<OwnedFd, FuseError> {
+        let fd = self.session.fd().try_clone_to_owned();
+        let fd = fd.map_err(|source| FuseError::Start { source })?;
+        self.mount = None;
+        match self.session.stop() {
+            // The kernel resends what those threads hold, so nothing is lost.
+            Ok(()) | Err(FuseError::StillReading { .. }) => Ok(fd),
+            Err(error) => Err(error),
+        }
     }
+
+    fn take_down(&mut self) -> Result<(), FuseError> {
+        let Some(MountedAt { dir, connection }) = self.mount.take() else {
+            return Ok(());
+        };
+        let mut removed = match mount::unmount(&dir) {
+            // Out of sight, so that no new users come while the present ones may finish.
+            Err(MountError::Busy { .. }) => mount::unmount_lazily(&dir),
+            removed => removed,
+        };
+        if let Err(MountError::NotMounted { .. }) = removed {
+            removed = Ok(());
+        }
+        if !self.session.wait_for_end(self.session.grace())
+            && let Err(error) = connection::abort(connection)
+        {
+            tracing::warn!(
+                error = &error as &dyn Error,
+                connection,
+                "cannot abort a FUSE connection"
+            );
+        }
+        self.session.stop()?;
+        removed.map_err(|source| FuseError::Mount { source })
+    }
+}
+
+impl Drop for FuseFile {
+    fn drop(&mut self) {
+        if let Err(error) = self.take_down() {
+            tracing::warn!(error = &error as &dyn Error, "a FUSE file stops badly");
+        }
+    }
+}
+
+fn mount_options(fd: RawFd, allow_other: bool) -> String {
+    let user = rustix::process::geteuid().as_raw();
+    let group = rustix::process::getegid().as_raw();
+    let allow_other = if allow_other { ",allow_other" } else { "" };
+    format!(
+        "fd={fd},rootmode=40000,user_id={user},group_id={group},default_permissions,max_read={READ_LEN_MAX}{allow_other}"
+    )
 }

@@ -18,6 +18,7 @@
 //! ```
 
 mod block_read;
+mod crew;
 mod errno;
 pub mod front_end;
 mod fuse;

@@ -1,11 +1,29 @@
 //! Loop devices: block devices that the kernel makes out of a file.
+//!
+//! Attached in one step by `LOOP_CONFIGURE` (Linux 5.8), so that none is ever seen half set up, with direct I/O, so that the
+//! pages of what is mounted on it are cached once and not again in the file below.
 
+mod abi;
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use thiserror::Error;
 
+use crate::errno::{Refusal, refusal};
 use crate::mount::BackingIo;
+
+/// Where loop devices are asked for.
+const CONTROL: &str = "/dev/loop-control";
+/// Where the kernel lists block devices.
+const BLOCK_DEVICES: &str = "/sys/block";
+/// How often another may be faster to take the free device that the kernel named. Each time somebody got one, so this many
+/// lost races in a row mean that something else is wrong.
+const ATTEMPTS: usize = 1000;
 
 /// Choices when attaching a loop device.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +99,7 @@ pub enum LoopError {
 #[derive(Debug)]
 pub struct LoopDevice {
     path: PathBuf,
+    device: File,
     backing_io: BackingIo,
 }
 
@@ -90,20 +109,86 @@ impl LoopDevice {
         Self::attach_with(backing, LoopOptions::default())
     }
 
-    /// Attaches the file `backing` read-only.
+    /// Attaches the file `backing` read-only. Bytes behind its last whole sector of 512 bytes are cut off.
     pub fn attach_with(backing: &Path, options: LoopOptions) -> Result<Self, LoopError> {
-        let _ = (backing, options);
-        Err(LoopError::NoneFree {
-            source: io::ErrorKind::Unsupported.into(),
-        })
+        let control = open(Path::new(CONTROL))?;
+        let backing_file = open(backing)?;
+        let mut flags = abi::READ_ONLY;
+        if options.auto_clear {
+            flags |= abi::AUTO_CLEAR;
+        }
+        if options.direct_io {
+            flags |= abi::DIRECT_IO;
+        }
+        let mut attempts = 0..ATTEMPTS;
+        loop {
+            let number =
+                abi::free_number(&control).map_err(|source| LoopError::NoneFree { source })?;
+            let path = PathBuf::from(format!("/dev/loop{number}"));
+            let attached = match open(&path) {
+                Ok(device) => abi::configure(&device, &backing_file, flags).map(|()| device),
+                Err(LoopError::Open { source, .. }) => Err(source),
+                Err(error) => return Err(error),
+            };
+            let error = match attached {
+                Ok(device) => return Self::of(path, device),
+                Err(error) => error,
+            };
+            match refusal(&error) {
+                Refusal::Invalid if flags & abi::DIRECT_IO != 0 => flags &= !abi::DIRECT_IO,
+                // Another was faster to take the device, or to remove it.
+                Refusal::Busy | Refusal::Unknown | Refusal::NoEntry
+                    if attempts.next().is_some() =>
+                {
+                    thread::yield_now();
+                }
+                _ => {
+                    return Err(LoopError::Attach {
+                        backing: backing.to_owned(),
+                        device: path,
+                        source: error,
+                    });
+                }
+            }
+        }
     }
 
     /// The loop devices that are attached to the file whose path was `backing` when it was attached, whoever attached them:
-    /// how those are found that a crash left behind.
+    /// how those are found that a crash left behind. The path must be absolute and free of symbolic links.
     pub fn find(backing: &Path) -> Result<Vec<Self>, LoopError> {
-        let _ = backing;
-        Err(LoopError::NoneFree {
-            source: io::ErrorKind::Unsupported.into(),
+        let list_error = |source| LoopError::List { source };
+        let mut found = Vec::new();
+        for entry in fs::read_dir(BLOCK_DEVICES).map_err(list_error)? {
+            let name = entry.map_err(list_error)?.file_name();
+            if !name.as_bytes().starts_with(b"loop") || !is_attached_to(&name, backing) {
+                continue;
+            }
+            let path = Path::new("/dev").join(&name);
+            // Between looking and opening it may have been detached, and attached to something else.
+            if let Ok(device) = open(&path)
+                && is_attached_to(&name, backing)
+                && let Ok(device) = Self::of(path, device)
+            {
+                found.push(device);
+            }
+        }
+        Ok(found)
+    }
+
+    fn of(path: PathBuf, device: File) -> Result<Self, LoopError> {
+        let flags = match abi::flags(&device) {
+            Ok(flags) => flags,
+            Err(source) => return Err(LoopError::Open { path, source }),
+        };
+        let backing_io = if flags & abi::DIRECT_IO == 0 {
+            BackingIo::Buffered
+        } else {
+            BackingIo::Direct
+        };
+        Ok(Self {
+            path,
+            device,
+            backing_io,
         })
     }
 
@@ -117,10 +202,42 @@ impl LoopDevice {
         self.backing_io
     }
 
-    /// Detaches the device: at once, or when its last user is gone.
-    pub fn detach(self) -> Result<(), LoopError> {
-        Err(LoopError::NoneFree {
-            source: io::ErrorKind::Unsupported.into(),
+    /// Puts the file `backing`, which must have the same bytes, in the place of the one below, under whoever uses the
+    /// device: when the content is wholly on this node, a plain file serves it without this process.
+    pub fn change_backing(&self, backing: &Path) -> Result<(), LoopError> {
+        let backing_file = open(backing)?;
+        abi::change_backing(&self.device, &backing_file).map_err(|source| LoopError::Attach {
+            backing: backing.to_owned(),
+            device: self.path.clone(),
+            source,
         })
     }
+
+    /// Detaches the device: at once, or when its last user is gone.
+    pub fn detach(self) -> Result<(), LoopError> {
+        match abi::clear(&self.device) {
+            Err(error) if refusal(&error) != Refusal::Unknown => Err(LoopError::Detach {
+                device: self.path,
+                source: error,
+            }),
+            // Unknown: it was detached already.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File, LoopError> {
+    File::open(path).map_err(|source| LoopError::Open {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Whether the kernel names `backing` as the file under the loop device `name`. It ends the name with a newline.
+fn is_attached_to(name: &OsStr, backing: &Path) -> bool {
+    let link = Path::new(BLOCK_DEVICES)
+        .join(name)
+        .join("loop/backing_file");
+    fs::read(link)
+        .is_ok_and(|shown| shown.strip_suffix(b"\n") == Some(backing.as_os_str().as_bytes()))
 }

@@ -1,0 +1,15 @@
+//! Front ends against the kernel and against independent clients.
+//!
+//! Most of it needs root and parts of the kernel; what cannot be tried on a machine says so on standard error.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test stops at the first surprise, and says what it leaves out"
+)]
+
+mod fuse_file;
+mod ground;
+mod loop_device;
+mod mounts;
