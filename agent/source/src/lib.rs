@@ -1,1 +1,19 @@
-//! agent/source
+//! Where chunks come from: peers, seed, registry.
+//!
+//! All network of the node is here and nothing else of it, so that the tools can pull and push images with the same
+//! code that the agent reads chunks with.
+#![forbid(unsafe_code)]
+
+pub mod blob;
+pub mod credentials;
+pub mod manifest;
+pub mod reference;
+pub mod registry;
+pub mod verdict;
+
+pub use blob::BlobBody;
+pub use credentials::{Credential, Credentials};
+pub use manifest::{Descriptor, Manifest, Platform};
+pub use reference::{ImageReference, ManifestSelector, ParseReferenceError, RepoRef};
+pub use registry::{PlainHttp, RegistryClient, RegistryError, RegistryFailure, RegistryOptions};
+pub use verdict::Verdict;

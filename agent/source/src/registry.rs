@@ -1,0 +1,354 @@
+//! A client of OCI registries: reads manifests, blobs and ranges of blobs, and pushes them.
+//!
+//! It is ours, because the hot path needs what general clients lack: ranges that are really ranges, redirects
+//! that are remembered and refreshed, tokens renewed in mid-use by one request for all, and errors that say
+//! what to do next. A registry is trusted for nothing but availability: every byte that has a digest is checked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::{Method, Url};
+use tranship_format::{ByteRange, Digest};
+
+use crate::blob::BlobBody;
+use crate::credentials::Credentials;
+use crate::manifest::{Descriptor, Manifest};
+use crate::reference::{ManifestSelector, RepoRef};
+
+mod answer;
+mod auth;
+mod endpoint;
+mod error;
+mod exchange;
+mod http;
+mod http_date;
+mod manifests;
+mod push;
+mod range;
+mod redirect;
+mod retry;
+mod stream;
+mod upload;
+
+pub use error::{Detail, RegistryError, RegistryFailure, Request, Verb};
+pub use stream::BlobStream;
+
+use auth::{Access, Auth, Scope};
+use exchange::{Ask, exchange};
+use http::Http;
+use redirect::Routes;
+use retry::Retry;
+use upload::Upload;
+
+/// Which registries are spoken to without TLS.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum PlainHttp {
+    /// Those on this machine only (`localhost`, `127.0.0.0/8`, `[::1]`).
+    #[default]
+    Loopback,
+    /// Those on this machine and these hosts, written as in references, with their ports.
+    Always(Vec<String>),
+}
+
+/// How a [`RegistryClient`] behaves.
+#[derive(Clone, Debug)]
+pub struct RegistryOptions {
+    /// Which registries are spoken to without TLS.
+    pub plain_http: PlainHttp,
+    /// Where credentials come from.
+    pub credentials: Credentials,
+    /// Certificates (PEM) to trust besides the machine's own.
+    pub extra_roots: Vec<Bytes>,
+    /// The longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// The longest time without progress: no answer, no further byte.
+    pub read_timeout: Duration,
+    /// How long a request is tried again after failures that pass by themselves. A stream's time begins anew
+    /// with each byte it brings.
+    pub deadline: Duration,
+    /// The first pause between two tries; it doubles, with jitter.
+    pub first_pause: Duration,
+    /// How long the target of a redirect is used for further ranges of the same blob.
+    pub redirect_life: Duration,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> Self {
+        Self {
+            plain_http: PlainHttp::default(),
+            credentials: Credentials::anonymous(),
+            extra_roots: Vec::new(),
+            connect_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(30),
+            // A registry that restarts is back within this.
+            deadline: Duration::from_secs(60),
+            first_pause: Duration::from_millis(100),
+            // The shortest signed addresses seen live five minutes.
+            redirect_life: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What a push of a blob came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// It was there already; nothing was sent.
+    AlreadyThere,
+    /// It was uploaded.
+    Uploaded,
+}
+
+/// A client of all registries that its credentials reach. Cloning is cheap and shares tokens, connections and
+/// known redirects.
+///
+/// All requests may be dropped at any time. Those that read are tried again within
+/// [`deadline`](RegistryOptions::deadline).
+#[derive(Clone, Debug)]
+pub struct RegistryClient {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    http: Http,
+    auth: Auth,
+    routes: Routes,
+    options: RegistryOptions,
+}
+
+impl Inner {
+    fn repo_url(&self, repo: &RepoRef, tail: &str) -> Result<Url, RegistryFailure> {
+        endpoint::repo_url(&self.options.plain_http, repo, tail)
+    }
+
+    fn blob_url(&self, repo: &RepoRef, digest: &Digest) -> Result<Url, RegistryFailure> {
+        self.repo_url(repo, &format!("blobs/{digest}"))
+    }
+
+    fn retry(&self) -> Retry {
+        Retry::new(self.options.first_pause, self.options.deadline)
+    }
+}
+
+/// Tries `$once` until it succeeds or there is no use in going on.
+///
+/// A loop and not a function with a closure: each try borrows what the one before it borrowed.
+macro_rules! with_retries {
+    ($self:ident, $request:expr, $once:expr) => {{
+        let request: Request = $request;
+        let mut retry = $self.inner.retry();
+        loop {
+            match $once.await {
+                Ok(value) => break Ok(value),
+                Err(failure) => {
+                    if let Err(failure) = retry.pause(failure).await {
+                        break Err(RegistryError::new(&request, failure));
+                    }
+                }
+            }
+        }
+    }};
+}
+
+impl RegistryClient {
+    /// Sets up a client; no connection is made yet.
+    pub fn new(options: RegistryOptions) -> Result<Self, RegistryFailure> {
+        Ok(Self {
+            inner: Arc::new(Inner {
+                http: Http::new(&options)?,
+                auth: Auth::new(options.credentials.clone()),
+                routes: Routes::new(options.redirect_life),
+                options,
+            }),
+        })
+    }
+
+    /// Whether the registry of `repo` speaks the protocol and lets us in.
+    pub async fn ping(&self, repo: &RepoRef) -> Result<(), RegistryError> {
+        with_retries!(self, request(repo, Verb::Ping), self.ping_once(repo))
+    }
+
+    async fn ping_once(&self, repo: &RepoRef) -> Result<(), RegistryFailure> {
+        let url = endpoint::ping_url(&self.inner.options.plain_http, repo)?;
+        let scope = Scope::new(repo, Access::Pull);
+        let ask = Ask::new(Method::GET, url.clone(), &scope);
+        let response = exchange(&self.inner.http, &self.inner.auth, &url, ask).await?;
+        answer::expect(response, &[200]).await.map(|_| ())
+    }
+
+    /// Reads a manifest or an index, of at most [`MANIFEST_LEN_MAX`](crate::manifest::MANIFEST_LEN_MAX) bytes.
+    ///
+    /// Asked for by digest it is verified; by tag it is what the registry says the tag means today.
+    pub async fn manifest(
+        &self,
+        repo: &RepoRef,
+        which: &ManifestSelector,
+    ) -> Result<Manifest, RegistryError> {
+        with_retries!(
+            self,
+            request(repo, Verb::ReadManifest(which.clone())),
+            manifests::read(&self.inner, repo, which)
+        )
+    }
+
+    /// Looks for a manifest; `None` if it is not there. A way to ask whether our credentials permit to pull.
+    pub async fn find_manifest(
+        &self,
+        repo: &RepoRef,
+        which: &ManifestSelector,
+    ) -> Result<Option<Descriptor>, RegistryError> {
+        with_retries!(
+            self,
+            request(repo, Verb::FindManifest(which.clone())),
+            manifests::find(&self.inner, repo, which)
+        )
+    }
+
+    /// Reads a whole blob as a stream that is verified when it ends.
+    pub async fn blob(&self, repo: &RepoRef, digest: &Digest) -> Result<BlobStream, RegistryError> {
+        let request = request(repo, Verb::ReadBlob(*digest));
+        BlobStream::open(self.clone(), request, *digest).await
+    }
+
+    /// Reads a whole blob of at most `limit` bytes into memory, verified.
+    pub async fn blob_bytes(
+        &self,
+        repo: &RepoRef,
+        digest: &Digest,
+        limit: u64,
+    ) -> Result<Bytes, RegistryError> {
+        self.blob(repo, digest).await?.collect(limit).await
+    }
+
+    /// Reads exactly `range` of a blob. The bytes are **not** verified: a digest covers the whole blob only.
+    ///
+    /// [`RegistryFailure::RangeIgnored`] means that the blob can be had as a whole only, and
+    /// [`RegistryFailure::RangeNotSatisfiable`] that it is shorter.
+    pub async fn blob_range(
+        &self,
+        repo: &RepoRef,
+        digest: &Digest,
+        range: ByteRange,
+    ) -> Result<Bytes, RegistryError> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        with_retries!(
+            self,
+            request(repo, Verb::ReadRange(*digest, range)),
+            range::read(&self.inner, repo, digest, range)
+        )
+    }
+
+    /// Looks for a blob: its length in bytes, or `None` if it is not there.
+    pub async fn blob_exists(
+        &self,
+        repo: &RepoRef,
+        digest: &Digest,
+    ) -> Result<Option<u64>, RegistryError> {
+        with_retries!(
+            self,
+            request(repo, Verb::FindBlob(*digest)),
+            self.blob_exists_once(repo, digest)
+        )
+    }
+
+    async fn blob_exists_once(
+        &self,
+        repo: &RepoRef,
+        digest: &Digest,
+    ) -> Result<Option<u64>, RegistryFailure> {
+        let url = self.inner.blob_url(repo, digest)?;
+        let scope = Scope::new(repo, Access::Pull);
+        let ask = Ask::new(Method::HEAD, url.clone(), &scope);
+        let response = exchange(&self.inner.http, &self.inner.auth, &url, ask).await?;
+        if response.status().as_u16() == 404 {
+            return Ok(None);
+        }
+        let response = answer::expect(response, &[200]).await?;
+        let len = response.told_len().ok_or_else(|| {
+            RegistryFailure::Malformed("it does not tell the blob's length".to_owned())
+        })?;
+        Ok(Some(len))
+    }
+
+    /// Pushes a blob of `len` bytes, unless it is there. Memory is bounded whatever its length.
+    pub async fn push_blob(
+        &self,
+        repo: &RepoRef,
+        digest: &Digest,
+        len: u64,
+        body: BlobBody,
+    ) -> Result<Pushed, RegistryError> {
+        if self.blob_exists(repo, digest).await?.is_some() {
+            return Ok(Pushed::AlreadyThere);
+        }
+        let request = request(repo, Verb::PushBlob(*digest));
+        let mut upload = Upload::new(body, *digest, len);
+        let mut retry = self.inner.retry();
+        loop {
+            let failure = match push::upload(&self.inner, repo, digest, &mut upload).await {
+                Ok(()) => return Ok(Pushed::Uploaded),
+                Err(failure) => failure,
+            };
+            let paused = if upload.is_repeatable() {
+                retry.pause(failure).await
+            } else {
+                Err(failure)
+            };
+            paused.map_err(|failure| RegistryError::new(&request, failure))?;
+        }
+    }
+
+    /// Makes a blob of another repository of the same registry appear in this one, without sending it.
+    /// False if the registry cannot, and then it must be pushed.
+    pub async fn mount_blob(
+        &self,
+        repo: &RepoRef,
+        from: &RepoRef,
+        digest: &Digest,
+    ) -> Result<bool, RegistryError> {
+        if repo.host() != from.host() {
+            return Ok(false);
+        }
+        with_retries!(
+            self,
+            request(repo, Verb::MountBlob(*digest, from.clone())),
+            push::mount(&self.inner, repo, from, digest)
+        )
+    }
+
+    /// Pushes a manifest under a tag or under its own digest. What it points at must be there already.
+    pub async fn push_manifest(
+        &self,
+        repo: &RepoRef,
+        which: &ManifestSelector,
+        manifest: &Manifest,
+    ) -> Result<Digest, RegistryError> {
+        with_retries!(
+            self,
+            request(repo, Verb::PushManifest(which.clone())),
+            manifests::put(&self.inner, repo, which, manifest)
+        )
+    }
+
+    /// All tags of a repository, in the registry's order.
+    pub async fn tags(&self, repo: &RepoRef) -> Result<Vec<String>, RegistryError> {
+        with_retries!(
+            self,
+            request(repo, Verb::ListTags),
+            manifests::tags(&self.inner, repo)
+        )
+    }
+}
+
+fn request(repo: &RepoRef, verb: Verb) -> Request {
+    Request {
+        repo: repo.clone(),
+        verb,
+    }
+}
+
+#[cfg(test)]
+mod tests;

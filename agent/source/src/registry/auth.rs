@@ -1,0 +1,233 @@
+//! What we show to registries so that they let us in, kept for each scope until it expires.
+//!
+//! A hundred chunk reads find out together that their token is old: one of them gets the new one, the others wait
+//! for it. Some registries answer 403 where 401 is meant, so both renew, but only once for each request:
+//! a token that is fresh and still refused is a no.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::header::HeaderValue;
+use tokio::time::Instant;
+
+use super::endpoint::Origin;
+use super::error::RegistryFailure;
+use super::http::Http;
+use crate::credentials::{Credential, Credentials};
+use crate::reference::RepoRef;
+
+mod challenge;
+mod token;
+
+pub(super) use challenge::Challenge;
+
+/// How many scopes are remembered before expired ones are swept out.
+const SLOTS_SWEPT_AT: usize = 1024;
+
+/// What a request needs to be allowed to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Access {
+    Pull,
+    PullAndPush,
+}
+
+impl Access {
+    fn actions(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::PullAndPush => "pull,push",
+        }
+    }
+}
+
+/// For what a pass is good: one repository for some actions, and perhaps another one to read from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Scope {
+    repo: RepoRef,
+    access: Access,
+    also_pull: Option<RepoRef>,
+}
+
+impl Scope {
+    pub(super) fn new(repo: &RepoRef, access: Access) -> Self {
+        Self {
+            repo: repo.clone(),
+            access,
+            also_pull: None,
+        }
+    }
+
+    /// Also permits to read from `repo`, to mount a blob from there.
+    pub(super) fn and_pull(mut self, repo: &RepoRef) -> Self {
+        self.also_pull = Some(repo.clone());
+        self
+    }
+
+    /// The scopes as token services name them.
+    fn names(&self) -> Vec<String> {
+        let own = format!("repository:{}:{}", self.repo.path(), self.access.actions());
+        let other = self
+            .also_pull
+            .as_ref()
+            .map(|repo| format!("repository:{}:pull", repo.path()));
+        [own].into_iter().chain(other).collect()
+    }
+}
+
+/// What is put into a request's `Authorization` header.
+#[derive(Clone, Debug)]
+pub(super) struct Pass {
+    header: HeaderValue,
+    /// From when on it is not used any more.
+    stale_at: Option<Instant>,
+}
+
+impl Pass {
+    pub(super) fn header(&self) -> &HeaderValue {
+        &self.header
+    }
+
+    fn is_fresh(&self, now: Instant) -> bool {
+        self.stale_at.is_none_or(|stale_at| now < stale_at)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    pass: Option<Pass>,
+    /// How the registry lets us in; known after its first 401.
+    challenge: Option<Challenge>,
+}
+
+impl Slot {
+    fn is_fresh(&self, now: Instant) -> bool {
+        self.pass.as_ref().is_some_and(|pass| pass.is_fresh(now))
+    }
+}
+
+/// Passes by scope.
+#[derive(Debug)]
+pub(super) struct Auth {
+    credentials: Credentials,
+    /// The outer lock is held for look-ups only. The inner one is held while a pass is fetched, which makes all
+    /// others of the scope wait for that pass; a fetcher that is dropped lets the next one try.
+    slots: Mutex<BTreeMap<Scope, Arc<tokio::sync::Mutex<Slot>>>>,
+}
+
+impl Auth {
+    pub(super) fn new(credentials: Credentials) -> Self {
+        Self {
+            credentials,
+            slots: Mutex::default(),
+        }
+    }
+
+    /// The pass to show, if one is needed and known; an expired one is renewed first.
+    pub(super) async fn pass(
+        &self,
+        http: &Http,
+        scope: &Scope,
+    ) -> Result<Option<Pass>, RegistryFailure> {
+        let slot = self.slot(scope);
+        let mut slot = slot.lock().await;
+        match (&slot.pass, &slot.challenge) {
+            (Some(pass), Some(challenge)) if !pass.is_fresh(Instant::now()) => {
+                let challenge = challenge.clone();
+                slot.pass = self.fetch(http, scope, &challenge).await?;
+            }
+            _ => {}
+        }
+        Ok(slot.pass.clone())
+    }
+
+    /// Gets a new pass after `refused` (or no pass) was not let in. False if there is nothing else to show.
+    pub(super) async fn renew(
+        &self,
+        http: &Http,
+        scope: &Scope,
+        challenge: Option<Challenge>,
+        refused: Option<&Pass>,
+    ) -> Result<bool, RegistryFailure> {
+        let slot = self.slot(scope);
+        let mut slot = slot.lock().await;
+        let is_refused = |pass: &Pass| refused.is_some_and(|refused| refused.header == pass.header);
+        if let Some(pass) = &slot.pass
+            && !is_refused(pass)
+            && pass.is_fresh(Instant::now())
+        {
+            return Ok(true);
+        }
+        let Some(challenge) = challenge.or_else(|| slot.challenge.clone()) else {
+            return Ok(false);
+        };
+        let pass = self.fetch(http, scope, &challenge).await?;
+        let is_new = pass.as_ref().is_some_and(|pass| !is_refused(pass));
+        slot.challenge = Some(challenge);
+        slot.pass = pass;
+        Ok(is_new)
+    }
+
+    async fn fetch(
+        &self,
+        http: &Http,
+        scope: &Scope,
+        challenge: &Challenge,
+    ) -> Result<Option<Pass>, RegistryFailure> {
+        let credential = self.credentials.find(&scope.repo).await?;
+        match (challenge, credential) {
+            (_, Credential::RegistryToken(token)) => bearer(token.reveal()).map(Some),
+            (Challenge::Basic, Credential::Basic { username, password }) => {
+                basic(&username, password.reveal()).map(Some)
+            }
+            (Challenge::Basic, Credential::Anonymous | Credential::IdentityToken(_)) => Ok(None),
+            (Challenge::Bearer { realm, .. }, credential) => {
+                let token = token::fetch(http, challenge, &scope.names(), &credential).await;
+                token.map(Some).map_err(|source| RegistryFailure::Token {
+                    realm: realm.clone(),
+                    source: Box::new(source),
+                })
+            }
+        }
+    }
+
+    fn slot(&self, scope: &Scope) -> Arc<tokio::sync::Mutex<Slot>> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.len() >= SLOTS_SWEPT_AT && !slots.contains_key(scope) {
+            let now = Instant::now();
+            slots.retain(|_, slot| {
+                let in_use = Arc::strong_count(slot) > 1;
+                in_use || slot.try_lock().is_ok_and(|slot| slot.is_fresh(now))
+            });
+        }
+        Arc::clone(slots.entry(scope.clone()).or_default())
+    }
+}
+
+/// Whether a pass may be shown to whoever answers at `url`: only to the registry itself.
+pub(super) fn may_show(registry: &reqwest::Url, url: &reqwest::Url) -> bool {
+    Origin::of(registry) == Origin::of(url)
+}
+
+fn bearer(token: &str) -> Result<Pass, RegistryFailure> {
+    pass(&format!("Bearer {token}"), None)
+}
+
+fn basic(username: &str, password: &str) -> Result<Pass, RegistryFailure> {
+    pass(&basic_value(username, password), None)
+}
+
+fn basic_value(username: &str, password: &str) -> String {
+    format!(
+        "Basic {}",
+        STANDARD.encode(format!("{username}:{password}"))
+    )
+}
+
+fn pass(value: &str, stale_at: Option<Instant>) -> Result<Pass, RegistryFailure> {
+    let mut header = HeaderValue::from_str(value)
+        .map_err(|_| RegistryFailure::Malformed("a token with forbidden characters".to_owned()))?;
+    header.set_sensitive(true);
+    Ok(Pass { header, stale_at })
+}

@@ -1,0 +1,178 @@
+//! Ranges of a blob: exactly the bytes that were asked for, or an error that says why not.
+//!
+//! A server may ignore `Range` and send everything with 200. Taking the first bytes of that for the range would be
+//! wrong bytes; reading on to the range would be a whole blob for a chunk. So it is told apart, and the caller decides.
+
+use bytes::Bytes;
+use reqwest::header::{HeaderValue, RANGE};
+use reqwest::{Method, Url};
+use tokio::time::Instant;
+use tranship_format::{ByteRange, Digest};
+
+use super::auth::{Access, Scope};
+use super::error::RegistryFailure;
+use super::exchange::{Ask, exchange};
+use super::http::{HttpRequest, Response};
+use super::redirect::Route;
+use super::{Inner, answer};
+use crate::reference::RepoRef;
+
+/// Statuses by which storage says that a signed address is not good any more.
+const REFUSALS: [u16; 5] = [400, 401, 403, 404, 410];
+
+/// One try to read `range`, which is not empty.
+pub(super) async fn read(
+    inner: &Inner,
+    repo: &RepoRef,
+    digest: &Digest,
+    range: ByteRange,
+) -> Result<Bytes, RegistryFailure> {
+    let response = request(inner, repo, digest, range).await?;
+    let len = range.len();
+    let body = match response.status().as_u16() {
+        206 => {
+            check_content_range(&response, range)?;
+            response.collect(len).await?
+        }
+        // Some servers answer so when the range is the whole blob, and then it is no different.
+        200 if range.start == 0 && response.told_len() == Some(len) => {
+            response.collect(len).await?
+        }
+        200 => return Err(RegistryFailure::RangeIgnored),
+        _ => return Err(answer::failure(response).await),
+    };
+    if body.len() as u64 == len {
+        Ok(body)
+    } else {
+        Err(RegistryFailure::ShortBody {
+            got: body.len() as u64,
+            wanted: len,
+        })
+    }
+}
+
+/// Asks along the known route, and the registry if there is none or it does not hold.
+async fn request(
+    inner: &Inner,
+    repo: &RepoRef,
+    digest: &Digest,
+    range: ByteRange,
+) -> Result<Response, RegistryFailure> {
+    let shared = inner.routes.of(repo, digest);
+    let mut route = shared.lock().await;
+    if let Route::Via(url, until) = &*route
+        && Instant::now() < *until
+    {
+        let url = url.clone();
+        drop(route);
+        let mut request = HttpRequest::new(Method::GET, url.clone());
+        request.headers.insert(RANGE, header(range)?);
+        let response = inner.http.send(request).await?;
+        if !REFUSALS.contains(&response.status().as_u16()) {
+            return Ok(response);
+        }
+        tracing::debug!(status = %response.status(), %digest, "redirect target refused, asking the registry again");
+        route = shared.lock().await;
+        if matches!(&*route, Route::Via(current, _) if *current == url) {
+            *route = Route::Unknown;
+        }
+    }
+    let url = inner.blob_url(repo, digest)?;
+    match &*route {
+        Route::Direct => {
+            drop(route);
+            from_registry(inner, repo, url, range).await
+        }
+        Route::Unknown | Route::Via(..) => {
+            let response = from_registry(inner, repo, url.clone(), range).await?;
+            *route = inner.routes.learnt(&url, response.url());
+            Ok(response)
+        }
+    }
+}
+
+async fn from_registry(
+    inner: &Inner,
+    repo: &RepoRef,
+    url: Url,
+    range: ByteRange,
+) -> Result<Response, RegistryFailure> {
+    let scope = Scope::new(repo, Access::Pull);
+    let mut ask = Ask::new(Method::GET, url.clone(), &scope);
+    ask.headers.insert(RANGE, header(range)?);
+    exchange(&inner.http, &inner.auth, &url, ask).await
+}
+
+/// The `Range` header for a range that is not empty; HTTP names the last byte and not the one behind it.
+pub(super) fn header(range: ByteRange) -> Result<HeaderValue, RegistryFailure> {
+    let last = range.end.saturating_sub(1);
+    HeaderValue::from_str(&format!("bytes={}-{last}", range.start))
+        .map_err(|error| RegistryFailure::Malformed(error.to_string()))
+}
+
+/// A 206 must say that it is the range that was asked for; the start alone is not enough.
+pub(super) fn check_content_range(
+    response: &Response,
+    range: ByteRange,
+) -> Result<(), RegistryFailure> {
+    let text = response.header("content-range").unwrap_or_default();
+    match parse_content_range(text) {
+        Some((sent, _)) if sent == range => Ok(()),
+        // The blob ends within the range.
+        Some((sent, Some(total)))
+            if sent.start == range.start && sent.end == total && total < range.end =>
+        {
+            Err(RegistryFailure::RangeNotSatisfiable)
+        }
+        _ => Err(RegistryFailure::Malformed(format!(
+            "{range} were asked for, the answer holds {text:?}"
+        ))),
+    }
+}
+
+/// `bytes FIRST-LAST/TOTAL` or `bytes FIRST-LAST/*`.
+fn parse_content_range(text: &str) -> Option<(ByteRange, Option<u64>)> {
+    let (range, total) = text.strip_prefix("bytes ")?.trim().split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+    let total = match total {
+        "*" => None,
+        total => Some(total.parse().ok()?),
+    };
+    (first <= last).then_some(())?;
+    Some((ByteRange::new(first, last.checked_add(1)?), total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges_are_half_open_here() {
+        assert_eq!(
+            parse_content_range("bytes 10-19/100"),
+            Some((ByteRange::new(10, 20), Some(100)))
+        );
+        assert_eq!(
+            parse_content_range("bytes 0-0/*"),
+            Some((ByteRange::new(0, 1), None))
+        );
+        for text in [
+            "",
+            "bytes",
+            "bytes */100",
+            "bytes 5-4/10",
+            "bytes 1-2",
+            "octets 1-2/3",
+            "bytes -1-2/3",
+            "bytes 0-18446744073709551615/*",
+        ] {
+            assert_eq!(parse_content_range(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_header_names_the_last_byte() {
+        assert_eq!(header(ByteRange::new(5, 10)).unwrap(), "bytes=5-9");
+    }
+}
