@@ -6,6 +6,7 @@
 
 mod build;
 mod encoding;
+mod write;
 
 use core::fmt;
 use std::sync::Arc;
@@ -17,6 +18,9 @@ use crate::digest::{ChunkHash, HASH_LEN, HashAlgorithm};
 
 pub use build::ChunkTableBuilder;
 pub use encoding::{MAX_TABLE_LEN, TABLE_HEADER_LEN};
+
+pub(crate) use encoding::encoded_len;
+pub(crate) use write::ChunkWriter;
 
 /// Bytes in the largest chunk that a table may hold: what a node must be ready to keep in memory for one answer.
 pub const MAX_CHUNK_LEN: u32 = 4 << 20;

@@ -1,15 +1,46 @@
 //! The merged device over the blobs of its layers.
+//!
+//! A read is planned first and then done: look up the sectors, sort what is wanted by block, read each run of stored
+//! blocks at once, decompress each block once. A block that is wanted whole goes straight into the caller's buffer; one
+//! that is wanted in part is kept, since whoever reads a part of it will read its neighbours.
 
+mod cache;
+mod plan;
+
+use core::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::address::ByteRange;
+use crate::block::{BlockDecoder, BlockTable, Span, decode_span, read_span, spans};
+use crate::index::Index;
 use crate::layer::{Layer, OpenLayerError};
-use crate::read_at::ReadAt;
+use crate::read_at::{ReadAt, beyond_the_end};
+use crate::stack::{self, MAX_LAYERS};
+use cache::{BlockCache, BlockKey};
+use plan::{Fragment, Piece};
+
+/// Bytes of the device that are planned and read at a time: bounds what one large read holds in memory.
+const READ_LEN: usize = 4 << 20;
+
+/// Sets of buffers and contexts that are kept for the next read. More readers at once make their own.
+const MAX_IDLE_WORKSPACES: usize = 8;
 
 /// One device made of layers, of which the upper hides the lower. Reads may come from many threads at once.
 pub struct Disk {
     layers: Vec<Layer<Arc<dyn ReadAt>>>,
+    index: Index,
+    len: u64,
+    /// Held for look-ups only, never while reading or decompressing.
+    cache: Mutex<BlockCache>,
+    idle: Mutex<Vec<Workspace>>,
+}
+
+/// What a read needs and the next one can use again.
+#[derive(Debug, Default)]
+struct Workspace {
+    decoder: BlockDecoder,
+    stored: Vec<u8>,
 }
 
 impl Disk {
@@ -17,23 +48,57 @@ impl Disk {
     /// are kept.
     ///
     /// # Errors
-    /// If a blob does not open as a layer, or there is none.
-    pub fn open(blobs: Vec<Arc<dyn ReadAt>>, _cache_len: u64) -> Result<Self, OpenLayerError> {
+    /// If a blob does not open as a layer, there is none or more than 255, or none says how large the device is.
+    pub fn open(blobs: Vec<Arc<dyn ReadAt>>, cache_len: u64) -> Result<Self, OpenLayerError> {
+        let count = blobs.len();
+        if !(1..=MAX_LAYERS).contains(&count) {
+            return Err(OpenLayerError::Count { count });
+        }
+        let open = |(position, blob)| {
+            Layer::open(blob).map_err(|source| OpenLayerError::Position {
+                position,
+                source: Box::new(source),
+            })
+        };
         let layers = blobs
             .into_iter()
-            .map(Layer::open)
-            .collect::<Result<_, _>>()?;
-        Ok(Self { layers })
+            .enumerate()
+            .map(open)
+            .collect::<Result<Vec<_>, _>>()?;
+        let indexes: Vec<Index> = layers.iter().map(|layer| layer.index().clone()).collect();
+        let sizes = layers.iter().rev().map(Layer::virtual_size);
+        let len = sizes
+            .into_iter()
+            .find(|size| *size > 0)
+            .ok_or(OpenLayerError::NoVirtualSize)?;
+        let cache = Mutex::new(BlockCache::new(cache_len));
+        Ok(Self {
+            layers,
+            index: stack::merge(&indexes),
+            len,
+            cache,
+            idle: Mutex::default(),
+        })
     }
 
     /// Size of the device in bytes.
     pub fn len(&self) -> u64 {
-        self.layers.len() as u64
+        self.len
     }
 
     /// Whether the device has no bytes.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len == 0
+    }
+
+    /// The layers, the bottom one first.
+    pub fn layers(&self) -> &[Layer<Arc<dyn ReadAt>>] {
+        &self.layers
+    }
+
+    /// The merged index.
+    pub fn index(&self) -> &Index {
+        &self.index
     }
 
     /// Fills `buf` with the device's bytes from `offset` on.
@@ -41,29 +106,251 @@ impl Disk {
     /// # Errors
     /// `UnexpectedEof` beyond the end, `InvalidData` if stored bytes do not decompress or fail their checksum, and the
     /// blob's own.
-    pub fn read_at(&self, _offset: u64, _buf: &mut [u8]) -> io::Result<()> {
-        Ok(())
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let fits =
+            ByteRange::at(offset, buf.len() as u64).is_some_and(|range| range.end <= self.len);
+        if !fits {
+            return Err(beyond_the_end(offset, buf.len(), self.len));
+        }
+        let mut workspace = lock(&self.idle).pop().unwrap_or_default();
+        let mut at = offset;
+        let mut result = Ok(());
+        for part in buf.chunks_mut(READ_LEN) {
+            result = self.read_part(at, part, &mut workspace);
+            if result.is_err() {
+                break;
+            }
+            at = at.saturating_add(part.len() as u64);
+        }
+        let mut idle = lock(&self.idle);
+        if idle.len() < MAX_IDLE_WORKSPACES {
+            idle.push(workspace);
+        }
+        result
     }
 
     /// Where the bytes of a range of the device are stored: the layer (bottom is 0) and bytes of its blob, in the order in
     /// which a reader meets them. Zeros are stored nowhere.
-    pub fn stored_ranges(&self, _range: ByteRange) -> Vec<(usize, ByteRange)> {
-        Vec::new()
+    pub fn stored_ranges(&self, range: ByteRange) -> Vec<(usize, ByteRange)> {
+        let range = range.intersection(ByteRange::new(0, self.len));
+        let mut ranges: Vec<(usize, ByteRange)> = Vec::new();
+        for piece in plan::pieces(&self.index, range) {
+            let number = usize::from(piece.layer);
+            let Some(layer) = self.layers.get(number) else {
+                continue;
+            };
+            let stored = layer.stored(piece.plain);
+            match ranges.last_mut() {
+                // Two pieces often share a block; the second then begins within the first.
+                Some((last, before))
+                    if *last == number
+                        && before.start <= stored.start
+                        && stored.start <= before.end =>
+                {
+                    before.end = before.end.max(stored.end);
+                }
+                _ => ranges.push((number, stored)),
+            }
+        }
+        ranges
+    }
+
+    fn read_part(&self, offset: u64, buf: &mut [u8], workspace: &mut Workspace) -> io::Result<()> {
+        let range = ByteRange::new(offset, offset.saturating_add(buf.len() as u64));
+        let pieces = plan::pieces(&self.index, range);
+        zero_between(&pieces, buf);
+        let mut fragments = Vec::new();
+        for piece in pieces {
+            let layer = self.layers.get(usize::from(piece.layer)).ok_or_else(lost)?;
+            match layer.blocks() {
+                Some(table) => fragments.extend(plan::fragments(piece, table.block_len())),
+                None => layer
+                    .payload()
+                    .read_exact_at(piece.plain.start, target(buf, &piece)?)?,
+            }
+        }
+        fragments.sort_unstable();
+        let missing = self.copy_cached(&fragments, buf)?;
+        for run in missing.chunk_by(|one, next| {
+            one.first()
+                .zip(next.first())
+                .is_some_and(|(one, next)| adjoin(one, next))
+        }) {
+            self.read_run(run, buf, workspace)?;
+        }
+        Ok(())
+    }
+
+    /// Copies what is in the cache; gives back the fragments of each block that is not.
+    fn copy_cached<'a>(
+        &self,
+        fragments: &'a [Fragment],
+        buf: &mut [u8],
+    ) -> io::Result<Vec<&'a [Fragment]>> {
+        let wanted = fragments.chunk_by(|one, next| key(one) == key(next));
+        let mut found: Vec<(&[Fragment], Arc<[u8]>)> = Vec::new();
+        let mut missing = Vec::new();
+        {
+            let mut cache = lock(&self.cache);
+            for of_block in wanted {
+                match of_block.first().and_then(|first| cache.get(key(first))) {
+                    Some(block) => found.push((of_block, block)),
+                    None => missing.push(of_block),
+                }
+            }
+        }
+        for (of_block, block) in found {
+            copy(of_block, &block, buf)?;
+        }
+        Ok(missing)
+    }
+
+    /// Reads and decompresses consecutive blocks of one layer, each given by its fragments.
+    fn read_run(
+        &self,
+        run: &[&[Fragment]],
+        buf: &mut [u8],
+        workspace: &mut Workspace,
+    ) -> io::Result<()> {
+        let first = run
+            .first()
+            .and_then(|of_block| of_block.first())
+            .ok_or_else(lost)?;
+        let layer = self.layers.get(usize::from(first.layer)).ok_or_else(lost)?;
+        let table = layer.blocks().ok_or_else(lost)?;
+        let blocks = first.block..first.block.saturating_add(run.len() as u64);
+        let mut rest = run.iter();
+        let mut fresh: Vec<(BlockKey, Arc<[u8]>)> = Vec::new();
+        for span in spans(table, blocks) {
+            let Workspace { decoder, stored } = workspace;
+            read_span(layer.payload(), table, &span, stored)?;
+            for (block, of_block) in span.clone().zip(rest.by_ref()) {
+                let read = BlockRead {
+                    table,
+                    span: &span,
+                    stored,
+                    block,
+                };
+                fresh.extend(
+                    read.into_buf(of_block, buf, decoder)?
+                        .map(|plain| ((first.layer, block), plain)),
+                );
+            }
+        }
+        let mut cache = lock(&self.cache);
+        for (key, plain) in fresh {
+            cache.put(key, plain);
+        }
+        Ok(())
     }
 }
 
-impl core::fmt::Debug for Disk {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Disk").finish_non_exhaustive()
+/// One block whose stored bytes are here.
+struct BlockRead<'a> {
+    table: &'a BlockTable,
+    span: &'a Span,
+    stored: &'a [u8],
+    block: u64,
+}
+
+impl BlockRead<'_> {
+    /// Puts the block's fragments in their places. Gives the block back if only a part of it was wanted.
+    fn into_buf(
+        self,
+        fragments: &[Fragment],
+        buf: &mut [u8],
+        decoder: &mut BlockDecoder,
+    ) -> io::Result<Option<Arc<[u8]>>> {
+        let len = usize::try_from(self.table.plain(self.block).len()).map_err(|_| lost())?;
+        let span = (self.span, self.stored);
+        if let [fragment] = fragments
+            && fragment.source() == (0..len)
+        {
+            let plain = buf.get_mut(fragment.target()).ok_or_else(lost)?;
+            decode_span(self.table, decoder, span, self.block, plain)?;
+            return Ok(None);
+        }
+        let mut plain = vec![0; len];
+        decode_span(self.table, decoder, span, self.block, &mut plain)?;
+        copy(fragments, &plain, buf)?;
+        Ok(Some(plain.into()))
     }
+}
+
+fn copy(fragments: &[Fragment], block: &[u8], buf: &mut [u8]) -> io::Result<()> {
+    for fragment in fragments {
+        let from = block.get(fragment.source()).ok_or_else(lost)?;
+        buf.get_mut(fragment.target())
+            .ok_or_else(lost)?
+            .copy_from_slice(from);
+    }
+    Ok(())
+}
+
+/// Clears the bytes that no piece fills.
+fn zero_between(pieces: &[Piece], buf: &mut [u8]) {
+    let mut rest = buf;
+    let mut at = 0_u64;
+    for piece in pieces {
+        let (hole, after) = split(rest, piece.to.saturating_sub(at));
+        hole.fill(0);
+        rest = split(after, piece.plain.len()).1;
+        at = piece.to.saturating_add(piece.plain.len());
+    }
+    rest.fill(0);
+}
+
+fn split(buf: &mut [u8], len: u64) -> (&mut [u8], &mut [u8]) {
+    let len = usize::try_from(len).unwrap_or(usize::MAX).min(buf.len());
+    buf.split_at_mut(len)
+}
+
+fn target<'a>(buf: &'a mut [u8], piece: &Piece) -> io::Result<&'a mut [u8]> {
+    let start = usize::try_from(piece.to).map_err(|_| lost())?;
+    let end = usize::try_from(piece.to.saturating_add(piece.plain.len())).map_err(|_| lost())?;
+    buf.get_mut(start..end).ok_or_else(lost)
+}
+
+const fn key(fragment: &Fragment) -> BlockKey {
+    (fragment.layer, fragment.block)
+}
+
+fn adjoin(one: &Fragment, next: &Fragment) -> bool {
+    one.layer == next.layer && one.block.checked_add(1) == Some(next.block)
+}
+
+/// A plan that points outside its own disk or buffer: reported instead of a panic, because indexes come from outside.
+fn lost() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "an index points outside its layer",
+    )
+}
+
+/// Nothing is half done while one of these locks is held, so a panic elsewhere leaves their content whole.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ReadAt for Disk {
     fn len(&self) -> u64 {
-        Self::len(self)
+        self.len
     }
 
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         self.read_at(offset, buf)
     }
 }
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk")
+            .field("layers", &self.layers.len())
+            .field("mappings", &self.index.mappings().len())
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

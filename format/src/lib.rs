@@ -6,25 +6,31 @@
 
 pub mod address;
 pub mod annotation;
+pub mod block;
 pub mod chunk;
 pub mod convert;
 pub mod digest;
 pub mod disk;
 pub mod erofs;
 pub mod error;
+pub mod index;
 pub mod layer;
 pub mod read_at;
+pub mod segment;
+pub mod stack;
 pub mod wire;
 
+mod envelope;
 mod field;
 
 pub use address::{ByteRange, SECTOR_LEN, Sector};
 pub use annotation::{AnnotationError, ChunkTableRef, LayerAnnotations};
+pub use block::Codec;
 pub use chunk::{ChunkIndex, ChunkTable, ChunkTableBuilder, Verified, WrongChunk};
 pub use digest::{ChunkHash, Digest, DigestWriter, HashAlgorithm};
 pub use disk::Disk;
 pub use error::{DecodeError, Fault};
 pub use layer::{
-    Codec, Layer, LayerOptions, LayerSummary, LayerWriter, OpenLayerError, Uuid, WriteLayerError,
+    Layer, LayerOptions, LayerSummary, LayerWriter, OpenLayerError, Uuid, WriteLayerError,
 };
 pub use read_at::{ReadAt, Window};

@@ -1,17 +1,9 @@
 //! How a layer is written.
 
+use super::error::WriteLayerError;
 use super::uuid::Uuid;
+use crate::block::{Codec, MAX_WRITTEN_BLOCK_LEN, MIN_BLOCK_LEN};
 use crate::digest::HashAlgorithm;
-
-/// How the blocks of a blob are compressed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Codec {
-    /// LZ4's block format: the fastest to read, a third larger.
-    Lz4,
-    /// One zstd frame a block.
-    #[default]
-    Zstd,
-}
 
 /// How a layer is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,5 +34,35 @@ impl Default for LayerOptions {
             uuid: Uuid::NIL,
             parent: None,
         }
+    }
+}
+
+/// Bytes that a chunk may aim at. Smaller ones cost more in hashes and requests than they hold; larger ones could outgrow
+/// what a chunk table allows, since a chunk ends at a block's end.
+const CHUNK_LENS: core::ops::RangeInclusive<u32> = 4 << 10..=2 << 20;
+
+impl LayerOptions {
+    /// Refuses what stock readers cannot read and what no chunk table can hold.
+    pub(super) fn check(&self) -> Result<(), WriteLayerError> {
+        let block_len = self.block_len;
+        if !block_len.is_power_of_two()
+            || !(MIN_BLOCK_LEN..=MAX_WRITTEN_BLOCK_LEN).contains(&block_len)
+        {
+            let must = "a power of two, 4 KiB to 32 KiB";
+            return Err(WriteLayerError::Option {
+                name: "block_len",
+                value: u64::from(block_len),
+                must,
+            });
+        }
+        if !CHUNK_LENS.contains(&self.chunk_len) {
+            let must = "4 KiB to 2 MiB";
+            return Err(WriteLayerError::Option {
+                name: "chunk_len",
+                value: u64::from(self.chunk_len),
+                must,
+            });
+        }
+        Ok(())
     }
 }

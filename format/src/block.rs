@@ -1,0 +1,33 @@
+//! Blocks: the unit of compression inside a blob, in overlaybd's ZFile format.
+//!
+//! Every block is compressed alone and checked by a CRC, so any of them can be read without its neighbours; a table of
+//! their lengths says where each one lies.
+
+mod checksum;
+mod codec;
+mod header;
+mod read;
+mod table;
+mod write;
+
+pub use codec::Codec;
+pub use table::BlockTable;
+
+pub(crate) use codec::BlockDecoder;
+pub(crate) use header::HEADER_LEN;
+pub(crate) use read::{ReadBlockError, Span, decode_span, read_span, spans};
+pub(crate) use table::OpenBlocksError;
+pub(crate) use write::BlockWriter;
+
+/// Bytes in the smallest block.
+pub const MIN_BLOCK_LEN: u32 = 4 << 10;
+
+/// Bytes in the largest block that is read.
+pub const MAX_BLOCK_LEN: u32 = 64 << 10;
+
+/// Bytes in the largest block that is written. Stock readers have a buffer of exactly 64 KiB for a stored block, in which
+/// an incompressible block of that size does not fit, as it is stored with its overhead.
+pub const MAX_WRITTEN_BLOCK_LEN: u32 = 32 << 10;
+
+/// Bytes of the CRC behind a stored block.
+const CRC_LEN: usize = 4;

@@ -1,0 +1,1 @@
+//! The merged device, read in all ways.
