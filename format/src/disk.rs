@@ -5,26 +5,33 @@
 //! that is wanted in part is kept, since whoever reads a part of it will read its neighbours.
 
 mod cache;
+mod fill;
 mod plan;
 
 use core::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
 
 use crate::address::ByteRange;
-use crate::block::{BlockDecoder, BlockTable, Span, decode_span, read_span, spans};
+use crate::block::{BlockDecoder, read_span, spans};
 use crate::index::Index;
 use crate::layer::{Layer, OpenLayerError};
 use crate::read_at::{ReadAt, beyond_the_end};
 use crate::stack::{self, MAX_LAYERS};
 use cache::{BlockCache, BlockKey};
-use plan::{Fragment, Piece};
+use fill::{BlockRead, copy, lost, target, zero_between};
+use plan::Fragment;
 
 /// Bytes of the device that are planned and read at a time: bounds what one large read holds in memory.
 const READ_LEN: usize = 4 << 20;
 
 /// Sets of buffers and contexts that are kept for the next read. More readers at once make their own.
 const MAX_IDLE_WORKSPACES: usize = 8;
+
+/// Bytes of such a buffer that are kept: what sequential readers use. Larger ones are made for one read.
+const MAX_IDLE_STORED_LEN: usize = 1 << 20;
 
 /// One device made of layers, of which the upper hides the lower. Reads may come from many threads at once.
 pub struct Disk {
@@ -122,6 +129,8 @@ impl Disk {
             }
             at = at.saturating_add(part.len() as u64);
         }
+        workspace.stored.truncate(MAX_IDLE_STORED_LEN);
+        workspace.stored.shrink_to(MAX_IDLE_STORED_LEN);
         let mut idle = lock(&self.idle);
         if idle.len() < MAX_IDLE_WORKSPACES {
             idle.push(workspace);
@@ -188,7 +197,7 @@ impl Disk {
         buf: &mut [u8],
     ) -> io::Result<Vec<&'a [Fragment]>> {
         let wanted = fragments.chunk_by(|one, next| key(one) == key(next));
-        let mut found: Vec<(&[Fragment], Arc<[u8]>)> = Vec::new();
+        let mut found: Vec<(&[Fragment], Bytes)> = Vec::new();
         let mut missing = Vec::new();
         {
             let mut cache = lock(&self.cache);
@@ -220,7 +229,7 @@ impl Disk {
         let table = layer.blocks().ok_or_else(lost)?;
         let blocks = first.block..first.block.saturating_add(run.len() as u64);
         let mut rest = run.iter();
-        let mut fresh: Vec<(BlockKey, Arc<[u8]>)> = Vec::new();
+        let mut fresh: Vec<(BlockKey, Bytes)> = Vec::new();
         for span in spans(table, blocks) {
             let Workspace { decoder, stored } = workspace;
             read_span(layer.payload(), table, &span, stored)?;
@@ -245,72 +254,6 @@ impl Disk {
     }
 }
 
-/// One block whose stored bytes are here.
-struct BlockRead<'a> {
-    table: &'a BlockTable,
-    span: &'a Span,
-    stored: &'a [u8],
-    block: u64,
-}
-
-impl BlockRead<'_> {
-    /// Puts the block's fragments in their places. Gives the block back if only a part of it was wanted.
-    fn into_buf(
-        self,
-        fragments: &[Fragment],
-        buf: &mut [u8],
-        decoder: &mut BlockDecoder,
-    ) -> io::Result<Option<Arc<[u8]>>> {
-        let len = usize::try_from(self.table.plain(self.block).len()).map_err(|_| lost())?;
-        let span = (self.span, self.stored);
-        if let [fragment] = fragments
-            && fragment.source() == (0..len)
-        {
-            let plain = buf.get_mut(fragment.target()).ok_or_else(lost)?;
-            decode_span(self.table, decoder, span, self.block, plain)?;
-            return Ok(None);
-        }
-        let mut plain = vec![0; len];
-        decode_span(self.table, decoder, span, self.block, &mut plain)?;
-        copy(fragments, &plain, buf)?;
-        Ok(Some(plain.into()))
-    }
-}
-
-fn copy(fragments: &[Fragment], block: &[u8], buf: &mut [u8]) -> io::Result<()> {
-    for fragment in fragments {
-        let from = block.get(fragment.source()).ok_or_else(lost)?;
-        buf.get_mut(fragment.target())
-            .ok_or_else(lost)?
-            .copy_from_slice(from);
-    }
-    Ok(())
-}
-
-/// Clears the bytes that no piece fills.
-fn zero_between(pieces: &[Piece], buf: &mut [u8]) {
-    let mut rest = buf;
-    let mut at = 0_u64;
-    for piece in pieces {
-        let (hole, after) = split(rest, piece.to.saturating_sub(at));
-        hole.fill(0);
-        rest = split(after, piece.plain.len()).1;
-        at = piece.to.saturating_add(piece.plain.len());
-    }
-    rest.fill(0);
-}
-
-fn split(buf: &mut [u8], len: u64) -> (&mut [u8], &mut [u8]) {
-    let len = usize::try_from(len).unwrap_or(usize::MAX).min(buf.len());
-    buf.split_at_mut(len)
-}
-
-fn target<'a>(buf: &'a mut [u8], piece: &Piece) -> io::Result<&'a mut [u8]> {
-    let start = usize::try_from(piece.to).map_err(|_| lost())?;
-    let end = usize::try_from(piece.to.saturating_add(piece.plain.len())).map_err(|_| lost())?;
-    buf.get_mut(start..end).ok_or_else(lost)
-}
-
 const fn key(fragment: &Fragment) -> BlockKey {
     (fragment.layer, fragment.block)
 }
@@ -319,16 +262,8 @@ fn adjoin(one: &Fragment, next: &Fragment) -> bool {
     one.layer == next.layer && one.block.checked_add(1) == Some(next.block)
 }
 
-/// A plan that points outside its own disk or buffer: reported instead of a panic, because indexes come from outside.
-fn lost() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        "an index points outside its layer",
-    )
-}
-
 /// Nothing is half done while one of these locks is held, so a panic elsewhere leaves their content whole.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -199,3 +199,26 @@ pub(crate) fn sectors_of(range: ByteRange) -> (Sector, Sector) {
         Sector(range.end.div_ceil(crate::SECTOR_LEN)),
     )
 }
+
+/// A layer file as stock tools may write it, neither compressed nor wrapped, for tests of what our writer never makes.
+#[cfg(test)]
+pub(crate) fn write_bare(
+    mappings: &[crate::segment::Mapping],
+    data: &[u8],
+    virtual_size: u64,
+) -> Vec<u8> {
+    let index: Vec<u8> = mappings
+        .iter()
+        .flat_map(crate::segment::Mapping::encode)
+        .collect();
+    let index_offset = (HEADER_LEN + data.len()) as u64;
+    let record_count = mappings.len() as u64;
+    let header = Header {
+        index_offset,
+        record_count,
+        virtual_size,
+        uuid: Uuid::NIL,
+        parent: None,
+    };
+    [&header.encode(), data, &index, &header.encode_trailer()].concat()
+}

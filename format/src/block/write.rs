@@ -122,9 +122,13 @@ mod tests {
     use crate::digest::HashAlgorithm;
 
     fn write(codec: Codec, plain: &[u8]) -> Vec<u8> {
+        write_blocks(codec, 4096, plain)
+    }
+
+    fn write_blocks(codec: Codec, block_len: u32, plain: &[u8]) -> Vec<u8> {
         let mut out = ChunkWriter::new(Vec::new(), HashAlgorithm::Blake3, 1 << 20);
         out.write_any(&[0; HEADER_LEN]).unwrap();
-        let mut writer = BlockWriter::new(out, codec, 4096).unwrap();
+        let mut writer = BlockWriter::new(out, codec, block_len).unwrap();
         plain
             .chunks(1000)
             .for_each(|piece| writer.write(piece).unwrap());
@@ -181,5 +185,24 @@ mod tests {
         assert_eq!(read(&bytes), Ok(plain));
         let end = bytes.len();
         assert!(read(&bytes[..end - 1]).is_err());
+    }
+
+    #[test]
+    fn incompressible_blocks_of_64_kib_are_read_although_stock_readers_cannot() {
+        let mut state = 1_u64;
+        let plain: Vec<u8> = core::iter::repeat_with(|| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            state.to_le_bytes()[7]
+        })
+        .take(3 * 65_536 + 5)
+        .collect();
+        for codec in [Codec::Lz4, Codec::Zstd] {
+            let bytes = write_blocks(codec, 65_536, &plain);
+            let table = BlockTable::open(&bytes).unwrap().unwrap();
+            assert!(table.stored(0..1).len() > 65_536);
+            assert!(read(&bytes).as_ref() == Ok(&plain));
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! Decompressed blocks that were read in part, kept because their rest is likely to be read next.
 
-use std::sync::Arc;
-
+use bytes::Bytes;
 use lru::LruCache;
 
 /// Which block: the layer's number in the stack, the block's in the layer.
@@ -10,7 +9,7 @@ pub(super) type BlockKey = (u8, u64);
 /// The blocks used last, up to a number of bytes.
 #[derive(Debug)]
 pub(super) struct BlockCache {
-    blocks: LruCache<BlockKey, Arc<[u8]>>,
+    blocks: LruCache<BlockKey, Bytes>,
     len: u64,
     max_len: u64,
 }
@@ -25,12 +24,12 @@ impl BlockCache {
     }
 
     /// The block, if it is here; it is then the one used last.
-    pub(super) fn get(&mut self, key: BlockKey) -> Option<Arc<[u8]>> {
+    pub(super) fn get(&mut self, key: BlockKey) -> Option<Bytes> {
         self.blocks.get(&key).cloned()
     }
 
     /// Keeps a block, and drops those unused for longest until all fit.
-    pub(super) fn put(&mut self, key: BlockKey, block: Arc<[u8]>) {
+    pub(super) fn put(&mut self, key: BlockKey, block: Bytes) {
         self.len = self.len.saturating_add(block.len() as u64);
         if let Some(before) = self.blocks.put(key, block) {
             self.len = self.len.saturating_sub(before.len() as u64);
@@ -47,7 +46,7 @@ impl BlockCache {
 mod tests {
     use super::*;
 
-    fn block(len: usize) -> Arc<[u8]> {
+    fn block(len: usize) -> Bytes {
         vec![0; len].into()
     }
 
