@@ -1,1 +1,7 @@
-//! benches
+//! Measurements: what a figure needs to be worth quoting.
+//!
+//! A figure is a median of several runs, stands beside what it is compared with in the same run, and is given with
+//! the CPU time and the memory that it cost, as the kernel accounts them.
+
+pub mod convert;
+pub mod cost;

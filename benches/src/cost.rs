@@ -1,0 +1,63 @@
+//! What a process has cost so far, by the kernel's own accounts.
+
+use anyhow::{Context, Result};
+use std::fs;
+
+/// Ticks a second in which `/proc` counts CPU time: fixed by the kernel's interface on every architecture in use.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// CPU seconds, user and system, of this process and all its threads.
+pub fn cpu_seconds() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/self/stat").context("reading /proc/self/stat")?;
+    // The command's name stands in parentheses and may hold anything; fields count from behind it.
+    let (_, fields) = stat
+        .rsplit_once(") ")
+        .context("/proc/self/stat has no command")?;
+    let ticks: u64 = fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a process does not live for 2^52 ticks"
+    )]
+    Ok(ticks as f64 / TICKS_PER_SECOND)
+}
+
+/// The most memory that was resident at any one time, in MiB.
+pub fn peak_rss_mib() -> Result<f64> {
+    let status = fs::read_to_string("/proc/self/status").context("reading /proc/self/status")?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"))
+        .and_then(|kib| kib.trim().parse::<f64>().ok())
+        .map(|kib| kib / 1024.0)
+        .context("/proc/self/status has no VmHWM")
+}
+
+/// The median of some figures; of an even number, the lower of the middle two.
+pub fn median(figures: &mut [f64]) -> Option<f64> {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len().saturating_sub(1) / 2).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_is_one_of_the_figures() {
+        assert_eq!(median(&mut []), None);
+        assert_eq!(median(&mut [3.0]), Some(3.0));
+        assert_eq!(median(&mut [9.0, 1.0]), Some(1.0));
+        assert_eq!(median(&mut [9.0, 1.0, 4.0]), Some(4.0));
+    }
+
+    #[test]
+    fn this_process_costs_something() {
+        assert!(peak_rss_mib().unwrap() > 0.5);
+        assert!(cpu_seconds().unwrap() >= 0.0);
+    }
+}
