@@ -139,6 +139,27 @@ pub(crate) fn read_or_errno(
     }
 }
 
+/// Which parts of the `len` bytes at `offset` are zero, whatever the implementation answers: no empty run, no two runs of a
+/// kind side by side, not more than `len` bytes, and at least one run if `len` is above zero.
+pub(crate) fn runs_of(content: &dyn BlockRead, offset: u64, len: u64) -> Vec<Allocation> {
+    let answer = catch_unwind(AssertUnwindSafe(|| content.allocation(offset, len)));
+    let mut runs: Vec<Allocation> = Vec::new();
+    let mut left = len;
+    for mut run in answer.unwrap_or_default() {
+        run.len = run.len.min(left);
+        left -= run.len;
+        match runs.last_mut() {
+            _ if run.len == 0 => {}
+            Some(last) if last.zero == run.zero => last.len += run.len,
+            _ => runs.push(run),
+        }
+    }
+    if runs.is_empty() && len > 0 {
+        runs.push(Allocation { len, zero: false });
+    }
+    runs
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +170,43 @@ mod tests {
         assert!(BlockReadError::check_range(10, 0, 10).is_ok());
         assert!(BlockReadError::check_range(1, 10, 10).is_err());
         assert!(BlockReadError::check_range(11, 0, 10).is_err());
+    }
+
+    struct Answers(Vec<Allocation>);
+
+    impl BlockRead for Answers {
+        fn len(&self) -> u64 {
+            1 << 40
+        }
+
+        fn read_at(&self, _: u64, _: &mut [u8]) -> Result<(), BlockReadError> {
+            Err(BlockReadError::Stopping)
+        }
+
+        fn allocation(&self, _: u64, _: u64) -> Vec<Allocation> {
+            assert!(self.0.len() < 9, "too many to bear");
+            self.0.clone()
+        }
+    }
+
+    #[test]
+    fn any_answer_about_zeros_is_brought_into_form() {
+        let run = |len, zero| Allocation { len, zero };
+        let runs = |answer: &[Allocation]| runs_of(&Answers(answer.to_vec()), 0, 100);
+        assert_eq!(runs(&[]), [run(100, false)]);
+        assert_eq!(runs(&[run(0, true)]), [run(100, false)]);
+        assert_eq!(
+            runs(&[
+                run(10, true),
+                run(0, false),
+                run(10, true),
+                run(u64::MAX, false)
+            ]),
+            [run(20, true), run(80, false)]
+        );
+        assert_eq!(runs(&[run(30, true)]), [run(30, true)], "a part will do");
+        assert_eq!(runs(&[run(1, true); 9]), [run(100, false)], "a panic");
+        assert_eq!(runs_of(&Answers(Vec::new()), 0, 0), []);
     }
 
     #[test]

@@ -1,14 +1,29 @@
 //! An NBD server on a unix socket: devices for qemu, libnbd's tools and tests, without privileges.
+//!
+//! Our own, because the reply to a read must be able to wait for the network without holding up others, and to tell an error
+//! half way; the protocol is small. Privileges, TLS and networks are left out: who may open the socket may read.
 
-use std::fmt;
+mod accept;
+mod buffers;
+mod handshake;
+mod protocol;
+mod transmission;
+
+use std::error::Error;
+use std::fmt::{self, Write as _};
+use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use thiserror::Error;
-
 use crate::block_read::BlockRead;
+use crate::errno::{Refusal, refusal};
+
+use accept::Shared;
 
 /// A device under the name by which clients ask for it.
 #[derive(Clone)]
@@ -31,7 +46,7 @@ impl fmt::Debug for Export {
 }
 
 /// Bounds of a server.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct NbdOptions {
     /// Most connections at one time; further ones are closed at once.
     pub connection_count: usize,
@@ -48,14 +63,14 @@ impl Default for NbdOptions {
         Self {
             connection_count: 64,
             requests_per_connection: 16,
-            buffer_len: 128 << 20,
+            buffer_len: 64 << 20,
             stop_grace: Duration::from_secs(5),
         }
     }
 }
 
 /// Why a server could not be started or stopped.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NbdError {
     /// The socket could not be made.
@@ -76,7 +91,7 @@ pub enum NbdError {
         why: &'static str,
     },
     /// Threads still wait in [`BlockRead::read_at`], past the grace; they end when it returns.
-    #[error("{count} connections are still in use")]
+    #[error("{count} connections are still reading")]
     StillReading {
         /// How many.
         count: usize,
@@ -89,17 +104,39 @@ pub enum NbdError {
 #[derive(Debug)]
 pub struct NbdServer {
     path: PathBuf,
+    /// Device and inode number of the socket, so that stopping removes no successor's.
+    socket: Option<(u64, u64)>,
+    shared: Arc<Shared>,
 }
 
 impl NbdServer {
     /// Listens on a unix socket at `path`, which only this process's user may connect to. The socket of a server that is
     /// gone is replaced.
     pub fn bind(path: &Path, exports: Vec<Export>, options: NbdOptions) -> Result<Self, NbdError> {
-        let _ = (exports, options);
-        Err(NbdError::Listen {
+        if let Some((name, why)) = handshake::fault(&exports) {
+            return Err(NbdError::Export { name, why });
+        }
+        let listen_error = |source| NbdError::Listen {
             path: path.to_owned(),
-            source: io::ErrorKind::Unsupported.into(),
-        })
+            source,
+        };
+        let listener = listen(path).map_err(listen_error)?;
+        let server = Self {
+            path: path.to_owned(),
+            socket: identity(path),
+            shared: Arc::new(Shared::new(exports, options).map_err(listen_error)?),
+        };
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(listen_error)?;
+        listener.set_nonblocking(true).map_err(listen_error)?;
+        let shared = Arc::clone(&server.shared);
+        server
+            .shared
+            .crew
+            .spawn("nbd-listen".to_owned(), move || {
+                accept::run(&shared, &listener);
+            })
+            .map_err(listen_error)?;
+        Ok(server)
     }
 
     /// The socket's path.
@@ -109,11 +146,119 @@ impl NbdServer {
 
     /// The URI of an export, as libnbd and qemu understand it.
     pub fn uri(&self, export: &str) -> String {
-        format!("nbd+unix:///{export}?socket={}", self.path.display())
+        let mut uri = "nbd+unix:///".to_owned();
+        percent_encode(&mut uri, export.as_bytes(), b"");
+        uri.push_str("?socket=");
+        percent_encode(&mut uri, self.path.as_os_str().as_bytes(), b"/");
+        uri
     }
 
     /// Closes all connections, ends all threads and removes the socket.
-    pub fn stop(self) -> Result<(), NbdError> {
-        Ok(())
+    pub fn stop(mut self) -> Result<(), NbdError> {
+        self.take_down()
+    }
+
+    fn take_down(&mut self) -> Result<(), NbdError> {
+        let Some(socket) = self.socket.take() else {
+            return Ok(());
+        };
+        if identity(&self.path) == Some(socket)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::debug!(error = &error as &dyn Error, "an NBD socket stays");
+        }
+        match self.shared.stop() {
+            0 => Ok(()),
+            count => Err(NbdError::StillReading { count }),
+        }
+    }
+}
+
+impl Drop for NbdServer {
+    fn drop(&mut self) {
+        if let Err(error) = self.take_down() {
+            tracing::warn!(error = &error as &dyn Error, "an NBD server stops late");
+        }
+    }
+}
+
+/// Listens at `path`; a socket there that nobody listens on any longer is removed.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let error = match UnixListener::bind(path) {
+        Err(error) if refusal(&error) == Refusal::InUse => error,
+        bound => return bound,
+    };
+    match UnixStream::connect(path) {
+        Err(answer) if refusal(&answer) == Refusal::NobodyListens => {
+            fs::remove_file(path)?;
+            UnixListener::bind(path)
+        }
+        _ => Err(error),
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let status = fs::symlink_metadata(path).ok()?;
+    Some((status.dev(), status.ino()))
+}
+
+/// Appends `bytes` to a URI. What is neither plain nor in `also_plain` is written as a number.
+fn percent_encode(uri: &mut String, bytes: &[u8], also_plain: &[u8]) {
+    for byte in bytes {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) || also_plain.contains(byte) {
+            uri.push(char::from(*byte));
+        } else {
+            let _ = write!(uri, "%{byte:02X}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Memory;
+
+    fn export(name: &str) -> Export {
+        Export {
+            name: name.to_owned(),
+            description: String::new(),
+            content: Arc::new(Memory::default()),
+        }
+    }
+
+    #[test]
+    fn uris_quote_what_would_end_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a b&c.sock");
+        let server = NbdServer::bind(&path, vec![export("x")], NbdOptions::default()).unwrap();
+        let uri = server.uri("im age/1?");
+        assert!(uri.starts_with("nbd+unix:///im%20age%2F1%3F?socket=/"));
+        assert!(uri.ends_with("/a%20b%26c.sock"));
+    }
+
+    #[test]
+    fn a_socket_in_use_is_left_alone_and_a_dead_one_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let bind = || NbdServer::bind(&path, vec![export("x")], NbdOptions::default());
+        let first = bind().unwrap();
+        assert!(matches!(bind(), Err(NbdError::Listen { .. })));
+        first.stop().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn exports_that_cannot_be_told_apart_are_refused() {
+        let path = Path::new("/nowhere");
+        for exports in [
+            vec![],
+            vec![export("x"), export("x")],
+            vec![export(&"n".repeat(4097))],
+        ] {
+            let refused = NbdServer::bind(path, exports, NbdOptions::default());
+            assert!(matches!(refused, Err(NbdError::Export { .. })));
+        }
     }
 }

@@ -6,7 +6,8 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tranship_device::{BlockRead, BlockReadError, Memory, mount};
@@ -75,6 +76,15 @@ pub(crate) fn random(seed: u64) -> impl FnMut(usize) -> usize {
         state ^= state >> 7;
         state ^= state << 17;
         usize::try_from(state >> 11).unwrap() % bound.max(1)
+    }
+}
+
+/// Asks again and again until the answer is no; for what the other side does on its own time and tells nobody about.
+pub(crate) fn until_gone(mut is_there: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while is_there() {
+        assert!(began.elapsed() < PATIENCE, "it does not go away");
+        thread::yield_now();
     }
 }
 

@@ -13,3 +13,4 @@ mod fuse_file;
 mod ground;
 mod loop_device;
 mod mounts;
+mod nbd_server;
