@@ -5,15 +5,21 @@
 #![forbid(unsafe_code)]
 
 pub mod blob;
+pub mod counters;
 pub mod credentials;
+pub mod fetch;
 pub mod manifest;
+pub mod net;
 pub mod reference;
 pub mod registry;
 pub mod verdict;
 
 pub use blob::BlobBody;
+pub use counters::{Counters, CountersSnapshot};
 pub use credentials::{Credential, Credentials};
+pub use fetch::{Class, FetchError, Fetcher};
 pub use manifest::{Descriptor, Manifest, Platform};
+pub use net::{NetOptions, OpenImage, SwarmNet};
 pub use reference::{ImageReference, ManifestSelector, ParseReferenceError, RepoRef};
 pub use registry::{PlainHttp, RegistryClient, RegistryError, RegistryFailure, RegistryOptions};
 pub use verdict::Verdict;

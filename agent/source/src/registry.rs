@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::Stream;
 use reqwest::{Method, Url};
 use tranship_format::{ByteRange, Digest};
 
@@ -239,6 +240,21 @@ impl RegistryClient {
             request(repo, Verb::ReadRange(*digest, range)),
             range::read(&self.inner, repo, digest, range)
         )
+    }
+
+    /// Reads `range` of a blob as its bytes come in. They are **not** verified, and nothing is tried again: this is
+    /// for callers that have other sources, and that can use the beginning of an answer without its end.
+    ///
+    /// The stream may end early without an error; whoever counts on all bytes counts them.
+    pub fn blob_range_stream(
+        &self,
+        repo: &RepoRef,
+        digest: Digest,
+        range: ByteRange,
+    ) -> impl Stream<Item = Result<Bytes, RegistryError>> + Send + use<> {
+        let request = request(repo, Verb::ReadRange(digest, range));
+        let read = range::RangeRead::new(self.clone(), request, digest, range);
+        futures::stream::try_unfold(read, range::RangeRead::next)
     }
 
     /// Looks for a blob: its length in bytes, or `None` if it is not there.

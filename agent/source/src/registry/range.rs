@@ -10,11 +10,11 @@ use tokio::time::Instant;
 use tranship_format::{ByteRange, Digest};
 
 use super::auth::{Access, Scope};
-use super::error::RegistryFailure;
+use super::error::{RegistryError, RegistryFailure, Request};
 use super::exchange::{Ask, exchange};
 use super::http::{HttpRequest, Response};
 use super::redirect::Route;
-use super::{Inner, answer};
+use super::{Inner, RegistryClient, answer};
 use crate::reference::RepoRef;
 
 /// Statuses by which storage says that a signed address is not good any more.
@@ -27,20 +27,8 @@ pub(super) async fn read(
     digest: &Digest,
     range: ByteRange,
 ) -> Result<Bytes, RegistryFailure> {
-    let response = request(inner, repo, digest, range).await?;
     let len = range.len();
-    let body = match response.status().as_u16() {
-        206 => {
-            check_content_range(&response, range)?;
-            response.collect(len).await?
-        }
-        // Some servers answer so when the range is the whole blob, and then it is no different.
-        200 if range.start == 0 && response.told_len() == Some(len) => {
-            response.collect(len).await?
-        }
-        200 => return Err(RegistryFailure::RangeIgnored),
-        _ => return Err(answer::failure(response).await),
-    };
+    let body = open(inner, repo, digest, range).await?.collect(len).await?;
     if body.len() as u64 == len {
         Ok(body)
     } else {
@@ -48,6 +36,81 @@ pub(super) async fn read(
             got: body.len() as u64,
             wanted: len,
         })
+    }
+}
+
+/// One try to open `range`, which is not empty: its bytes are the answer's body.
+pub(super) async fn open(
+    inner: &Inner,
+    repo: &RepoRef,
+    digest: &Digest,
+    range: ByteRange,
+) -> Result<Response, RegistryFailure> {
+    let response = request(inner, repo, digest, range).await?;
+    match response.status().as_u16() {
+        206 => {
+            check_content_range(&response, range)?;
+            Ok(response)
+        }
+        // Some servers answer so when the range is the whole blob, and then it is no different.
+        200 if range.start == 0 && response.told_len() == Some(range.len()) => Ok(response),
+        200 => Err(RegistryFailure::RangeIgnored),
+        _ => Err(answer::failure(response).await),
+    }
+}
+
+/// A range on its way, unverified and tried once.
+#[derive(Debug)]
+pub(super) struct RangeRead {
+    client: RegistryClient,
+    request: Request,
+    digest: Digest,
+    range: ByteRange,
+    response: Option<Response>,
+    /// Bytes still to come.
+    left: u64,
+}
+
+impl RangeRead {
+    pub(super) fn new(
+        client: RegistryClient,
+        request: Request,
+        digest: Digest,
+        range: ByteRange,
+    ) -> Self {
+        Self {
+            client,
+            request,
+            digest,
+            range,
+            response: None,
+            left: range.len(),
+        }
+    }
+
+    /// The next bytes, and the rest of the read; `None` after the last.
+    pub(super) async fn next(mut self) -> Result<Option<(Bytes, Self)>, RegistryError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let bytes = self.step().await;
+        let bytes = bytes.map_err(|failure| RegistryError::new(&self.request, failure))?;
+        Ok(bytes.map(|bytes| {
+            self.left = self.left.saturating_sub(bytes.len() as u64);
+            (bytes, self)
+        }))
+    }
+
+    async fn step(&mut self) -> Result<Option<Bytes>, RegistryFailure> {
+        let response = match &mut self.response {
+            Some(response) => response,
+            none => {
+                let inner = &self.client.inner;
+                let opening = open(inner, &self.request.repo, &self.digest, self.range);
+                none.insert(opening.await?)
+            }
+        };
+        response.next().await
     }
 }
 

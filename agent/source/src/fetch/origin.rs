@@ -1,0 +1,85 @@
+//! Where a blob can be read when nobody in the swarm has it.
+//!
+//! A registry, usually; an image layout on this machine for images that were
+//! never pushed; a script in tests. What comes is unverified and comes in pieces
+//! of any length, so that the first chunk of a long read need not wait for the last.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{BoxStream, TryStreamExt};
+use thiserror::Error;
+use tranship_format::{ByteRange, Digest};
+
+use crate::counters::Source;
+use crate::reference::RepoRef;
+use crate::registry::{RegistryClient, RegistryError};
+use crate::verdict::Verdict;
+
+/// The bytes of one read in order, as they come in. An error ends it.
+pub type BlobPieces = BoxStream<'static, Result<Bytes, OriginError>>;
+
+/// Reads ranges of blobs.
+pub trait BlobOrigin: fmt::Debug + Send + Sync {
+    /// Under which name its bytes are counted.
+    fn source(&self) -> Source;
+
+    /// Starts to read `range` of a blob's stored bytes. The read ends when the
+    /// stream is dropped.
+    fn read(&self, blob: Digest, range: ByteRange) -> BlobPieces;
+}
+
+/// Why an origin does not go on.
+#[derive(Debug, Error)]
+#[error("read the blob at its origin")]
+pub struct OriginError {
+    /// How long the origin asks to be left alone, if it does.
+    pub retry_after: Option<Duration>,
+    /// Whether asking again is pointless: the blob is not there, or not for us.
+    pub permanent: bool,
+    /// What went wrong.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// A repository in a registry.
+#[derive(Clone, Debug)]
+pub struct RegistryOrigin {
+    client: RegistryClient,
+    repo: RepoRef,
+}
+
+impl RegistryOrigin {
+    /// Reads blobs of `repo` with the client's credentials.
+    pub fn new(client: RegistryClient, repo: RepoRef) -> Self {
+        Self { client, repo }
+    }
+}
+
+impl BlobOrigin for RegistryOrigin {
+    fn source(&self) -> Source {
+        Source::Registry
+    }
+
+    fn read(&self, blob: Digest, range: ByteRange) -> BlobPieces {
+        let pieces = self.client.blob_range_stream(&self.repo, blob, range);
+        Box::pin(pieces.map_err(OriginError::from))
+    }
+}
+
+impl From<RegistryError> for OriginError {
+    fn from(error: RegistryError) -> Self {
+        let (retry_after, permanent) = match error.verdict() {
+            Verdict::TryAgain { after } => (Some(after), false),
+            // There is no other registry to go to.
+            Verdict::TryElsewhere | Verdict::GiveUp => (None, true),
+            Verdict::Ban => (None, false),
+        };
+        Self {
+            retry_after,
+            permanent,
+            source: Box::new(error),
+        }
+    }
+}

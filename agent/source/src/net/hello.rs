@@ -1,0 +1,151 @@
+//! The first words on a peer stream: both ends prove that they are members.
+//!
+//! Nothing else may come first, and it must come soon and be short, so that a
+//! stranger who gets a connection gets nothing more.
+
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::watch;
+use tranship_format::wire::{
+    Certificate, Hello, HelloAck, MAX_BODY_LEN, PeerId, PeerMessage, Versions, WireError,
+};
+
+use super::certificate::{Authority, CertificateError, unix_seconds};
+use super::stream::{FrameReader, FrameWriter, StreamError, frames};
+use super::transport::ByteStream;
+
+/// Each end has so long for its part of the greeting.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// A greeting is a certificate and a few numbers: its texts have at most 2 KiB.
+const MAX_GREETING_LEN: u32 = 4 << 10;
+
+/// Why a stream was not accepted.
+#[derive(Debug, Error)]
+pub(crate) enum HelloError {
+    #[error("no greeting in time")]
+    TimedOut,
+    #[error("the stream closed before the greeting")]
+    Closed,
+    #[error("read or write the greeting")]
+    Stream(#[source] StreamError),
+    #[error("understand the greeting")]
+    Wire(#[source] WireError),
+    #[error("the first frame is no greeting")]
+    OutOfTurn,
+    #[error("no version of the protocol in common")]
+    Version,
+    #[error("believe the peer's membership")]
+    Certificate(#[source] CertificateError),
+    #[error("this node is no member yet")]
+    NotAMember,
+}
+
+impl HelloError {
+    /// Whether the other end failed to prove that it belongs, rather than to connect.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::OutOfTurn | Self::Version | Self::Certificate(_) | Self::Wire(_)
+        )
+    }
+}
+
+/// What a node shows, and by what it judges others.
+#[derive(Clone, Debug)]
+pub(crate) struct Membership {
+    /// Whose certificates count.
+    pub(crate) authority: Authority,
+    /// Our own, once the tracker gave it.
+    pub(crate) ours: watch::Receiver<Option<Certificate>>,
+    /// Tells our restarts apart.
+    pub(crate) boot_id: [u8; 16],
+}
+
+impl Membership {
+    /// Our certificate. A peer may hear of us before we hear that we are in, so
+    /// this waits, within the greeting's time.
+    async fn certificate(&mut self) -> Result<Certificate, HelloError> {
+        let found = self.ours.wait_for(Option::is_some).await;
+        let ours = found.map_err(|_| HelloError::NotAMember)?;
+        (*ours).clone().ok_or(HelloError::NotAMember)
+    }
+
+    fn check(&self, certificate: &Certificate, peer: &PeerId) -> Result<(), HelloError> {
+        self.authority
+            .check(certificate, peer, unix_seconds())
+            .map_err(HelloError::Certificate)
+    }
+}
+
+/// Greets the peer that a stream was opened to.
+pub(crate) async fn greet(
+    stream: ByteStream,
+    peer: &PeerId,
+    membership: &mut Membership,
+) -> Result<(FrameReader, FrameWriter), HelloError> {
+    let (mut reader, mut writer) = frames(stream, MAX_GREETING_LEN);
+    within(async {
+        let hello = Hello {
+            versions: Versions::OURS,
+            certificate: membership.certificate().await?,
+            boot_id: membership.boot_id,
+        };
+        let mut bytes = Vec::new();
+        PeerMessage::Hello(Box::new(hello)).encode(&mut bytes);
+        writer.send(&bytes).await.map_err(HelloError::Stream)?;
+        let PeerMessage::HelloAck(ack) = receive(&mut reader).await? else {
+            return Err(HelloError::OutOfTurn);
+        };
+        if !(Versions::OURS.min..=Versions::OURS.max).contains(&ack.version) {
+            return Err(HelloError::Version);
+        }
+        membership.check(&ack.certificate, peer)
+    })
+    .await?;
+    reader.set_max_body_len(MAX_BODY_LEN);
+    Ok((reader, writer))
+}
+
+/// Hears the greeting of the peer that opened a stream, and returns it.
+pub(crate) async fn welcome(
+    stream: ByteStream,
+    peer: &PeerId,
+    membership: &mut Membership,
+) -> Result<(FrameReader, FrameWriter), HelloError> {
+    let (mut reader, mut writer) = frames(stream, MAX_GREETING_LEN);
+    within(async {
+        let PeerMessage::Hello(hello) = receive(&mut reader).await? else {
+            return Err(HelloError::OutOfTurn);
+        };
+        membership.check(&hello.certificate, peer)?;
+        let version = Versions::OURS
+            .common(hello.versions)
+            .ok_or(HelloError::Version)?;
+        let ack = HelloAck {
+            version,
+            certificate: membership.certificate().await?,
+            boot_id: membership.boot_id,
+        };
+        let mut bytes = Vec::new();
+        PeerMessage::HelloAck(Box::new(ack)).encode(&mut bytes);
+        writer.send(&bytes).await.map_err(HelloError::Stream)
+    })
+    .await?;
+    reader.set_max_body_len(MAX_BODY_LEN);
+    Ok((reader, writer))
+}
+
+async fn receive(reader: &mut FrameReader) -> Result<PeerMessage, HelloError> {
+    let frame = reader.next().await.map_err(|error| match error {
+        StreamError::Wire(error) => HelloError::Wire(error),
+        error @ StreamError::Broken(_) => HelloError::Stream(error),
+    })?;
+    PeerMessage::from_frame(frame.ok_or(HelloError::Closed)?).map_err(HelloError::Wire)
+}
+
+async fn within(part: impl Future<Output = Result<(), HelloError>>) -> Result<(), HelloError> {
+    tokio::time::timeout(PATIENCE, part)
+        .await
+        .unwrap_or(Err(HelloError::TimedOut))
+}
