@@ -103,7 +103,7 @@ impl BlobStream {
     }
 
     /// The same as a reader, whose errors hold the [`RegistryError`].
-    pub fn into_reader(self) -> impl tokio::io::AsyncRead + Send {
+    pub fn into_reader(self) -> impl tokio::io::AsyncRead + Send + Unpin {
         tokio_util::io::StreamReader::new(Box::pin(self.into_stream().map_err(io::Error::other)))
     }
 
