@@ -1,57 +1,308 @@
 //! The tracker's side of the swarm: who has what, who reads the registry, who gets it from whom.
-mod event;
-mod options;
+//!
+//! Nodes register for a stripe *before* they have it: the first to ask is leased the read of the
+//! registry, those after it become each other's parents in the order they came. So a thousand
+//! nodes that start one image together read the registry once. All of this is soft state, learnt
+//! again from ANNOUNCE after a restart under a new epoch; only bans outlive it, and those the server keeps.
 
-use std::collections::VecDeque;
+mod accusation;
+mod blobs;
+mod census;
+mod event;
+mod members;
+mod options;
+mod requests;
+mod routing;
+mod stripe;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use tranship_format::wire::PeerId;
+use tranship_format::Digest;
+use tranship_format::wire::{ErrorCode, Member, PeerId, TrackerReply, TrackerRequest};
 
+use crate::StripeId;
+use accusation::Accusations;
+use blobs::Blobs;
+use members::Members;
+use stripe::MemberNo;
+
+pub use census::{Census, StripeView};
 pub use event::{Action, Input};
 pub use options::TrackerOptions;
+
+/// Most bans remembered here; the server keeps them all and admits none of them.
+const MAX_REMEMBERED_BANS: usize = 65_536;
 
 /// The decisions of the tracker.
 #[derive(Debug)]
 pub struct Tracker {
     options: TrackerOptions,
     epoch: u64,
+    grace_until: Duration,
+    members: Members,
+    blobs: Blobs,
+    leases: BTreeMap<u64, StripeId>,
+    last_lease: u64,
+    expiries: BTreeSet<(Duration, u64)>,
+    registrations: usize,
+    orphans: VecDeque<(StripeId, MemberNo)>,
+    accusations: Accusations,
+    obituaries: Accusations,
+    /// The latest last.
+    bans: VecDeque<PeerId>,
+    review_at: Duration,
     actions: VecDeque<Action>,
 }
 
 impl Tracker {
     /// A tracker that knows nobody. `epoch` must differ from every earlier one; `bans` are those
-    /// kept on disk.
+    /// kept on disk, oldest first. Its clock is at zero.
     pub fn new(
         options: TrackerOptions,
         epoch: u64,
         bans: impl IntoIterator<Item = PeerId>,
     ) -> Self {
-        let _ = bans.into_iter();
+        let mut bans: VecDeque<PeerId> = bans.into_iter().collect();
+        bans.drain(..bans.len().saturating_sub(MAX_REMEMBERED_BANS));
         Self {
+            grace_until: options.grace,
+            review_at: options.heartbeat,
             options,
             epoch,
+            members: Members::default(),
+            blobs: Blobs::default(),
+            leases: BTreeMap::new(),
+            last_lease: 0,
+            expiries: BTreeSet::new(),
+            registrations: 0,
+            orphans: VecDeque::new(),
+            accusations: Accusations::default(),
+            obituaries: Accusations::default(),
+            bans,
             actions: VecDeque::new(),
         }
     }
 
     /// Takes in what happened.
     pub fn handle(&mut self, now: Duration, input: Input) {
-        let _ = (now, input, &self.options);
+        match input {
+            Input::Joined { member, boot_id } => self.joined(now, member, boot_id),
+            Input::Gone { peer } => {
+                if let Some(number) = self.members.number(&peer) {
+                    self.remove_member(now, number);
+                }
+            }
+            Input::Request {
+                from,
+                request,
+                message,
+            } => {
+                let reply = match self.members.number(&from) {
+                    Some(number) => self.answer(now, number, message),
+                    None if self.is_banned(&from) => refuse(ErrorCode::Banned, "banned"),
+                    None => refuse(ErrorCode::NotAMember, "not a member; join first"),
+                };
+                self.actions.push_back(Action::Reply {
+                    to: from,
+                    request,
+                    reply,
+                });
+            }
+        }
+        self.settle_orphans(now);
     }
 
     /// The next thing to do now; to be called until `None`.
     pub fn poll(&mut self, now: Duration) -> Option<Action> {
-        let _ = now;
+        if self.wake_at().is_some_and(|at| at <= now) {
+            self.expire_leases(now);
+            let patience = self.options.heartbeat * self.options.missed_heartbeats;
+            while let Some(dead) = self.members.next_dead(now, patience) {
+                self.remove_member(now, dead);
+            }
+            if self.review_at <= now {
+                self.members.review(now, self.options.slow);
+                self.review_at = now + self.options.heartbeat;
+            }
+            self.settle_orphans(now);
+        }
         self.actions.pop_front()
     }
 
     /// When to poll next though nothing happened.
     pub fn wake_at(&self) -> Option<Duration> {
-        None
+        let review = (self.members.len() > 0).then_some(self.review_at);
+        let expiry = self.expiries.first().map(|&(at, _)| at);
+        [review, expiry, self.members.wake_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The epoch, for JOINED.
-    pub fn epoch(&self) -> u64 {
+    pub const fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Whether a peer is banned, and so not to be admitted.
+    pub fn is_banned(&self, peer: &PeerId) -> bool {
+        self.bans.contains(peer)
+    }
+
+    fn joined(&mut self, now: Duration, member: Member, boot_id: [u8; 16]) {
+        if let Some(number) = self.members.number(&member.peer) {
+            let known = self
+                .members
+                .get(number)
+                .is_some_and(|known| known.boot_id == boot_id);
+            if known && let Some(standing) = self.members.get_mut(number) {
+                standing.member = member;
+                standing.seen_at = now;
+                return;
+            }
+            self.remove_member(now, number);
+        }
+        // One too many is not refused here but at its first request, which says why.
+        if self.members.len() < self.options.members && !self.is_banned(&member.peer) {
+            let due_at = now + self.options.heartbeat * self.options.missed_heartbeats;
+            self.members.insert(member, boot_id, now, due_at);
+        }
+    }
+
+    fn answer(&mut self, now: Duration, me: MemberNo, message: TrackerRequest) -> TrackerReply {
+        if let Some(standing) = self.members.get_mut(me) {
+            standing.seen_at = now;
+        }
+        match message {
+            TrackerRequest::Join(_) => {
+                refuse(ErrorCode::Malformed, "JOIN is the server's to check")
+            }
+            TrackerRequest::Open { image, blobs } => self.open(now, me, image, &blobs),
+            TrackerRequest::Lookup { blob, stripes } => {
+                if !self.has_open(me, &blob) {
+                    return refuse(ErrorCode::UnknownBlob, "blob is not open");
+                }
+                if let Some(blob) = self.blobs.get_mut(&blob) {
+                    blob.used_at = now;
+                }
+                self.lookup(now, me, blob, stripes)
+            }
+            TrackerRequest::Progress {
+                lease,
+                done_len,
+                state,
+            } => self.progress(now, me, lease, done_len, state),
+            TrackerRequest::Announce { blob, runs } => {
+                if !self.has_open(me, &blob) {
+                    return refuse(ErrorCode::UnknownBlob, "blob is not open");
+                }
+                self.announce(now, me, blob, &runs);
+                TrackerReply::Ack
+            }
+            TrackerRequest::Heartbeat {
+                load_permille,
+                epoch: _,
+                goodputs,
+            } => self.heartbeat(me, load_permille, &goodputs),
+            TrackerRequest::Report {
+                fault,
+                peer,
+                chunk: _,
+            } => {
+                if let Some(of) = self.members.number(&peer).filter(|&of| of != me) {
+                    self.report(now, me, fault, of);
+                }
+                TrackerReply::Ack
+            }
+            TrackerRequest::Leave => {
+                self.remove_member(now, me);
+                TrackerReply::Ack
+            }
+        }
+    }
+
+    fn has_open(&self, me: MemberNo, blob: &Digest) -> bool {
+        self.blobs.get(blob).is_some()
+            && self
+                .members
+                .get(me)
+                .is_some_and(|standing| standing.blobs.contains(blob))
+    }
+
+    fn ban(&mut self, now: Duration, number: MemberNo) {
+        let Some(peer) = self
+            .members
+            .get(number)
+            .map(|standing| standing.member.peer)
+        else {
+            return;
+        };
+        self.remove_member(now, number);
+        if self.bans.len() >= MAX_REMEMBERED_BANS {
+            self.bans.pop_front();
+        }
+        self.bans.push_back(peer);
+        self.actions.push_back(Action::Banned { peer });
+    }
+
+    fn remove_member(&mut self, now: Duration, number: MemberNo) {
+        let Some(standing) = self.members.get_mut(number) else {
+            return;
+        };
+        let rank = standing.rank;
+        let stripes = std::mem::take(&mut standing.stripes);
+        let blobs = std::mem::take(&mut standing.blobs);
+        for id in stripes {
+            self.take_out(now, id, number);
+        }
+        for digest in blobs {
+            if let Some(blob) = self.blobs.get_mut(&digest) {
+                blob.members.remove(&(rank, number));
+            }
+        }
+        // Before the number is free: an orphan is told apart from its former parent by it.
+        self.settle_orphans(now);
+        self.accusations.forget(number);
+        self.obituaries.forget(number);
+        self.members.remove(number);
+    }
+
+    fn forget_oldest_blob(&mut self) {
+        let Some(digest) = self.blobs.oldest() else {
+            return;
+        };
+        let Some(blob) = self.blobs.remove(&digest) else {
+            return;
+        };
+        for (&number, stripe) in blob.stripes() {
+            let id = StripeId {
+                blob: digest,
+                number,
+            };
+            self.registrations = self.registrations.saturating_sub(stripe.joiners().len());
+            for joiner in stripe.joiners() {
+                if let Some(standing) = self.members.get_mut(joiner.member) {
+                    standing.stripes.remove(&id);
+                }
+            }
+            if let Some(lease) = stripe.lease {
+                self.leases.remove(&lease.id);
+            }
+        }
+        for &(_, number) in &blob.members {
+            if let Some(standing) = self.members.get_mut(number) {
+                standing.blobs.remove(&digest);
+            }
+        }
+    }
+}
+
+fn refuse(code: ErrorCode, text: &str) -> TrackerReply {
+    TrackerReply::Error {
+        code,
+        text: text.to_owned(),
     }
 }

@@ -103,7 +103,7 @@ pub enum Input {
         /// How long it now runs without progress; `None` if it is lost.
         expires_in: Option<Duration>,
     },
-    /// Peers that the tracker bans (HEARTBEAT_ACK).
+    /// Peers that the tracker bans (`HEARTBEAT_ACK`).
     Bans {
         /// They.
         peers: Vec<PeerId>,

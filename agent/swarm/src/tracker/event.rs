@@ -9,6 +9,8 @@ pub enum Input {
     Joined {
         /// Who.
         member: Member,
+        /// As the message says: with another one than before, what the member had under way is void.
+        boot_id: [u8; 16],
     },
     /// Any other request, from a peer whose identity its connection proves.
     Request {

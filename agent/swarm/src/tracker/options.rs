@@ -26,6 +26,10 @@ pub struct TrackerOptions {
     pub seed_fan_out: usize,
     /// Two peers are kept apart for so long after one accused the other. 10 min.
     pub apart: Duration,
+    /// The same after one could not reach the other. 30 s.
+    pub apart_dead: Duration,
+    /// An accusation of wrong chunks counts for so long. 1 h.
+    pub accusation: Duration,
     /// A slow member is nobody's parent for so long. 60 s.
     pub slow: Duration,
     /// Most members. 20,000.
@@ -36,6 +40,8 @@ pub struct TrackerOptions {
     pub blob_chunks: u32,
     /// Most members registered in a stripe; later ones are routed but nobody is routed to them. 4,096.
     pub stripe_members: usize,
+    /// Most entries in all stripes together, 12 bytes each; beyond it as above. 4,194,304.
+    pub registrations: usize,
     /// Members told in OPENED. 256.
     pub opened_members: usize,
 }
@@ -52,11 +58,14 @@ impl Default for TrackerOptions {
             rack_fan_out: 3,
             seed_fan_out: 4,
             apart: Duration::from_mins(10),
+            apart_dead: Duration::from_secs(30),
+            accusation: Duration::from_hours(1),
             slow: Duration::from_mins(1),
             members: 20_000,
             blobs: 16_384,
             blob_chunks: 1 << 22,
             stripe_members: 4_096,
+            registrations: 1 << 22,
             opened_members: MAX_MEMBERS,
         }
     }

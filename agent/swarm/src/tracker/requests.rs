@@ -1,0 +1,215 @@
+//! Answers what members ask and tell, except for LOOKUP, which is routing.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tranship_format::Digest;
+use tranship_format::wire::{
+    BlobInfo, ErrorCode, Fault, Goodput, ImageSource, LeaseState, MAX_BANS, StripeRun, StripeState,
+    TrackerReply,
+};
+
+use super::routing::millis;
+use super::stripe::MemberNo;
+use super::{Action, Tracker, refuse};
+use crate::StripeId;
+
+impl Tracker {
+    pub(super) fn open(
+        &mut self,
+        now: Duration,
+        me: MemberNo,
+        image: ImageSource,
+        blobs: &[BlobInfo],
+    ) -> TrackerReply {
+        let Some(rank) = self.members.get(me).map(|standing| standing.rank) else {
+            return refuse(ErrorCode::NotAMember, "not a member; join first");
+        };
+        if blobs
+            .iter()
+            .any(|info| info.chunk_count > self.options.blob_chunks)
+        {
+            return refuse(ErrorCode::Overloaded, "a blob has too many chunks");
+        }
+        let mut fresh = Vec::new();
+        let mut together = BTreeSet::new();
+        for info in blobs {
+            while self.blobs.get(&info.digest).is_none() && self.blobs.len() >= self.options.blobs {
+                self.forget_oldest_blob();
+            }
+            let (blob, new) = self.blobs.open(now, info.digest, info.chunk_count);
+            blob.members.insert((rank, me));
+            together.extend(
+                blob.members
+                    .iter()
+                    .take(self.options.opened_members)
+                    .copied(),
+            );
+            if new {
+                fresh.push(*info);
+            }
+            if let Some(standing) = self.members.get_mut(me) {
+                standing.blobs.insert(info.digest);
+            }
+        }
+        if !fresh.is_empty() {
+            self.actions.push_back(Action::Opened {
+                image,
+                blobs: fresh,
+            });
+        }
+        let told = together.into_iter().take(self.options.opened_members);
+        let members = told.filter_map(|(_, number)| Some(self.members.get(number)?.member.clone()));
+        TrackerReply::Opened {
+            members: members.collect(),
+        }
+    }
+
+    pub(super) fn progress(
+        &mut self,
+        now: Duration,
+        me: MemberNo,
+        lease: u64,
+        done_len: u64,
+        state: LeaseState,
+    ) -> TrackerReply {
+        let lost = TrackerReply::ProgressAck {
+            lease,
+            expires_ms: None,
+        };
+        let Some(&id) = self.leases.get(&lease) else {
+            return lost;
+        };
+        let term = self
+            .blobs
+            .stripe(id)
+            .map_or(Duration::ZERO, |known| self.term(known.handovers));
+        let Some(stripe) = self.blobs.stripe_mut(id) else {
+            return lost;
+        };
+        let Some(held) = stripe.lease.as_mut().filter(|held| held.holder == me) else {
+            return lost;
+        };
+        let expires_at = now + term;
+        match state {
+            LeaseState::Released => {
+                stripe.lease = None;
+                self.leases.remove(&lease);
+                let orphans = stripe.send_to_end(me);
+                self.orphans
+                    .extend(orphans.into_iter().map(|orphan| (id, orphan)));
+                self.pass_on(now, id, Some(me));
+                return lost;
+            }
+            LeaseState::Resting => {
+                held.expires_at = None;
+                held.overdue = false;
+            }
+            LeaseState::Reading => {
+                let moved = done_len > held.done_len;
+                if moved || held.expires_at.is_none() {
+                    held.done_len = done_len;
+                    held.overdue = false;
+                    held.expires_at = Some(expires_at);
+                    self.expiries.insert((expires_at, lease));
+                    if moved {
+                        stripe.handovers = 0;
+                    }
+                }
+            }
+        }
+        TrackerReply::ProgressAck {
+            lease,
+            expires_ms: Some(millis(term)),
+        }
+    }
+
+    pub(super) fn announce(
+        &mut self,
+        now: Duration,
+        me: MemberNo,
+        blob: Digest,
+        runs: &[StripeRun],
+    ) {
+        let count = self.blobs.stripe_count(&blob, self.options.stripe_chunks);
+        let states = runs
+            .iter()
+            .flat_map(|run| std::iter::repeat_n(run.state, run.count as usize))
+            .chain(std::iter::repeat(StripeState::None));
+        for (number, state) in (0..count).zip(states) {
+            let id = StripeId { blob, number };
+            let complete = self
+                .blobs
+                .stripe(id)
+                .and_then(|s| s.get(me))
+                .map(|mine| mine.complete);
+            match (state, complete) {
+                (StripeState::None, None)
+                | (StripeState::InFlight, Some(false))
+                | (StripeState::Complete, Some(true)) => {}
+                (StripeState::None, Some(_)) => self.take_out(now, id, me),
+                (StripeState::InFlight, Some(true)) => {
+                    self.take_out(now, id, me);
+                    self.enter(id, me, false);
+                }
+                (StripeState::Complete, Some(false)) => {
+                    if let Some(stripe) = self.blobs.stripe_mut(id) {
+                        let lease = stripe.lease.filter(|lease| lease.holder == me);
+                        stripe.complete(me);
+                        if let Some(lease) = lease {
+                            self.leases.remove(&lease.id);
+                        }
+                    }
+                }
+                (StripeState::InFlight, None) => self.enter(id, me, false),
+                (StripeState::Complete, None) => self.enter(id, me, true),
+            }
+        }
+    }
+
+    pub(super) fn heartbeat(
+        &mut self,
+        me: MemberNo,
+        load_permille: u16,
+        goodputs: &[Goodput],
+    ) -> TrackerReply {
+        if let Some(standing) = self.members.get_mut(me) {
+            standing.load_permille = load_permille.min(1_000);
+        }
+        for goodput in goodputs {
+            if let Some(of) = self.members.number(&goodput.peer) {
+                self.members.note_goodput(of, me, goodput.bytes_per_second);
+            }
+        }
+        let bans = self.bans.iter().rev().take(MAX_BANS).copied().collect();
+        TrackerReply::HeartbeatAck {
+            epoch: self.epoch,
+            bans,
+        }
+    }
+
+    /// REPORT: what one member says of another. One alone only keeps the two apart.
+    pub(super) fn report(&mut self, now: Duration, by: MemberNo, fault: Fault, of: MemberNo) {
+        match fault {
+            Fault::WrongChunk => {
+                self.members.keep_apart(by, of, now + self.options.apart);
+                if self.accusations.add(now, by, of, self.options.accusation) >= 2 {
+                    self.ban(now, of);
+                }
+            }
+            Fault::Slow => self.members.note_goodput(of, by, 0),
+            Fault::Dead => {
+                self.members
+                    .keep_apart(by, of, now + self.options.apart_dead);
+                let heartbeat = self.options.heartbeat;
+                let silent = self
+                    .members
+                    .get(of)
+                    .is_some_and(|standing| standing.seen_at + heartbeat + heartbeat / 2 < now);
+                if self.obituaries.add(now, by, of, self.options.apart_dead) >= 2 || silent {
+                    self.remove_member(now, of);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Finds each stripe's route for each member, and finds it again when a parent or a lease is lost.
+
+use std::time::Duration;
+
+use tranship_format::Digest;
+use tranship_format::wire::{MAX_PARENTS, Member, Route, StripeRoute, TrackerReply};
+
+use super::members::Standing;
+use super::stripe::{Joiner, Lease, MemberNo, Stripe};
+use super::{Action, Tracker};
+use crate::StripeId;
+
+/// How long a node waits before it asks again, when nothing else says so.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How good a parent is; less is better.
+type Score = (u16, u16, usize);
+
+impl Tracker {
+    /// The route of a stripe for a member, which becomes a joiner of it if there is room.
+    pub(super) fn route(&mut self, now: Duration, id: StripeId, me: MemberNo) -> Route {
+        self.register(id, me);
+        match self.find_route(now, id, me) {
+            Some(route) => route,
+            None => Route::Wait {
+                ms: millis(ASK_AGAIN),
+            },
+        }
+    }
+
+    fn register(&mut self, id: StripeId, me: MemberNo) {
+        let Some(stripe) = self.blobs.stripe_mut(id) else {
+            return;
+        };
+        match stripe.get(me) {
+            Some(joiner) if joiner.complete => {
+                let orphans = stripe.send_to_end(me);
+                self.orphans
+                    .extend(orphans.into_iter().map(|orphan| (id, orphan)));
+            }
+            Some(_) => {}
+            None => self.enter(id, me, false),
+        }
+    }
+
+    /// Enters a member into a stripe it is not in, as far as there is room.
+    pub(super) fn enter(&mut self, id: StripeId, me: MemberNo, complete: bool) {
+        let Some(stripe) = self.blobs.stripe_mut(id) else {
+            return;
+        };
+        let full = stripe.joiners().len() >= self.options.stripe_members
+            || self.registrations >= self.options.registrations;
+        if !full && let Some(standing) = self.members.get_mut(me) {
+            stripe.join(me, complete);
+            standing.stripes.insert(id);
+            self.registrations += 1;
+        }
+    }
+
+    fn find_route(&mut self, now: Duration, id: StripeId, me: MemberNo) -> Option<Route> {
+        let stripe = self.blobs.stripe(id)?;
+        if let Some(lease) = stripe.lease.filter(|lease| lease.holder == me) {
+            return Some(self.origin(now, lease, stripe.handovers));
+        }
+        if stripe.lease.is_some_and(|lease| lease.overdue) {
+            return self.take_over(now, id, me);
+        }
+        if let Some(route) = self.attach(now, id, me) {
+            return Some(route);
+        }
+        let stripe = self.blobs.stripe(id)?;
+        let Some(lease) = stripe.lease else {
+            let unknown = stripe.joiners().iter().all(|joiner| joiner.member == me);
+            return if unknown && now < self.grace_until {
+                None
+            } else {
+                self.take_over(now, id, me)
+            };
+        };
+        if self.members.are_apart(now, me, lease.holder) {
+            return self.take_over(now, id, me);
+        }
+        // The holder joined later than this one, which once had the lease or a parent that is lost.
+        let stripe = self.blobs.stripe_mut(id)?;
+        if stripe.get(me).is_some() {
+            let orphans = stripe.send_to_end(me);
+            self.orphans
+                .extend(orphans.into_iter().map(|orphan| (id, orphan)));
+        }
+        self.attach(now, id, me)
+    }
+
+    /// Gives a member the best parent there is for it, and up to three others in reserve.
+    fn attach(&mut self, now: Duration, id: StripeId, me: MemberNo) -> Option<Route> {
+        let stripe = self.blobs.stripe(id)?;
+        let mine = self.members.get(me)?;
+        let before = stripe.parent(me);
+        let mut scored: Vec<(Score, MemberNo)> = stripe
+            .candidates(me)
+            .filter(|(_, joiner)| !self.members.are_apart(now, me, joiner.member))
+            .filter_map(|(place, joiner)| {
+                let theirs = self.members.get(joiner.member)?;
+                let again = u16::from(before == Some(joiner.member));
+                let mut joiner = *joiner;
+                joiner.children = joiner.children.saturating_sub(again);
+                let (class, load, place) = self.score(now, mine, theirs, joiner, place);
+                // Whoever asks again had a reason to: the same parent only if there is no other.
+                Some(((class + again * 16, load, place), joiner.member))
+            })
+            .collect();
+        let best = MAX_PARENTS.min(scored.len());
+        if best == 0 {
+            return None;
+        }
+        if best < scored.len() {
+            scored.select_nth_unstable(best);
+            scored.truncate(best);
+        }
+        scored.sort_unstable();
+        let parents: Vec<Member> = scored
+            .iter()
+            .filter_map(|&(_, number)| Some(self.members.get(number)?.member.clone()))
+            .collect();
+        let parent = scored.first().map(|&(_, number)| number);
+        self.blobs.stripe_mut(id)?.set_parent(me, parent);
+        Some(Route::Parents(parents))
+    }
+
+    /// Seed with few children first, then the nearest with room, the complete before those in
+    /// flight, the least busy and the earliest; slow ones after all others.
+    fn score(
+        &self,
+        now: Duration,
+        mine: &Standing,
+        theirs: &Standing,
+        joiner: Joiner,
+        place: usize,
+    ) -> Score {
+        let children = usize::from(joiner.children);
+        let (me, them) = (&mine.member, &theirs.member);
+        let same_zone = me.zone == them.zone;
+        let same_rack = same_zone && !me.rack.is_empty() && me.rack == them.rack;
+        let (distance, fan_out) = if theirs.is_seed() {
+            (0, self.options.seed_fan_out)
+        } else if same_rack {
+            (1, self.options.rack_fan_out)
+        } else if same_zone {
+            (2, self.options.fan_out)
+        } else {
+            (3, self.options.fan_out)
+        };
+        let full = if children >= fan_out { 4 } else { 0 };
+        let slow = if theirs.slow_until > now { 8 } else { 0 };
+        let load = if joiner.complete {
+            joiner
+                .children
+                .min(1_000)
+                .saturating_add(theirs.load_permille / 250)
+        } else if full > 0 {
+            1_024 + joiner.children.min(1_000)
+        } else {
+            1_024
+        };
+        (slow + full + distance, load, place)
+    }
+
+    /// Makes `me` the holder of the lease. Whoever had it goes to the end of the line.
+    pub(super) fn take_over(&mut self, now: Duration, id: StripeId, me: MemberNo) -> Option<Route> {
+        self.blobs.stripe(id)?.get(me)?;
+        let stripe = self.blobs.stripe_mut(id)?;
+        if let Some(before) = stripe.lease.take() {
+            self.leases.remove(&before.id);
+            stripe.handovers = (stripe.handovers + 1).min(4);
+            if before.holder != me && stripe.get(before.holder).is_some() {
+                let orphans = stripe.send_to_end(before.holder);
+                self.orphans.push_back((id, before.holder));
+                self.orphans
+                    .extend(orphans.into_iter().map(|orphan| (id, orphan)));
+            }
+        }
+        stripe.set_parent(me, None);
+        let handovers = stripe.handovers;
+        self.last_lease += 1;
+        let expires_at = Some(now + self.term(handovers));
+        let lease = Lease {
+            id: self.last_lease,
+            holder: me,
+            expires_at,
+            done_len: 0,
+            overdue: false,
+        };
+        self.blobs.stripe_mut(id)?.lease = Some(lease);
+        self.leases.insert(lease.id, id);
+        self.expiries.extend(expires_at.map(|at| (at, lease.id)));
+        Some(self.origin(now, lease, handovers))
+    }
+
+    pub(super) fn term(&self, handovers: u32) -> Duration {
+        self.options.lease * 2_u32.saturating_pow(handovers.min(4))
+    }
+
+    fn origin(&self, now: Duration, lease: Lease, handovers: u32) -> Route {
+        let left = lease
+            .expires_at
+            .map_or(self.term(handovers), |at| at.saturating_sub(now));
+        Route::Origin {
+            lease: lease.id,
+            expires_ms: millis(left).max(1),
+        }
+    }
+
+    /// The lease is free: the first in line gets it and is told so.
+    pub(super) fn pass_on(&mut self, now: Duration, id: StripeId, except: Option<MemberNo>) {
+        let next = self
+            .blobs
+            .stripe(id)
+            .and_then(|stripe| stripe.first_in_flight(except));
+        if let Some(next) = next
+            && let Some(route) = self.take_over(now, id, next)
+        {
+            self.push(id, next, route);
+        }
+    }
+
+    /// Leases whose time is over go to the next in line; without one they stay, overdue.
+    pub(super) fn expire_leases(&mut self, now: Duration) {
+        while let Some(&(at, lease)) = self.expiries.first()
+            && at <= now
+        {
+            self.expiries.pop_first();
+            let Some(&id) = self.leases.get(&lease) else {
+                continue;
+            };
+            let Some(stripe) = self.blobs.stripe_mut(id) else {
+                continue;
+            };
+            let Some(held) = stripe.lease.as_mut().filter(|held| held.id == lease) else {
+                continue;
+            };
+            match held.expires_at {
+                Some(expires_at) if expires_at <= now => {
+                    held.overdue = true;
+                    let holder = held.holder;
+                    if stripe.first_in_flight(Some(holder)).is_some() {
+                        self.pass_on(now, id, Some(holder));
+                    }
+                }
+                Some(expires_at) => {
+                    self.expiries.insert((expires_at, lease));
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Takes a member out of a stripe; its lease and its children go to others.
+    pub(super) fn take_out(&mut self, now: Duration, id: StripeId, member: MemberNo) {
+        let Some(stripe) = self.blobs.stripe_mut(id) else {
+            return;
+        };
+        if stripe.get(member).is_none() {
+            return;
+        }
+        let orphans = stripe.leave(member);
+        self.registrations = self.registrations.saturating_sub(1);
+        if let Some(standing) = self.members.get_mut(member) {
+            standing.stripes.remove(&id);
+        }
+        let held = stripe.is_holder(member);
+        if held && let Some(lease) = stripe.lease.take() {
+            self.leases.remove(&lease.id);
+        }
+        self.orphans
+            .extend(orphans.into_iter().map(|orphan| (id, orphan)));
+        if held {
+            self.pass_on(now, id, None);
+        }
+        self.blobs.forget_if_empty(id);
+    }
+
+    /// Tells those who lost their parent of their new route, before they find out.
+    pub(super) fn settle_orphans(&mut self, now: Duration) {
+        while let Some((id, orphan)) = self.orphans.pop_front() {
+            let settled = self.blobs.stripe(id).is_none_or(|stripe: &Stripe| {
+                stripe.get(orphan).is_none_or(|joiner| joiner.complete)
+                    || stripe.parent(orphan).is_some()
+                    || stripe.is_holder(orphan)
+            });
+            if !settled && let Some(route) = self.find_route(now, id, orphan) {
+                self.push(id, orphan, route);
+            }
+        }
+    }
+
+    fn push(&mut self, id: StripeId, to: MemberNo, route: Route) {
+        let Some(standing) = self.members.get(to) else {
+            return;
+        };
+        let routes = vec![StripeRoute {
+            stripe: id.number,
+            route,
+        }];
+        let reply = TrackerReply::Routes {
+            blob: id.blob,
+            routes,
+        };
+        self.actions.push_back(Action::Reply {
+            to: standing.member.peer,
+            request: 0,
+            reply,
+        });
+    }
+
+    /// LOOKUP.
+    pub(super) fn lookup(
+        &mut self,
+        now: Duration,
+        me: MemberNo,
+        blob: Digest,
+        stripes: Vec<u32>,
+    ) -> TrackerReply {
+        let count = self.blobs.stripe_count(&blob, self.options.stripe_chunks);
+        let known = stripes.into_iter().filter(|&number| number < count);
+        let routes = known
+            .map(|number| {
+                let route = self.route(now, StripeId { blob, number }, me);
+                StripeRoute {
+                    stripe: number,
+                    route,
+                }
+            })
+            .collect();
+        TrackerReply::Routes { blob, routes }
+    }
+}
+
+pub(super) fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
