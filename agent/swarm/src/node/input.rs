@@ -1,13 +1,10 @@
-//! What a node is told and what it wants done: the whole surface between decisions and sockets.
+//! What a node is told: all that reaches decisions from the outside.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tranship_format::Digest;
-use tranship_format::wire::{
-    ChunkId, Class, Fault, LeaseState, Member, PeerId, StripeRoute, StripeRun, Want,
-};
+use tranship_format::wire::{ChunkId, Class, Member, PeerId, StripeRoute, Want};
 
 /// How a chunk's bytes turned out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +106,11 @@ pub enum Input {
         peers: Vec<PeerId>,
     },
 
+    /// A connection with a peer is up: HELLO was exchanged and its certificate is good.
+    PeerUp {
+        /// Who, as its certificate says.
+        member: Member,
+    },
     /// DATA came for a request of ours, and was verified or not.
     Data {
         /// From whom.
@@ -209,162 +211,5 @@ pub enum Input {
         read: u64,
         /// Why early, if so.
         failure: Option<RegistryFailure>,
-    },
-}
-
-/// From where a chunk came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// From a peer (or the seed).
-    Peer(PeerId),
-    /// From the registry.
-    Registry,
-}
-
-/// Why a chunk will not come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailReason {
-    /// Its reader's time is over.
-    TimedOut,
-    /// No peer has it and the registry fails.
-    RegistryFailed,
-    /// No peer has it and the registry says that it has not, or that we may not.
-    Refused,
-    /// What the registry has is not the chunk.
-    WrongAtRegistry,
-    /// The blob is not open, or has no such chunk.
-    Unknown,
-    /// Too much is wanted at once.
-    Overloaded,
-}
-
-/// What is to be done.
-#[derive(Clone, Debug)]
-pub enum Action {
-    /// OPEN these blobs at the tracker, with the images they belong to; give back [`Input::Members`].
-    OpenBlobs {
-        /// They.
-        blobs: Vec<Digest>,
-    },
-    /// LOOKUP; give back [`Input::Routes`] or [`Input::LookupFailed`].
-    Lookup {
-        /// The blob.
-        blob: Digest,
-        /// The stripes, at most 64.
-        stripes: Vec<u32>,
-    },
-    /// PROGRESS; give back [`Input::ProgressAck`].
-    Progress {
-        /// The lease.
-        lease: u64,
-        /// As the message says.
-        done_len: u64,
-        /// As the message says.
-        state: LeaseState,
-    },
-    /// ANNOUNCE.
-    Announce {
-        /// The blob.
-        blob: Digest,
-        /// As the message says.
-        runs: Vec<StripeRun>,
-    },
-    /// REPORT.
-    Report {
-        /// What is wrong.
-        fault: Fault,
-        /// With whom.
-        peer: PeerId,
-        /// With which chunk.
-        chunk: ChunkId,
-    },
-
-    /// Send a WANT, connecting first if need be; [`Input::PeerGone`] if that fails.
-    SendWant {
-        /// To whom.
-        to: Arc<Member>,
-        /// Our request.
-        request: u32,
-        /// What.
-        want: Want,
-    },
-    /// Send a CANCEL.
-    SendCancel {
-        /// To whom.
-        peer: PeerId,
-        /// Our request.
-        request: u32,
-    },
-    /// Close all connections with a peer and take none from it until it is allowed again: it lied.
-    Disconnect {
-        /// Who.
-        peer: PeerId,
-    },
-
-    /// Read chunks from the registry with one range request, and give them as they become whole.
-    ReadRegistry {
-        /// Names the read.
-        read: u64,
-        /// The blob.
-        blob: Digest,
-        /// Numbers of the chunks, all wanted, at most 4 MiB together (or one chunk).
-        chunks: Range<u32>,
-        /// The most urgent of them.
-        class: Class,
-    },
-
-    /// Tell the local readers of a chunk that it is here.
-    Complete {
-        /// The chunk.
-        chunk: ChunkId,
-        /// From where.
-        from: Origin,
-    },
-    /// Tell the local readers of a chunk that it does not come.
-    Fail {
-        /// The chunk.
-        chunk: ChunkId,
-        /// Why.
-        why: FailReason,
-    },
-
-    /// Send a chunk that the store has (or that just arrived); give back [`Input::Sent`] or
-    /// [`Input::SendFailed`].
-    SendData {
-        /// To whom.
-        peer: PeerId,
-        /// Its request.
-        request: u32,
-        /// The chunk.
-        chunk: ChunkId,
-        /// How urgent it is to the peer: which connection carries it.
-        class: Class,
-    },
-    /// Send a WAIT.
-    SendWait {
-        /// To whom.
-        peer: PeerId,
-        /// Its request.
-        request: u32,
-        /// As the message says.
-        idle: Duration,
-    },
-    /// Send a BUSY.
-    SendBusy {
-        /// To whom.
-        peer: PeerId,
-        /// Its request.
-        request: u32,
-        /// As the message says.
-        retry: Duration,
-        /// As the message says.
-        alternatives: Vec<Arc<Member>>,
-    },
-    /// Send a MISS.
-    SendMiss {
-        /// To whom.
-        peer: PeerId,
-        /// Its request.
-        request: u32,
     },
 }

@@ -1,0 +1,205 @@
+//! What peers answer to our requests, and what follows.
+
+use std::time::Duration;
+
+use tranship_format::wire::{ChunkId, Fault, Member, PeerId};
+
+use super::Node;
+use super::action::{Action, Origin};
+use super::input::Arrival;
+use super::timer::Timer;
+use super::wanted::Attempt;
+
+/// Times a chunk may be answered BUSY before it pauses instead of following the next alternative.
+const MAX_BUSY: u32 = 8;
+
+impl Node {
+    /// Takes a request of ours out, if it is open; the chunk stays wanted.
+    fn close(&mut self, peer: PeerId, request: u32) -> Option<(ChunkId, Attempt)> {
+        let chunk = *self.peers.requests.get(&(peer, request))?;
+        let attempts = &self.wants.get(&chunk)?.attempts;
+        let attempt = *attempts.iter().find(|attempt| attempt.request == request)?;
+        self.drop_attempt(chunk, attempt);
+        self.peers.mark_here(peer);
+        Some((chunk, attempt))
+    }
+
+    pub(super) fn data(&mut self, now: Duration, peer: PeerId, request: u32, arrival: Arrival) {
+        let Some((chunk, attempt)) = self.close(peer, request) else {
+            return;
+        };
+        if arrival == Arrival::Wrong {
+            self.counters.wrong_chunks += 1;
+            self.actions.push_back(Action::Report {
+                fault: Fault::WrongChunk,
+                peer,
+                chunk,
+            });
+            self.ban(now, peer);
+            self.needs_source(chunk);
+            return;
+        }
+        let len = self.chunk_len(chunk);
+        if attempt.alive_at.is_none() {
+            let took = now.saturating_sub(attempt.sent_at);
+            self.pace.note(took);
+            self.peers.note_sent(peer, len, took);
+        }
+        self.counters.chunks_from_peers += 1;
+        self.counters.bytes_from_peers += len;
+        if attempt.is_hedge {
+            self.counters.hedge_wins += 1;
+            let beaten = self
+                .wants
+                .get(&chunk)
+                .and_then(|wanted| wanted.attempts.first().copied());
+            if let Some(beaten) = beaten.filter(|beaten| beaten.alive_at.is_none()) {
+                self.strike(now, beaten.peer, chunk);
+            }
+        }
+        self.arrived(now, chunk, arrival, Origin::Peer(peer));
+    }
+
+    /// A chunk is here and verified: readers and waiting peers get it.
+    pub(super) fn arrived(
+        &mut self,
+        now: Duration,
+        chunk: ChunkId,
+        arrival: Arrival,
+        from: Origin,
+    ) {
+        let kept = arrival == Arrival::Kept;
+        let id = self.stripe_of(chunk);
+        if kept && let Some(blob) = self.blobs.get_mut(&chunk.blob) {
+            let first = blob.present_in(id.number) == 0;
+            if blob.set(chunk.number) || first {
+                self.announce_soon(now, chunk.blob);
+            }
+        }
+        let Some(wanted) = self.finish(now, chunk) else {
+            return;
+        };
+        if wanted.local.is_some() {
+            self.actions.push_back(Action::Complete { chunk, from });
+        }
+        for child in wanted.children {
+            self.waiters.remove(&(child.peer, child.request));
+            self.deliver(child, chunk, kept);
+        }
+    }
+
+    pub(super) fn wait(&mut self, now: Duration, peer: PeerId, request: u32, idle: Duration) {
+        let Some(&chunk) = self.peers.requests.get(&(peer, request)) else {
+            return;
+        };
+        let Some(wanted) = self.wants.get_mut(&chunk) else {
+            return;
+        };
+        let alive_at = now.saturating_sub(idle);
+        for attempt in wanted
+            .attempts
+            .iter_mut()
+            .filter(|attempt| attempt.request == request)
+        {
+            attempt.alive_at = Some(attempt.alive_at.map_or(alive_at, |at| at.max(alive_at)));
+            wanted.progress_at = wanted.progress_at.max(alive_at);
+        }
+        self.peers.mark_here(peer);
+    }
+
+    pub(super) fn busy(
+        &mut self,
+        now: Duration,
+        peer: PeerId,
+        request: u32,
+        retry: Duration,
+        alternatives: &[Member],
+    ) {
+        let Some((chunk, _)) = self.close(peer, request) else {
+            return;
+        };
+        self.counters.busy_received += 1;
+        let me = self.me.peer;
+        let named: Vec<_> = alternatives
+            .iter()
+            .filter(|other| other.peer != me && other.peer != peer)
+            .map(|other| self.peers.meet(other))
+            .collect();
+        let retry = retry.min(self.options.bulk_patience);
+        let Some(wanted) = self.wants.get_mut(&chunk) else {
+            return;
+        };
+        wanted.refuse(peer, Some(now + retry));
+        wanted.busy += 1;
+        if wanted.busy % MAX_BUSY == 0 {
+            wanted.alternatives.clear();
+            if wanted.attempts.is_empty() && wanted.read.is_none() {
+                self.timers.insert((now + retry, Timer::Retry(chunk)));
+            }
+            return;
+        }
+        let new = named
+            .into_iter()
+            .filter(|other| wanted.refused_until(&other.peer) <= now);
+        let new: Vec<_> = new.collect();
+        wanted.alternatives.extend(new);
+        self.needs_source(chunk);
+    }
+
+    pub(super) fn miss(&mut self, peer: PeerId, request: u32) {
+        let Some((chunk, _)) = self.close(peer, request) else {
+            return;
+        };
+        self.counters.misses_received += 1;
+        if let Some(wanted) = self.wants.get_mut(&chunk) {
+            wanted.refuse(peer, None);
+        }
+        self.needs_source(chunk);
+    }
+
+    /// Looks for a source for a chunk unless another request or read for it is under way.
+    pub(super) fn needs_source(&mut self, chunk: ChunkId) {
+        if let Some(wanted) = self.wants.get_mut(&chunk)
+            && wanted.attempts.is_empty()
+            && wanted.read.is_none()
+        {
+            // A request that ended without an answer does not use up the one hedge.
+            wanted.hedged = false;
+            self.make_idle(chunk);
+        }
+    }
+
+    /// A peer is gone: what was asked of it is asked of others at once, what it asked is forgotten.
+    pub(super) fn peer_gone(&mut self, now: Duration, peer: PeerId) {
+        let open = self.peers.requests_at(peer);
+        self.peers.mark_gone(peer, now + self.options.avoid);
+        if let Some(&(_, chunk)) = open.first() {
+            self.actions.push_back(Action::Report {
+                fault: Fault::Dead,
+                peer,
+                chunk,
+            });
+        }
+        self.void(now, peer);
+    }
+
+    /// Voids all that is under way with a peer, in both directions.
+    fn void(&mut self, now: Duration, peer: PeerId) {
+        self.leaving.remove(&peer);
+        for (request, chunk) in self.peers.requests_at(peer) {
+            self.forget_request(peer, request, chunk);
+            if let Some(wanted) = self.wants.get_mut(&chunk) {
+                wanted.attempts.retain(|attempt| attempt.request != request);
+            }
+            self.needs_source(chunk);
+        }
+        self.forget_child(now, peer);
+    }
+
+    /// Has nothing to do with a peer for a while: it lied, or the tracker says so.
+    pub(super) fn ban(&mut self, now: Duration, peer: PeerId) {
+        self.peers.ban(peer, now + self.options.ban);
+        self.void(now, peer);
+        self.actions.push_back(Action::Disconnect { peer });
+    }
+}

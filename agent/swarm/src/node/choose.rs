@@ -1,0 +1,120 @@
+//! Picks the peer to ask for a chunk, and keeps what is asked within its credit.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tranship_format::wire::{ChunkId, Class, Member, PeerId};
+
+use super::Node;
+use super::blob::Route;
+use super::wanted::Wanted;
+
+/// What to do about a chunk that needs a source.
+#[derive(Debug)]
+pub(super) enum Choice {
+    /// Ask this peer.
+    Ask(Arc<Member>),
+    /// There is one to ask, but enough is asked of it.
+    NoCredit,
+    /// Whoever is left said BUSY: not before this.
+    Later(Duration),
+    /// There is nobody left to ask.
+    Nobody,
+}
+
+impl Node {
+    /// The best peer to ask for a chunk that has not been asked yet: whom BUSY named, then the
+    /// stripe's parents in order. Slow ones only if there is no other.
+    pub(super) fn choose(&self, now: Duration, chunk: ChunkId) -> Choice {
+        let Some(wanted) = self.wants.get(&chunk) else {
+            return Choice::Nobody;
+        };
+        let len = self.chunk_len(chunk);
+        let parents: &[Arc<Member>] = match self.stripe(self.stripe_of(chunk)) {
+            Some(stripe) => match &stripe.route {
+                Route::Parents { parents, .. } => parents,
+                _ => &[],
+            },
+            None => &[],
+        };
+        let mut later = None;
+        let mut no_credit = false;
+        for slow_too in [false, true] {
+            for member in wanted.alternatives.iter().chain(parents) {
+                let peer = &member.peer;
+                if !self.may_ask(now, wanted, peer) || self.peers.is_slow(now, peer) != slow_too {
+                    continue;
+                }
+                let refused_until = wanted.refused_until(peer);
+                if refused_until > now {
+                    if refused_until < Duration::MAX {
+                        later =
+                            Some(later.map_or(refused_until, |at: Duration| at.min(refused_until)));
+                    }
+                } else if self.has_peer_credit(peer, wanted.class, len) {
+                    return Choice::Ask(Arc::clone(member));
+                } else if wanted.class == Class::Demand {
+                    no_credit = true;
+                } else {
+                    // Bulk stays with its parent: a reserve that is asked as well is no reserve.
+                    return Choice::NoCredit;
+                }
+            }
+        }
+        match later {
+            _ if no_credit => Choice::NoCredit,
+            Some(at) => Choice::Later(at),
+            None => Choice::Nobody,
+        }
+    }
+
+    fn may_ask(&self, now: Duration, wanted: &Wanted, peer: &PeerId) -> bool {
+        *peer != self.me.peer
+            && self.peers.is_usable(now, peer)
+            && !self.leaving.contains(peer)
+            && !wanted.is_asked_of(peer)
+            && wanted.children.iter().all(|child| child.peer != *peer)
+    }
+
+    fn has_peer_credit(&self, peer: &PeerId, class: Class, len: u64) -> bool {
+        let limit = if class == Class::Demand {
+            self.options.peer_credit_len
+        } else {
+            self.options.peer_bulk_credit_len
+        };
+        let asked = self.peers.asked_len(peer);
+        asked == 0 || asked + len <= limit
+    }
+
+    /// Whether `len` more bytes may be in flight in all. One chunk always may.
+    pub(super) fn has_credit(&self, class: Class, len: u64) -> bool {
+        let limit = if class == Class::Demand {
+            self.options.credit_len
+        } else {
+            self.options.credit_len / 4 * 3
+        };
+        self.in_flight_len == 0 || self.in_flight_len + len <= limit
+    }
+
+    pub(super) fn chunk_len(&self, chunk: ChunkId) -> u64 {
+        self.blobs
+            .get(&chunk.blob)
+            .and_then(|blob| blob.chunk_len(chunk.number))
+            .unwrap_or(0)
+    }
+
+    /// Gives back the credit of a request that is answered, cancelled or void.
+    pub(super) fn forget_request(&mut self, peer: PeerId, request: u32, chunk: ChunkId) {
+        let len = self.chunk_len(chunk);
+        if self.peers.close_request(peer, request, len) {
+            self.in_flight_len = self.in_flight_len.saturating_sub(len);
+            self.unpark_all(super::blob::Park::Credit);
+        }
+    }
+
+    /// Peers with requests of ours.
+    pub fn asked_peers(&self) -> BTreeSet<PeerId> {
+        self.peers.asked()
+    }
+}

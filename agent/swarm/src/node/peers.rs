@@ -1,0 +1,162 @@
+//! What a node thinks of its peers: whom it may ask, how much it has asked, how fast they were.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tranship_format::wire::{ChunkId, Goodput, MAX_GOODPUTS, Member, PeerId};
+
+/// Peers remembered before those of whom there is nothing to remember are dropped.
+const MAX_PEERS: usize = 8_192;
+/// Slow answers in a row before a peer is avoided.
+const MAX_STRIKES: u32 = 3;
+
+/// A peer.
+#[derive(Debug, Default)]
+struct Peer {
+    member: Option<Arc<Member>>,
+    /// Bytes asked of it and not come yet.
+    asked_len: u64,
+    banned_until: Duration,
+    gone_until: Duration,
+    slow_until: Duration,
+    strikes: u32,
+    /// Bytes it sent, and how long they took, since goodputs were last taken.
+    sent_len: u64,
+    sending: Duration,
+}
+
+/// All peers.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    peers: BTreeMap<PeerId, Peer>,
+    /// Requests of ours that are open, and the chunk of each.
+    pub(super) requests: BTreeMap<(PeerId, u32), ChunkId>,
+}
+
+impl Peers {
+    fn entry(&mut self, peer: PeerId) -> &mut Peer {
+        if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&peer) {
+            self.peers.retain(|_, known| {
+                known.asked_len > 0 || known.banned_until > Duration::ZERO || known.sent_len > 0
+            });
+        }
+        self.peers.entry(peer).or_default()
+    }
+
+    /// Learns where a peer is; gives what is known, so that equal members are held once.
+    pub(super) fn meet(&mut self, member: &Member) -> Arc<Member> {
+        let known = &mut self.entry(member.peer).member;
+        match known {
+            Some(known) if **known == *member => Arc::clone(known),
+            _ => Arc::clone(known.insert(Arc::new(member.clone()))),
+        }
+    }
+
+    pub(super) fn member(&self, peer: &PeerId) -> Option<&Arc<Member>> {
+        self.peers.get(peer)?.member.as_ref()
+    }
+
+    pub(super) fn asked_len(&self, peer: &PeerId) -> u64 {
+        self.peers.get(peer).map_or(0, |known| known.asked_len)
+    }
+
+    pub(super) fn open_request(&mut self, peer: PeerId, request: u32, chunk: ChunkId, len: u64) {
+        self.requests.insert((peer, request), chunk);
+        self.entry(peer).asked_len += len;
+    }
+
+    /// Forgets a request; false if there was none.
+    pub(super) fn close_request(&mut self, peer: PeerId, request: u32, len: u64) -> bool {
+        let open = self.requests.remove(&(peer, request)).is_some();
+        if open {
+            let known = self.entry(peer);
+            known.asked_len = known.asked_len.saturating_sub(len);
+        }
+        open
+    }
+
+    /// Our open requests at a peer.
+    pub(super) fn requests_at(&self, peer: PeerId) -> Vec<(u32, ChunkId)> {
+        let all = (peer, 0)..=(peer, u32::MAX);
+        self.requests
+            .range(all)
+            .map(|(&(_, request), &chunk)| (request, chunk))
+            .collect()
+    }
+
+    pub(super) fn ban(&mut self, peer: PeerId, until: Duration) {
+        let known = self.entry(peer);
+        known.banned_until = known.banned_until.max(until);
+    }
+
+    pub(super) fn is_banned(&self, now: Duration, peer: &PeerId) -> bool {
+        self.peers
+            .get(peer)
+            .is_some_and(|known| known.banned_until > now)
+    }
+
+    pub(super) fn mark_gone(&mut self, peer: PeerId, until: Duration) {
+        self.entry(peer).gone_until = until;
+    }
+
+    /// A peer that speaks is there.
+    pub(super) fn mark_here(&mut self, peer: PeerId) {
+        self.entry(peer).gone_until = Duration::ZERO;
+    }
+
+    /// Whether a peer may be asked at all.
+    pub(super) fn is_usable(&self, now: Duration, peer: &PeerId) -> bool {
+        self.peers
+            .get(peer)
+            .is_none_or(|known| known.banned_until <= now && known.gone_until <= now)
+    }
+
+    pub(super) fn is_slow(&self, now: Duration, peer: &PeerId) -> bool {
+        self.peers
+            .get(peer)
+            .is_some_and(|known| known.slow_until > now)
+    }
+
+    /// Counts a slow answer; true if the peer is avoided from now on because of it.
+    pub(super) fn strike(&mut self, now: Duration, peer: PeerId, avoid: Duration) -> bool {
+        let known = self.entry(peer);
+        known.strikes += 1;
+        if known.strikes < MAX_STRIKES {
+            return false;
+        }
+        known.strikes = 0;
+        known.slow_until = now + avoid;
+        true
+    }
+
+    /// Counts a chunk that came without WAIT, so that it shows how fast the peer is.
+    pub(super) fn note_sent(&mut self, peer: PeerId, len: u64, took: Duration) {
+        let known = self.entry(peer);
+        known.strikes = 0;
+        known.sent_len += len;
+        known.sending += took;
+    }
+
+    pub(super) fn take_goodputs(&mut self) -> Vec<Goodput> {
+        let mut goodputs = Vec::new();
+        for (&peer, known) in &mut self.peers {
+            let micros = u64::try_from(known.sending.as_micros()).unwrap_or(u64::MAX);
+            if goodputs.len() < MAX_GOODPUTS && known.sent_len > 0 && micros > 0 {
+                let bytes_per_second = known.sent_len.saturating_mul(1_000_000) / micros;
+                goodputs.push(Goodput {
+                    peer,
+                    bytes_per_second,
+                });
+                known.sent_len = 0;
+                known.sending = Duration::ZERO;
+            }
+        }
+        goodputs
+    }
+
+    /// Peers with requests of ours, for tests of what is bounded.
+    pub(super) fn asked(&self) -> BTreeSet<PeerId> {
+        self.requests.keys().map(|&(peer, _)| peer).collect()
+    }
+}

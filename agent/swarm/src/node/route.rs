@@ -1,0 +1,244 @@
+//! Learns where stripes come from: from the tracker, or without it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tranship_format::Digest;
+use tranship_format::wire::{ChunkId, Member, PeerId, Route as Told, StripeRoute};
+
+use super::action::Action;
+use super::blob::{Blob, Lease, Park, Route};
+use super::timer::Timer;
+use super::{Node, StripeId, tree};
+
+/// First pause before a blob's members are asked for again; doubled each time.
+const REFRESH_FIRST: Duration = Duration::from_secs(5);
+/// Longest such pause.
+const REFRESH_LAST: Duration = Duration::from_mins(10);
+
+impl Node {
+    pub(super) fn tracker_up(&mut self, now: Duration, epoch: u64, seed: Option<Member>) {
+        let forgot = self.last_epoch != Some(epoch);
+        self.tracker = Some(epoch);
+        self.last_epoch = Some(epoch);
+        if let Some(seed) = seed {
+            self.peers.meet(&seed);
+        }
+        let blobs: Vec<Digest> = self.blobs.keys().copied().collect();
+        if !blobs.is_empty() {
+            self.actions.push_back(Action::OpenBlobs {
+                blobs: blobs.clone(),
+            });
+        }
+        for &blob in &blobs {
+            // Before any question: the tracker must know who has what when it answers the first.
+            self.tell_all(now, blob);
+        }
+        for id in self.stripe_ids() {
+            let Some(stripe) = self.stripe_mut(id) else {
+                continue;
+            };
+            stripe.unanswered = 0;
+            match &mut stripe.route {
+                Route::Lease(lease) if !forgot => {
+                    lease.told = None;
+                    self.tell_progress(now, id);
+                }
+                Route::Parents {
+                    by_tracker: true, ..
+                } if !forgot => {}
+                route => {
+                    *route = Route::Unknown;
+                    self.unpark(id, &[Park::Route, Park::Credit]);
+                }
+            }
+        }
+    }
+
+    pub(super) fn tracker_down(&mut self) {
+        self.tracker = None;
+        for id in self.stripe_ids() {
+            if let Some(stripe) = self.stripe_mut(id)
+                && matches!(
+                    stripe.route,
+                    Route::Asked { .. } | Route::Hold { .. } | Route::Unknown
+                )
+            {
+                stripe.route = Route::Unknown;
+                self.unpark(id, &[Park::Route, Park::Window]);
+            }
+        }
+    }
+
+    fn stripe_ids(&self) -> Vec<StripeId> {
+        let stripes = self.blobs.iter().flat_map(|(&blob, known)| {
+            known
+                .stripes
+                .keys()
+                .map(move |&number| StripeId { blob, number })
+        });
+        stripes.collect()
+    }
+
+    /// Works a stripe's route out from the members known.
+    pub(super) fn route_by_tree(&mut self, now: Duration, id: StripeId) {
+        let Some(blob) = self.blobs.get(&id.blob) else {
+            return;
+        };
+        let others = blob
+            .members
+            .values()
+            .filter(|other| self.peers.is_usable(now, &other.peer));
+        let parents = tree::parents(id, &self.me, others);
+        let route = if parents.is_empty() {
+            Route::Direct
+        } else {
+            Route::Parents {
+                parents,
+                by_tracker: false,
+            }
+        };
+        if let Some(stripe) = self.stripe_mut(id) {
+            stripe.route = route;
+        }
+    }
+
+    pub(super) fn members(&mut self, blob: Digest, members: &[Member]) {
+        let me = self.me.peer;
+        let met: Vec<(PeerId, Arc<Member>)> = members
+            .iter()
+            .filter(|member| member.peer != me)
+            .map(|member| (member.peer, self.peers.meet(member)))
+            .collect();
+        if let Some(known) = self.blobs.get_mut(&blob) {
+            known.members = met.into_iter().collect();
+        }
+    }
+
+    pub(super) fn refresh_members(&mut self, now: Duration, blob: Digest) {
+        let Some(known) = self.blobs.get_mut(&blob) else {
+            return;
+        };
+        known.refresh_every = (known.refresh_every * 2).clamp(REFRESH_FIRST, REFRESH_LAST);
+        let every = known.refresh_every;
+        if self.tracker.is_some() {
+            self.actions
+                .push_back(Action::OpenBlobs { blobs: vec![blob] });
+        }
+        let at = now + every + self.jitter(every / 4);
+        self.timers.insert((at, Timer::Members(blob)));
+    }
+
+    pub(super) fn routes(&mut self, now: Duration, blob: Digest, routes: Vec<StripeRoute>) {
+        let count = self.blobs.get(&blob).map_or(0, Blob::stripe_count);
+        for StripeRoute {
+            stripe: number,
+            route,
+        } in routes
+        {
+            if number >= count {
+                continue;
+            }
+            let id = StripeId { blob, number };
+            let known = self.stripe(id).is_some_and(|stripe| {
+                !stripe.wanted.is_empty() || !matches!(stripe.route, Route::Unknown)
+            });
+            match route {
+                Told::Origin { lease, .. } => self.take_lease(now, id, lease),
+                Told::Parents(parents) if known => {
+                    let parents = parents
+                        .iter()
+                        .map(|parent| self.peers.meet(parent))
+                        .collect();
+                    self.set_route(
+                        id,
+                        Route::Parents {
+                            parents,
+                            by_tracker: true,
+                        },
+                    );
+                }
+                Told::Wait { ms } if known => {
+                    let wait = Duration::from_millis(u64::from(ms)).min(self.options.bulk_patience);
+                    let until = now + wait;
+                    self.set_route(id, Route::Hold { until });
+                    self.timers.insert((until, Timer::Hold(id)));
+                }
+                Told::Parents(_) | Told::Wait { .. } => {}
+            }
+        }
+    }
+
+    fn set_route(&mut self, id: StripeId, route: Route) {
+        if let Some(stripe) = self.stripe_mut(id) {
+            stripe.route = route;
+            stripe.unanswered = 0;
+        }
+        self.unpark(id, &[Park::Route, Park::Credit]);
+    }
+
+    /// The lease of a stripe is ours. What peers were to bring is read here now: they got it from
+    /// whoever lost the lease.
+    fn take_lease(&mut self, now: Duration, id: StripeId, lease: u64) {
+        let Some(stripe) = self.stripe_mut(id) else {
+            return;
+        };
+        if matches!(stripe.route, Route::Lease(held) if held.id == lease) {
+            return;
+        }
+        let waiting: Vec<ChunkId> = stripe
+            .wanted
+            .iter()
+            .map(|&number| ChunkId {
+                blob: id.blob,
+                number,
+            })
+            .collect();
+        let lease = Lease {
+            id: lease,
+            streamed_len: 0,
+            whole_len: 0,
+            told: None,
+            told_at: now,
+        };
+        self.set_route(id, Route::Lease(lease));
+        for chunk in waiting {
+            let Some(wanted) = self.wants.get_mut(&chunk) else {
+                continue;
+            };
+            let attempts = std::mem::take(&mut wanted.attempts);
+            let needs_source = wanted.read.is_none();
+            wanted.progress_at = now;
+            for attempt in attempts {
+                self.forget_request(attempt.peer, attempt.request, chunk);
+                let cancel = Action::SendCancel {
+                    peer: attempt.peer,
+                    request: attempt.request,
+                };
+                self.actions.push_back(cancel);
+            }
+            if needs_source {
+                self.make_idle(chunk);
+            }
+        }
+        self.lease_changed(now, id);
+    }
+
+    pub(super) fn lookup_failed(&mut self, now: Duration, blob: Digest, stripes: Vec<u32>) {
+        if self.tracker.is_some() && self.blobs.contains_key(&blob) {
+            self.actions
+                .push_back(Action::OpenBlobs { blobs: vec![blob] });
+        }
+        for number in stripes {
+            let id = StripeId { blob, number };
+            if let Some(stripe) = self.stripe_mut(id)
+                && matches!(stripe.route, Route::Asked { .. })
+            {
+                stripe.unanswered += 1;
+                let until = now + Duration::from_millis(50) * stripe.unanswered.min(20);
+                stripe.route = Route::Hold { until };
+                self.timers.insert((until, Timer::Hold(id)));
+            }
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! The serving side: what to answer when a peer wants a chunk.
+//!
+//! Whatever the answer is, it is given at once. A chunk on its way is answered WAIT, again and again
+//! with how alive its source is; too much is answered BUSY with the names of those just served.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tranship_format::wire::{ChunkId, Class, MAX_PARENTS, Member, PeerId, Want};
+
+use super::action::Action;
+use super::blob::Route;
+use super::timer::Timer;
+use super::wanted::{Child, Order};
+use super::{Node, StripeId};
+
+/// What BUSY says of when to come back.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// Chunks on their way to peers.
+#[derive(Debug, Default)]
+pub(super) struct Uploads {
+    /// Given to the connection and not yet gone.
+    active: BTreeMap<(PeerId, u32), ChunkId>,
+    /// Waiting for a slot, most urgent first.
+    queue: BTreeMap<(Class, Order), (Child, ChunkId)>,
+    last_order: Order,
+}
+
+impl Node {
+    pub(super) fn peer_wants(&mut self, now: Duration, peer: PeerId, request: u32, want: Want) {
+        let Want {
+            class,
+            chunk,
+            hash: _,
+        } = want;
+        let child = Child {
+            peer,
+            request,
+            class,
+        };
+        if self.peers.is_banned(now, &peer) || self.knows_request(peer, request) {
+            return;
+        }
+        self.peers.mark_here(peer);
+        let Some(blob) = self.blobs.get(&chunk.blob) else {
+            return self.send_miss(peer, request);
+        };
+        if blob.chunk_len(chunk.number).is_none() {
+            return self.send_miss(peer, request);
+        }
+        if blob.has(chunk.number) {
+            return self.upload(now, child, chunk);
+        }
+        let Some(wanted) = self.wants.get(&chunk) else {
+            // Nobody here wants it, but we take part in its stripe and get it for others.
+            if self.waiters.len() < self.options.waiters
+                && self.can_get(chunk)
+                && self.want(now, chunk, class)
+            {
+                self.counters.relayed += 1;
+                return self.let_wait(now, child, chunk);
+            }
+            return self.send_miss(peer, request);
+        };
+        if wanted.read.is_none() && wanted.is_asked_of(&peer) {
+            // It waits for us and we for it: one of both must look elsewhere.
+            return self.send_miss(peer, request);
+        }
+        let full = wanted.children.len() >= self.options.waiters_per_chunk;
+        if full || self.waiters.len() >= self.options.waiters {
+            let named: Vec<PeerId> = wanted.children.iter().map(|child| child.peer).collect();
+            return self.send_busy(now, peer, request, &named);
+        }
+        self.let_wait(now, child, chunk);
+    }
+
+    fn knows_request(&self, peer: PeerId, request: u32) -> bool {
+        let key = (peer, request);
+        self.uploads.active.contains_key(&key)
+            || self.waiters.contains_key(&key)
+            || self
+                .uploads
+                .queue
+                .values()
+                .any(|(child, _)| (child.peer, child.request) == key)
+    }
+
+    /// Whether a chunk that nobody here wants is ours to get for others: we take part in its stripe.
+    fn can_get(&self, chunk: ChunkId) -> bool {
+        let id = self.stripe_of(chunk);
+        let takes_part = self.stripe(id).is_some_and(|stripe| {
+            !stripe.wanted.is_empty() || !matches!(stripe.route, Route::Unknown)
+        });
+        let holds_some = |blob: &super::blob::Blob| blob.present_in(id.number) > 0;
+        takes_part || self.tracker.is_none() || self.blobs.get(&id.blob).is_some_and(holds_some)
+    }
+
+    fn let_wait(&mut self, now: Duration, child: Child, chunk: ChunkId) {
+        self.want(now, chunk, child.class);
+        let Some(wanted) = self.wants.get_mut(&chunk) else {
+            return;
+        };
+        wanted.children.push(child);
+        if !std::mem::replace(&mut wanted.repeats, true) {
+            self.timers
+                .insert((now + self.options.wait_repeat, Timer::WaitRepeat(chunk)));
+        }
+        self.waiters.insert((child.peer, child.request), chunk);
+        self.send_wait(child.peer, child.request, self.idle_of(now, chunk));
+        self.arm_patience(now, chunk);
+    }
+
+    pub(super) fn repeat_wait(&mut self, now: Duration, chunk: ChunkId) {
+        let idle = self.idle_of(now, chunk);
+        let Some(wanted) = self.wants.get_mut(&chunk) else {
+            return;
+        };
+        wanted.repeats = !wanted.children.is_empty();
+        if !wanted.repeats {
+            return;
+        }
+        for child in wanted.children.clone() {
+            self.send_wait(child.peer, child.request, idle);
+        }
+        self.timers
+            .insert((now + self.options.wait_repeat, Timer::WaitRepeat(chunk)));
+    }
+
+    fn send_wait(&mut self, peer: PeerId, request: u32, idle: Duration) {
+        self.counters.waits_sent += 1;
+        self.actions.push_back(Action::SendWait {
+            peer,
+            request,
+            idle,
+        });
+    }
+
+    pub(super) fn send_miss(&mut self, peer: PeerId, request: u32) {
+        self.counters.misses_sent += 1;
+        self.actions.push_back(Action::SendMiss { peer, request });
+    }
+
+    fn send_busy(&mut self, now: Duration, peer: PeerId, request: u32, named: &[PeerId]) {
+        self.counters.busy_sent += 1;
+        let alternatives: Vec<Arc<Member>> = named
+            .iter()
+            .filter(|other| **other != peer && self.peers.is_usable(now, other))
+            .filter_map(|other| self.peers.member(other).cloned())
+            .take(MAX_PARENTS)
+            .collect();
+        self.actions.push_back(Action::SendBusy {
+            peer,
+            request,
+            retry: RETRY,
+            alternatives,
+        });
+    }
+
+    /// A chunk that waited for its arrival: it was promised, so no bound of the queue counts. One that
+    /// the store has no room for must go now.
+    pub(super) fn deliver(&mut self, child: Child, chunk: ChunkId, kept: bool) {
+        if kept && !self.has_slot(child.class) {
+            self.enqueue(child, chunk);
+        } else {
+            self.send_data(child, chunk);
+        }
+    }
+
+    fn upload(&mut self, now: Duration, child: Child, chunk: ChunkId) {
+        if self.has_slot(child.class) {
+            return self.send_data(child, chunk);
+        }
+        if self.uploads.queue.len() < self.options.upload_queue {
+            self.enqueue(child, chunk);
+            return self.send_wait(child.peer, child.request, Duration::ZERO);
+        }
+        let last = self.uploads.queue.last_key_value().map(|(&key, _)| key);
+        match last.filter(|&(class, _)| class > child.class) {
+            Some(last) => {
+                if let Some((bumped, of)) = self.uploads.queue.remove(&last) {
+                    self.refuse_upload(now, bumped, of);
+                }
+                self.enqueue(child, chunk);
+                self.send_wait(child.peer, child.request, Duration::ZERO);
+            }
+            None => self.refuse_upload(now, child, chunk),
+        }
+    }
+
+    fn refuse_upload(&mut self, now: Duration, child: Child, chunk: ChunkId) {
+        let recent = self
+            .stripe(self.stripe_of(chunk))
+            .map(|stripe| &stripe.recent);
+        let named: Vec<PeerId> = recent.into_iter().flatten().rev().copied().collect();
+        self.send_busy(now, child.peer, child.request, &named);
+    }
+
+    fn has_slot(&self, class: Class) -> bool {
+        let slots = self.options.upload_slots;
+        let slots = if class == Class::Demand {
+            slots + slots.div_ceil(2)
+        } else {
+            slots
+        };
+        self.uploads.active.len() < slots
+    }
+
+    fn enqueue(&mut self, child: Child, chunk: ChunkId) {
+        self.uploads.last_order += 1;
+        let key = (child.class, self.uploads.last_order);
+        self.uploads.queue.insert(key, (child, chunk));
+    }
+
+    fn send_data(&mut self, child: Child, chunk: ChunkId) {
+        let Child {
+            peer,
+            request,
+            class,
+        } = child;
+        self.uploads.active.insert((peer, request), chunk);
+        let id = self.stripe_of(chunk);
+        if let Some(stripe) = self.stripe_mut(id) {
+            stripe.remember_child(peer);
+        }
+        self.actions.push_back(Action::SendData {
+            peer,
+            request,
+            chunk,
+            class,
+        });
+    }
+
+    pub(super) fn sent(&mut self, peer: PeerId, request: u32) {
+        if let Some(chunk) = self.uploads.active.remove(&(peer, request)) {
+            self.counters.chunks_sent += 1;
+            self.counters.bytes_sent += self.chunk_len(chunk);
+            self.fill_slots();
+        }
+    }
+
+    pub(super) fn send_failed(&mut self, now: Duration, peer: PeerId, request: u32) {
+        if let Some(chunk) = self.uploads.active.remove(&(peer, request)) {
+            self.evicted(now, chunk);
+            self.send_miss(peer, request);
+            self.fill_slots();
+        }
+    }
+
+    fn fill_slots(&mut self) {
+        while let Some((&(class, order), _)) = self.uploads.queue.first_key_value() {
+            if !self.has_slot(class) {
+                return;
+            }
+            if let Some((child, chunk)) = self.uploads.queue.remove(&(class, order)) {
+                self.send_data(child, chunk);
+            }
+        }
+    }
+
+    pub(super) fn evicted(&mut self, now: Duration, chunk: ChunkId) {
+        if self
+            .blobs
+            .get_mut(&chunk.blob)
+            .is_some_and(|blob| blob.clear(chunk.number))
+        {
+            self.announce_soon(now, chunk.blob);
+        }
+    }
+
+    /// A peer takes a request back: what only it wanted is not fetched any more.
+    pub(super) fn peer_cancels(&mut self, now: Duration, peer: PeerId, request: u32) {
+        self.uploads
+            .queue
+            .retain(|_, (child, _)| child.peer != peer || child.request != request);
+        if let Some(chunk) = self.waiters.remove(&(peer, request)) {
+            self.forget_waiter(now, chunk, peer, request);
+        }
+    }
+
+    /// Forgets everything that a peer asked.
+    pub(super) fn forget_child(&mut self, now: Duration, peer: PeerId) {
+        self.uploads
+            .queue
+            .retain(|_, (child, _)| child.peer != peer);
+        self.uploads.active.retain(|&(to, _), _| to != peer);
+        self.fill_slots();
+        let all = (peer, 0)..=(peer, u32::MAX);
+        let waits: Vec<(u32, ChunkId)> = self
+            .waiters
+            .range(all)
+            .map(|(&(_, request), &chunk)| (request, chunk))
+            .collect();
+        for (request, chunk) in waits {
+            self.waiters.remove(&(peer, request));
+            self.forget_waiter(now, chunk, peer, request);
+        }
+    }
+
+    fn forget_waiter(&mut self, now: Duration, chunk: ChunkId, peer: PeerId, request: u32) {
+        let Some(wanted) = self.wants.get_mut(&chunk) else {
+            return;
+        };
+        wanted
+            .children
+            .retain(|child| child.peer != peer || child.request != request);
+        // What is being read from the registry is read to its end: it is paid for.
+        if wanted.read.is_none() {
+            self.drop_if_nobody_wants(now, chunk);
+        }
+    }
+
+    /// How full the upload side is, 0 to 1,000, for HEARTBEAT.
+    pub fn load_permille(&self) -> u16 {
+        let room = self.options.upload_slots + self.options.upload_queue;
+        let used = self.uploads.active.len() + self.uploads.queue.len();
+        let permille = used.saturating_mul(1_000) / room.max(1);
+        u16::try_from(permille).unwrap_or(u16::MAX).min(1_000)
+    }
+
+    pub(super) fn stripe(&self, id: StripeId) -> Option<&super::blob::Stripe> {
+        self.blobs.get(&id.blob)?.stripes.get(&id.number)
+    }
+
+    /// The stripe, made if its blob is open and has it.
+    pub(super) fn stripe_mut(&mut self, id: StripeId) -> Option<&mut super::blob::Stripe> {
+        Some(
+            self.blobs
+                .get_mut(&id.blob)?
+                .stripes
+                .entry(id.number)
+                .or_default(),
+        )
+    }
+}

@@ -1,0 +1,231 @@
+//! What time brings: hedges, lost patience, repetitions, and questions asked again.
+//!
+//! Timers are never taken back: each checks, when it fires, whether it still means anything.
+
+use std::time::Duration;
+
+use tranship_format::Digest;
+use tranship_format::wire::{ChunkId, Class, Fault, PeerId};
+
+use super::action::{Action, FailReason};
+use super::blob::{Park, Route};
+use super::choose::Choice;
+use super::wanted::Wanted;
+use super::{Node, StripeId};
+
+/// Questions to the tracker without an answer before a stripe does without it.
+const MAX_UNANSWERED: u32 = 2;
+/// Times all sources of a chunk may be exhausted before it is read from the registry unasked.
+pub(super) const MAX_ROUNDS: u32 = 3;
+
+/// What a moment is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// A request of ours (by number) has been silent for long.
+    Hedge(ChunkId, u32),
+    /// A chunk may have made no progress for too long.
+    Patience(ChunkId),
+    /// A chunk may look for a source again.
+    Retry(ChunkId),
+    /// A chunk's reader goes.
+    GiveUp(ChunkId),
+    /// Peers that wait for a chunk are told so again.
+    WaitRepeat(ChunkId),
+    /// The tracker should have answered about a stripe.
+    Lookup(StripeId),
+    /// The tracker may be asked about a stripe again.
+    Hold(StripeId),
+    /// The tracker is to be told of a lease.
+    Progress(StripeId),
+    /// The tracker is to be told what is held of a blob.
+    Announce(Digest),
+    /// A blob's members are to be asked for.
+    Members(Digest),
+}
+
+impl Node {
+    pub(super) fn fire(&mut self, now: Duration, timer: Timer) {
+        match timer {
+            Timer::Hedge(chunk, request) => self.hedge(now, chunk, request),
+            Timer::Patience(chunk) => self.patience_over(now, chunk),
+            Timer::Retry(chunk) => {
+                let waits = |w: &Wanted| w.attempts.is_empty() && w.read.is_none();
+                if self.wants.get(&chunk).is_some_and(waits) {
+                    self.make_idle(chunk);
+                }
+            }
+            Timer::GiveUp(chunk) => {
+                let is_over = |wanted: &Wanted| wanted.local.is_some_and(|until| until <= now);
+                if self.wants.get(&chunk).is_some_and(is_over) {
+                    self.fail(now, chunk, FailReason::TimedOut);
+                }
+            }
+            Timer::WaitRepeat(chunk) => self.repeat_wait(now, chunk),
+            Timer::Lookup(id) => self.lookup_late(now, id),
+            Timer::Hold(id) => {
+                if let Some(stripe) = self.stripe_mut(id)
+                    && matches!(stripe.route, Route::Hold { until } if until <= now)
+                {
+                    stripe.route = Route::Unknown;
+                    self.unpark(id, &[Park::Route]);
+                }
+            }
+            Timer::Progress(id) => self.tell_progress(now, id),
+            Timer::Announce(blob) => self.announce(now, blob),
+            Timer::Members(blob) => self.refresh_members(now, blob),
+        }
+    }
+
+    /// A request is silent: a second source is asked, if the budget allows it.
+    fn hedge(&mut self, now: Duration, chunk: ChunkId, request: u32) {
+        let silent = |wanted: &Wanted| {
+            let attempt = wanted
+                .attempts
+                .first()
+                .filter(|attempt| attempt.request == request);
+            attempt.is_some_and(|attempt| attempt.alive_at.is_none())
+                && wanted.attempts.len() == 1
+                && !wanted.hedged
+                && wanted.read.is_none()
+        };
+        if !self.wants.get(&chunk).is_some_and(silent) || !self.pace.may_hedge() {
+            return;
+        }
+        if let Choice::Ask(member) = self.choose(now, chunk) {
+            self.pace.spend_hedge();
+            self.counters.hedges += 1;
+            if let Some(wanted) = self.wants.get_mut(&chunk) {
+                wanted.hedged = true;
+            }
+            self.send_want(now, chunk, member, true);
+        }
+    }
+
+    fn patience(&self, chunk: ChunkId) -> Option<Duration> {
+        let wanted = self.wants.get(&chunk)?;
+        Some(match (wanted.class, wanted.local) {
+            (Class::Demand, Some(_)) => self.options.demand_patience,
+            // The child has a patience of its own, and would go to the registry at the same time.
+            (Class::Demand, None) => self.options.demand_patience * 3,
+            _ => self.options.bulk_patience,
+        })
+    }
+
+    /// Sees to it that somebody looks after the chunk when it gets nowhere. Bulk that nobody was
+    /// asked for yet only waits for its turn.
+    pub(super) fn arm_patience(&mut self, now: Duration, chunk: ChunkId) {
+        let Some(patience) = self.patience(chunk) else {
+            return;
+        };
+        let Some(wanted) = self.wants.get_mut(&chunk) else {
+            return;
+        };
+        if wanted.class != Class::Demand && wanted.attempts.is_empty() {
+            return;
+        }
+        let at = (wanted.progress_at + patience)
+            .max(wanted.not_before)
+            .max(now);
+        if wanted.patience_at.is_none_or(|armed| at < armed) {
+            wanted.patience_at = Some(at);
+            self.timers.insert((at, Timer::Patience(chunk)));
+        }
+    }
+
+    fn patience_over(&mut self, now: Duration, chunk: ChunkId) {
+        let Some(patience) = self.patience(chunk) else {
+            return;
+        };
+        let Some(wanted) = self.wants.get_mut(&chunk) else {
+            return;
+        };
+        if wanted.patience_at.is_none_or(|armed| armed > now) {
+            return;
+        }
+        wanted.patience_at = None;
+        let is_demand = wanted.class == Class::Demand;
+        if wanted.read.is_some() || wanted.direct || (!is_demand && wanted.attempts.is_empty()) {
+            return;
+        }
+        if (wanted.progress_at + patience).max(wanted.not_before) > now {
+            self.arm_patience(now, chunk);
+            return;
+        }
+        wanted.progress_at = now;
+        if is_demand && wanted.local.is_some() {
+            // What was asked of peers stays asked: whoever is first wins.
+            self.go_direct(chunk);
+        } else {
+            let attempts = std::mem::take(&mut wanted.attempts);
+            wanted.rounds += 1;
+            let direct = wanted.rounds > MAX_ROUNDS;
+            for attempt in attempts {
+                if let Some(wanted) = self.wants.get_mut(&chunk) {
+                    wanted.refuse(attempt.peer, Some(now + self.options.bulk_patience));
+                }
+                self.forget_request(attempt.peer, attempt.request, chunk);
+                let cancel = Action::SendCancel {
+                    peer: attempt.peer,
+                    request: attempt.request,
+                };
+                self.actions.push_back(cancel);
+                if attempt.alive_at.is_none() {
+                    self.strike(now, attempt.peer, chunk);
+                }
+            }
+            if direct {
+                self.go_direct(chunk);
+            } else {
+                self.make_idle(chunk);
+            }
+        }
+    }
+
+    /// The chunk is to be read from the registry without a lease.
+    pub(super) fn go_direct(&mut self, chunk: ChunkId) {
+        let id = self.stripe_of(chunk);
+        let leased = self
+            .stripe(id)
+            .is_some_and(|stripe| matches!(stripe.route, Route::Lease(_) | Route::Direct));
+        if let Some(wanted) = self.wants.get_mut(&chunk)
+            && !wanted.direct
+            && wanted.read.is_none()
+        {
+            wanted.direct = true;
+            self.direct_count += 1;
+            if !leased {
+                self.counters.origin_overrides += 1;
+            }
+        }
+        self.make_idle(chunk);
+        self.unpark(id, &[Park::Route, Park::Credit, Park::Window]);
+    }
+
+    /// A peer was slower than it should be; after three times in a row it is avoided and reported.
+    pub(super) fn strike(&mut self, now: Duration, peer: PeerId, chunk: ChunkId) {
+        if self.peers.strike(now, peer, self.options.avoid) {
+            self.actions.push_back(Action::Report {
+                fault: Fault::Slow,
+                peer,
+                chunk,
+            });
+        }
+    }
+
+    fn lookup_late(&mut self, now: Duration, id: StripeId) {
+        let tracker_up = self.tracker.is_some();
+        let Some(stripe) = self.stripe_mut(id) else {
+            return;
+        };
+        if !matches!(stripe.route, Route::Asked { until } if until <= now) || !tracker_up {
+            return;
+        }
+        stripe.unanswered += 1;
+        let without = stripe.unanswered > MAX_UNANSWERED;
+        stripe.route = Route::Unknown;
+        if without {
+            self.route_by_tree(now, id);
+        }
+        self.unpark(id, &[Park::Route]);
+    }
+}
