@@ -19,6 +19,8 @@ use tranship_format::{
 
 /// Sectors of the devices in these tests.
 const SECTORS: u64 = 200;
+/// The same, as a length.
+const CANVAS_LEN: usize = 200;
 
 /// An index of mappings with holes between them, each stored at a place of its own.
 fn index() -> impl Strategy<Value = Index> {
@@ -68,11 +70,11 @@ fn paint(index: &Index, layer: Option<u8>, canvas: &mut [Paint]) {
 proptest! {
     #[test]
     fn a_merged_stack_is_what_painting_gives(layers in prop::collection::vec(index(), 0..8)) {
-        let mut painted = [None; SECTORS as usize];
+        let mut painted = [None; CANVAS_LEN];
         for (layer, number) in layers.iter().zip(0..) {
             paint(layer, Some(number), &mut painted);
         }
-        let mut merged = [None; SECTORS as usize];
+        let mut merged = [None; CANVAS_LEN];
         let stack = stack::merge(&layers);
         paint(&stack, None, &mut merged);
         prop_assert_eq!(merged, painted);
@@ -81,7 +83,7 @@ proptest! {
 
     #[test]
     fn a_look_up_is_what_a_scan_gives(index in index(), from in 0..SECTORS, len in 0..SECTORS) {
-        let mut whole = [None; SECTORS as usize];
+        let mut whole = [None; CANVAS_LEN];
         paint(&index, None, &mut whole);
         let to = (from + len).min(SECTORS);
         for (sector, spot) in whole.iter_mut().enumerate() {
@@ -90,7 +92,7 @@ proptest! {
             }
         }
         let found = Index::new(index.over(Sector(from), Sector(to)).collect()).unwrap();
-        let mut looked_up = [None; SECTORS as usize];
+        let mut looked_up = [None; CANVAS_LEN];
         paint(&found, None, &mut looked_up);
         prop_assert_eq!(looked_up, whole);
     }
