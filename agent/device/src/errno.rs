@@ -82,8 +82,10 @@ pub(crate) enum Refusal {
     Unknown,
     /// The caller lacks the privilege.
     NotPermitted,
-    /// The name is taken.
+    /// The address is taken.
     InUse,
+    /// The name is taken.
+    Exists,
     /// Nobody listens there.
     NobodyListens,
     /// Anything else: nothing to do but to report it.
@@ -103,6 +105,7 @@ pub(crate) fn refusal(error: &io::Error) -> Refusal {
         Some(libc::ENODEV | libc::ENXIO) => Refusal::Unknown,
         Some(libc::EPERM | libc::EACCES) => Refusal::NotPermitted,
         Some(libc::EADDRINUSE) => Refusal::InUse,
+        Some(libc::EEXIST) => Refusal::Exists,
         Some(libc::ECONNREFUSED) => Refusal::NobodyListens,
         _ => Refusal::Other,
     }

@@ -2,11 +2,14 @@
 //!
 //! Found out by trying, not by the kernel's version: distributions leave parts out and carry others back.
 
+mod probe;
+
 use std::fmt;
-use std::path::Path;
 use std::str::FromStr;
 
 use thiserror::Error;
+
+pub use probe::probe;
 
 /// A way to make a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,16 +72,11 @@ pub struct Probed {
     pub obstacle: Option<String>,
 }
 
-/// Tries every front end, in the order of [`FrontEnd::ALL`]. `scratch` is a folder in which to mount something for a moment.
-pub fn probe(scratch: &Path) -> Vec<Probed> {
-    let _ = scratch;
-    FrontEnd::ALL
-        .into_iter()
-        .map(|front_end| Probed {
-            front_end,
-            obstacle: None,
-        })
-        .collect()
+impl Probed {
+    /// Whether the front end can be used.
+    pub fn is_available(&self) -> bool {
+        self.obstacle.is_none()
+    }
 }
 
 #[cfg(test)]
