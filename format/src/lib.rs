@@ -1,7 +1,10 @@
 //! Bytes at rest and on the wire.
 //!
 //! Pure: bytes in, values out. Nothing here opens a file or a socket, reads a clock or starts a thread, so that every
-//! decoder can be tested with any input and used from any kind of caller. `docs/format.md` is the normative text.
+//! decoder can be tested with any input and used from any kind of caller. The normative text follows.
+//!
+//! ---
+#![doc = include_str!("../../docs/format.md")]
 #![forbid(unsafe_code)]
 
 pub mod address;
