@@ -32,6 +32,23 @@ const _: () = assert!(SECTOR_LEN == ZERO_SECTOR.len() as u64);
 /// Writes a layer while its data comes, in memory bounded by the number of its mappings.
 ///
 /// The blob does not depend on how the data was sliced into calls of [`write`](Self::write).
+///
+/// ```
+/// use std::io::Cursor;
+/// use std::sync::Arc;
+/// use tranship_format::{Disk, LayerOptions, LayerWriter, Sector};
+///
+/// let mut writer = LayerWriter::new(Cursor::new(Vec::new()), LayerOptions::default())?;
+/// writer.write(Sector(8), &[7; 512])?;
+/// let (out, summary) = writer.finish(1 << 20)?;
+/// assert_eq!(out.get_ref().len() as u64, summary.len);
+///
+/// let disk = Disk::open(vec![Arc::new(out.into_inner())], 64 << 10)?;
+/// let mut bytes = [0xff; 4];
+/// disk.read_at(9 * 512 - 2, &mut bytes)?;
+/// assert_eq!(bytes, [7, 7, 0, 0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct LayerWriter<W: Write + Seek> {
     options: LayerOptions,
