@@ -7,13 +7,10 @@
     clippy::disallowed_methods,
     reason = "tests read files, the library does not"
 )]
-#![expect(
-    clippy::print_stderr,
-    reason = "whoever runs the tests must see that vectors are missing"
-)]
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -38,9 +35,9 @@ fn vectors() -> Option<PathBuf> {
         ])
         .find(|dir| dir.join("overlaybd").is_dir());
     if found.is_none() {
-        eprintln!(
-            "NOT CHECKED: overlaybd's vectors are not here; name their directory in TRANSHIP_VECTORS"
-        );
+        // Not by a macro: what those print is hidden when a test passes, and this is about tests that pass.
+        let message = "NOT CHECKED: overlaybd's vectors are not here; name their directory in TRANSHIP_VECTORS";
+        writeln!(std::io::stderr(), "{message}").unwrap();
     }
     found
 }
