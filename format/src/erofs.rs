@@ -26,7 +26,7 @@ pub use xattr::{Xattr, XattrError, XattrSet};
 
 pub(crate) use dirent::{DIRENT_LEN, Dirent, decode_block, encode_block};
 pub(crate) use inode::{DataLayout, EXTENDED_INODE_LEN, InodeRecord};
-pub(crate) use superblock::{CHECKSUM_OFFSET, SUPERBLOCK_LEN, SUPERBLOCK_OFFSET, checksum};
+pub(crate) use superblock::{CHECKSUM_OFFSET, SUPERBLOCK_OFFSET, checksum};
 
 /// Length in bytes of the blocks that our writer uses: the page size of every kernel that mounts them.
 pub const BLOCK_LEN: u64 = 4096;

@@ -18,6 +18,7 @@ pub mod erofs;
 pub mod error;
 pub mod index;
 pub mod layer;
+pub mod layer_tar;
 pub mod read_at;
 pub mod segment;
 pub mod stack;
@@ -25,6 +26,7 @@ pub mod wire;
 
 mod envelope;
 mod field;
+mod tree;
 
 pub use address::{ByteRange, SECTOR_LEN, Sector};
 pub use annotation::{AnnotationError, ChunkTableRef, LayerAnnotations};

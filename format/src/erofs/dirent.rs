@@ -21,7 +21,7 @@ pub struct DirEntry {
     pub kind: FileKind,
 }
 
-/// One entry to be written.
+/// One entry as it lies in a block.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dirent<'a> {
     pub(crate) name: &'a [u8],
@@ -44,38 +44,52 @@ pub(crate) fn encode_block(entries: &[Dirent<'_>], out: &mut Vec<u8>) {
     }
 }
 
-/// The entries of one block as they lie in it: `(name, nid, kind)`. `None` if they contradict each other.
-pub(crate) fn decode_block(block: &[u8]) -> Option<Vec<(&[u8], Nid, FileKind)>> {
+/// The entries of one block as they lie in it. `None` if they contradict each other.
+pub(crate) fn decode_block(block: &[u8]) -> Option<Vec<Dirent<'_>>> {
     let names_start = usize::from(Fields(block.get(8..)?).u16()?);
     let count = names_start / DIRENT_LEN;
-    if names_start % DIRENT_LEN != 0 || count == 0 {
+    if !names_start.is_multiple_of(DIRENT_LEN) || count == 0 {
         return None;
     }
     let mut heads = Fields(block.get(..names_start)?);
     let mut entries = Vec::with_capacity(count);
-    let mut head = next_head(&mut heads)?;
+    let mut head = Head::take(&mut heads)?;
     for _ in 1..count {
-        let next = next_head(&mut heads)?;
-        let name = block.get(usize::from(head.1)..usize::from(next.1))?;
-        entries.push((name, head.0, head.2));
+        let next = Head::take(&mut heads)?;
+        entries.push(head.named(block.get(head.name_offset..next.name_offset)?)?);
         head = next;
     }
     // The last name of a block ends where the block does, or at the first NUL.
-    let rest = block.get(usize::from(head.1)..)?;
-    let name = rest.split(|byte| *byte == 0).next()?;
-    entries.push((name, head.0, head.2));
-    entries
-        .iter()
-        .all(|(name, ..)| is_name(name))
-        .then_some(entries)
+    let rest = block.get(head.name_offset..)?;
+    entries.push(head.named(rest.split(|byte| *byte == 0).next()?)?);
+    Some(entries)
 }
 
-fn next_head(heads: &mut Fields<'_>) -> Option<(Nid, u16, FileKind)> {
-    let nid = Nid(heads.u64()?);
-    let name_offset = heads.u16()?;
-    let kind = FileKind::of_dirent_code(heads.u8()?)?;
-    heads.u8()?;
-    Some((nid, name_offset, kind))
+/// What an entry's fixed part says.
+struct Head {
+    nid: Nid,
+    name_offset: usize,
+    kind: FileKind,
+}
+
+impl Head {
+    fn take(heads: &mut Fields<'_>) -> Option<Self> {
+        let head = Self {
+            nid: Nid(heads.u64()?),
+            name_offset: usize::from(heads.u16()?),
+            kind: FileKind::of_dirent_code(heads.u8()?)?,
+        };
+        heads.u8()?;
+        Some(head)
+    }
+
+    fn named<'b>(&self, name: &'b [u8]) -> Option<Dirent<'b>> {
+        is_name(name).then_some(Dirent {
+            name,
+            nid: self.nid,
+            kind: self.kind,
+        })
+    }
 }
 
 /// A name that can stand between two slashes.

@@ -117,9 +117,10 @@ impl Inode {
         superblock: &Superblock,
     ) -> Result<Self, ErofsError> {
         let corrupt = |why| ErofsError::Corrupt { what: "inode", why };
-        fields(nid, bytes, superblock)
-            .ok_or_else(|| corrupt("it is cut short"))?
-            .ok_or_else(|| corrupt("its mode names no kind of file"))
+        let mode = bytes.get(4..).and_then(|rest| Fields(rest).u16());
+        let kind = mode.and_then(FileKind::of_mode);
+        let kind = kind.ok_or_else(|| corrupt("its mode names no kind of file"))?;
+        fields(nid, kind, bytes, superblock).ok_or_else(|| corrupt("it is cut short"))
     }
 
     /// Whether the record that begins with `bytes` is an extended one, and thus 64 bytes long.
@@ -128,8 +129,7 @@ impl Inode {
     }
 }
 
-/// The outer `None` is a short record, the inner one a mode without a kind.
-fn fields(nid: Nid, bytes: &[u8], superblock: &Superblock) -> Option<Option<Inode>> {
+fn fields(nid: Nid, kind: FileKind, bytes: &[u8], superblock: &Superblock) -> Option<Inode> {
     let mut record = Fields(bytes);
     let format = record.u16()?;
     let extended = format & 1 != 0;
@@ -161,11 +161,8 @@ fn fields(nid: Nid, bytes: &[u8], superblock: &Superblock) -> Option<Option<Inod
         mtime_nsec = superblock.build_time_nsec;
         links = nlink?;
     }
-    let Some(kind) = FileKind::of_mode(mode) else {
-        return Some(None);
-    };
     let is_device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice);
-    Some(Some(Inode {
+    Some(Inode {
         nid,
         mode,
         kind,
@@ -188,5 +185,5 @@ fn fields(nid: Nid, bytes: &[u8], superblock: &Superblock) -> Option<Option<Inod
             COMPACT_INODE_LEN
         },
         xattr_len: super::xattr::len_of_units(xattr_units),
-    }))
+    })
 }

@@ -7,7 +7,7 @@ use std::io;
 
 use thiserror::Error;
 
-use super::dirent::{DirEntry, decode_block};
+use super::dirent::{DirEntry, Dirent, decode_block};
 use super::fields::Fields;
 use super::inode::{DataLayout, EXTENDED_INODE_LEN, Inode};
 use super::kind::FileKind;
@@ -179,13 +179,14 @@ impl<R: ReadAt> Filesystem<R> {
             let middle = low + (high - low) / 2;
             let entries = self.directory_block(dir, middle, &mut block)?;
             match (entries.first(), entries.last()) {
-                (Some((first, ..)), _) if name < *first => high = middle,
-                (_, Some((last, ..))) if name > *last => low = middle + 1,
+                (Some(first), _) if name < first.name => high = middle,
+                (_, Some(last)) if name > last.name => low = middle + 1,
                 _ => {
-                    let found = entries
-                        .binary_search_by(|(entry, ..)| (*entry).cmp(name))
-                        .ok();
-                    return Ok(found.and_then(|at| entries.get(at)).map(|(_, nid, _)| *nid));
+                    let found = entries.binary_search_by(|entry| entry.name.cmp(name));
+                    return Ok(found
+                        .ok()
+                        .and_then(|at| entries.get(at))
+                        .map(|entry| entry.nid));
                 }
             }
         }
@@ -210,7 +211,7 @@ impl<R: ReadAt> Filesystem<R> {
         dir: &Inode,
         index: u64,
         block: &'b mut Vec<u8>,
-    ) -> Result<Vec<(&'b [u8], Nid, FileKind)>, ErofsError> {
+    ) -> Result<Vec<Dirent<'b>>, ErofsError> {
         let offset = index * self.superblock.block_len();
         let len = self
             .superblock
@@ -226,12 +227,12 @@ impl<R: ReadAt> Filesystem<R> {
         let mut out = Vec::new();
         let mut block = Vec::new();
         for index in 0..self.directory_blocks(dir)? {
-            for (name, nid, kind) in self.directory_block(dir, index, &mut block)? {
-                if name != b"." && name != b".." {
+            for entry in self.directory_block(dir, index, &mut block)? {
+                if entry.name != b"." && entry.name != b".." {
                     out.push(DirEntry {
-                        name: name.to_vec(),
-                        nid,
-                        kind,
+                        name: entry.name.to_vec(),
+                        nid: entry.nid,
+                        kind: entry.kind,
                     });
                 }
             }

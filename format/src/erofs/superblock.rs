@@ -9,7 +9,7 @@ use super::{BLOCK_LEN, Nid};
 /// Where the superblock stands on the device; the bytes before it are left to boot loaders.
 pub(crate) const SUPERBLOCK_OFFSET: u64 = 1024;
 /// Length in bytes of the superblock without extension slots.
-pub(crate) const SUPERBLOCK_LEN: usize = 128;
+const SUPERBLOCK_LEN: usize = 128;
 /// Where the checksum stands, counted from the superblock's start.
 pub(crate) const CHECKSUM_OFFSET: usize = 4;
 
