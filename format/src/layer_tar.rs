@@ -125,7 +125,9 @@ impl<R: Read> LayerTar<R> {
         let mut extended = Extended::default();
         let mut long_name = None;
         let mut long_link = None;
+        let mut described = false;
         while let Some(header) = self.next_header()? {
+            described = header.kind() != b'g';
             match header.kind() {
                 b'x' => extended = Extended::parse(&self.extension(&header, "PAX header")?)?,
                 b'g' => {
@@ -140,6 +142,11 @@ impl<R: Read> LayerTar<R> {
                         .map(Some);
                 }
             }
+        }
+        if described {
+            return Err(ReadTarError::Truncated {
+                what: "header's entry",
+            });
         }
         Ok(None)
     }
