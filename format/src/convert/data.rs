@@ -1,8 +1,8 @@
 //! Copying file data from the tar to the device, once, in large pieces and without its zeros.
 //!
-//! A block of zeros is not written: its address was never used by any layer, so it reads as zeros anyway. The rest of a
-//! file's last block is written as zeros, because one mapping over consecutive small files costs less than
-//! one for each of them, and compressed zeros cost nothing.
+//! A long run of zeros is not written: its addresses were never used by any layer, so they read as zeros anyway. A short
+//! one is, and so is the rest of a file's last block: one mapping over consecutive small files costs less than
+//! one for each of them, and zeros compress to nothing.
 
 use std::io::{Read, Seek, Write};
 
@@ -14,6 +14,9 @@ use crate::layer_tar::LayerTar;
 
 const BLOCK: usize = 4096;
 const _: () = assert!(BLOCK as u64 == BLOCK_LEN);
+
+/// Blocks of zeros that are worth two mappings instead of one: as many as are compressed at once.
+const LONG_RUN: usize = 8;
 
 /// One file's data on its way.
 pub(super) struct FileData<'a, W: Write + Seek> {
@@ -82,7 +85,7 @@ impl<'a, W: Write + Seek> FileData<'a, W> {
             .chunk_by(|a, b| is_zero(a) == is_zero(b))
         {
             let bytes = run.as_flattened();
-            if run.first().is_some_and(|block| !is_zero(block)) {
+            if run.len() < LONG_RUN || run.first().is_some_and(|block| !is_zero(block)) {
                 self.out.write(Sector::of_byte(at), bytes)?;
             }
             at += bytes.len() as u64;

@@ -57,8 +57,7 @@ pub(super) fn place(
             }
         }
     }
-    let used = slots.at.div_ceil(BLOCK_LEN) - *block_count;
-    reserve(block_count, used)?;
+    reserve(block_count, slots.block_count(*block_count))?;
     Ok(plans)
 }
 
@@ -249,5 +248,14 @@ impl Slots {
             nid,
             len: u32::try_from(len).unwrap_or(u32::MAX),
         }
+    }
+
+    /// How many blocks were taken from block `start` on. The last inode does not end with the device: fsck.erofs 1.5 reads
+    /// what may be the head of its xattrs before it looks whether there are any.
+    fn block_count(&self, start: u64) -> u64 {
+        if self.at == start * BLOCK_LEN {
+            return 0;
+        }
+        (self.at + SLOT_LEN).div_ceil(BLOCK_LEN) - start
     }
 }

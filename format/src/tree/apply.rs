@@ -7,7 +7,6 @@ use super::error::EntryError;
 use super::path::EntryPath;
 use super::resolve::Missing;
 use super::{Attributes, Content, Node, NodeId, ROOT, Tree};
-use crate::erofs::MAX_DEPTH;
 use crate::layer_tar::shown;
 
 impl Tree {
@@ -84,13 +83,13 @@ impl Tree {
         Ok(())
     }
 
-    /// Removes what lower layers have in the directory of `path`.
+    /// Removes what lower layers have in the directory of `path`. A directory that is not there is not made: markers only
+    /// take away, else the order of two of them would count.
     pub(crate) fn make_opaque(&mut self, path: &EntryPath<'_>) -> Result<(), EntryError> {
-        let (parents, _) = path
-            .split()
-            .ok_or(EntryError::TooDeep { limit: MAX_DEPTH })?;
-        let directory = self.resolve(parents, Missing::Make)?.unwrap_or(ROOT);
-        self.keep_this_layers(directory);
+        let parents = path.split().map(|(parents, _)| parents);
+        if let Some(directory) = self.resolve(parents.unwrap_or_default(), Missing::Leave)? {
+            self.keep_this_layers(directory);
+        }
         Ok(())
     }
 
