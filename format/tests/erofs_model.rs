@@ -125,19 +125,14 @@ impl Upper {
             .map(|(path, file)| (path.clone(), file.clone()))
             .collect();
         for (path, file) in self.files {
-            match file {
-                Some(file) => {
-                    out.insert(path, file);
-                }
-                // Nothing describes it: it is as it was below, or as missing parents are.
-                None => {
-                    let made = Item::new(&path, Kind::Directory).mtime(0, 0);
-                    out.entry(path).or_insert(File {
-                        number: usize::MAX,
-                        item: made,
-                    });
-                }
+            if let Some(file) = file {
+                out.insert(path, file);
+                continue;
             }
+            // Nothing describes it: it is as it was below, or as missing parents are.
+            let item = Item::new(&path, Kind::Directory).mtime(0, 0);
+            let number = usize::MAX;
+            out.entry(path).or_insert(File { number, item });
         }
         out
     }
@@ -246,7 +241,7 @@ fn content() -> impl Strategy<Value = Vec<u8>> {
     let len = prop_oneof![Just(0), Just(1), 1..6000_usize, Just(4096), Just(300_000)];
     (len, any::<u8>(), any::<bool>()).prop_map(|(len, seed, holes)| {
         let byte = |at: usize| {
-            if holes && at / 5000 % 2 == 0 {
+            if holes && (at / 5000).is_multiple_of(2) {
                 0
             } else {
                 seed.wrapping_add((at % 251).to_le_bytes()[0])

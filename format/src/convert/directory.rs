@@ -81,7 +81,7 @@ mod tests {
     }
 
     fn bytes(names: &[String]) -> Vec<&[u8]> {
-        names.iter().map(|name| name.as_bytes()).collect()
+        names.iter().map(String::as_bytes).collect()
     }
 
     fn starts<'n>(names: &[&'n [u8]], ends: &[usize]) -> Vec<&'n [u8]> {
