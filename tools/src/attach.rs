@@ -1,0 +1,35 @@
+//! `tranship attach`: makes a device of an image through the agent.
+
+use tranship_agent::control::{AttachRequest, Client, DeviceInfo, FrontEndChoice};
+
+use crate::agent;
+use crate::cli::{AttachArgs, Common};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::{self, Format};
+
+pub(crate) async fn run(common: &Common, args: &AttachArgs) -> Outcome {
+    let front_end = args.front_end.parse().map_err(|why: String| {
+        Failure::new(Exit::Usage, format!("no front end `{}`", args.front_end)).why(why)
+    })?;
+    let client = agent::client(&args.agent);
+    let device = attach(&client, &args.reference, front_end, args.plain_http).await?;
+    match common.output {
+        Format::Table => output::print(&format!("{}\t{}\n", device.id, device.path.display())),
+        Format::Json => output::print_json(&device),
+    }
+}
+
+/// Attaches an image; the agent shares a device that is there already.
+pub(crate) async fn attach(
+    client: &Client,
+    reference: &str,
+    front_end: FrontEndChoice,
+    plain_http: bool,
+) -> Outcome<DeviceInfo> {
+    let request =
+        AttachRequest { reference: reference.to_owned(), front_end, plain_http: plain_http.then_some(true) };
+    client
+        .attach(&request)
+        .await
+        .map_err(|error| agent::failure(format!("cannot attach {reference}"), &error))
+}

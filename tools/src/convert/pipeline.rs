@@ -1,0 +1,150 @@
+//! The stages of a conversion side by side: while one layer is pushed, the next is converted and the one after
+//! downloaded. Channels between them are short, so memory is bounded by their length, whatever the layers' sizes.
+
+use std::io;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tranship_format::LayerAnnotations;
+use tranship_format::convert::{ConvertOptions, Converter};
+use tranship_source::ImageStore;
+
+use super::FS_TYPE;
+use super::layer::{LayerError, Spooled, convert_layer};
+use super::source::Job;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::progress::Progress;
+use crate::registry::{self, explain_source, read_failure};
+
+/// Pieces of a stored layer on their way: a few hundred KiB to a few MiB, by what the network gives at once.
+const PIECES: usize = 64;
+
+/// What the stages share.
+#[derive(Clone, Debug)]
+pub(super) struct Pipeline {
+    pub(super) source: ImageStore,
+    pub(super) destination: ImageStore,
+    pub(super) tmp_dir: PathBuf,
+    pub(super) progress: Progress,
+    /// The source's reference, for messages.
+    pub(super) named: String,
+}
+
+/// A layer that was pushed.
+#[derive(Clone, Debug)]
+pub(super) struct Finished {
+    pub(super) annotations: LayerAnnotations,
+}
+
+/// A layer and the channel on which its stored bytes come.
+type Begun = (Job, mpsc::Receiver<io::Result<Bytes>>);
+
+impl Pipeline {
+    /// Converts and pushes all layers.
+    pub(super) async fn run(self, jobs: Vec<Job>, options: ConvertOptions) -> Outcome<Vec<Finished>> {
+        let (begun, to_convert) = mpsc::channel::<Begun>(1);
+        let (spooled, mut to_push) = mpsc::channel(1);
+        let mut stages: JoinSet<Outcome> = JoinSet::new();
+        let downloads = self.clone();
+        stages.spawn(async move { downloads.download(jobs, begun).await });
+        let converts = self.clone();
+        stages.spawn_blocking(move || converts.convert(to_convert, &spooled, options));
+
+        let mut finished = Vec::new();
+        let mut pushed = Ok(());
+        while let Some((job, layer)) = to_push.recv().await {
+            match self.push(&job, layer).await {
+                Ok(layer) => finished.push(layer),
+                Err(failure) => {
+                    pushed = Err(failure);
+                    break;
+                }
+            }
+        }
+        drop(to_push);
+        let mut failures: Vec<Failure> = pushed.err().into_iter().collect();
+        while let Some(ended) = stages.join_next().await {
+            match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(failure)) => failures.push(failure),
+                Err(died) => failures.push(Failure::new(Exit::Failed, "a stage of the conversion died").because(&died)),
+            }
+        }
+        failures.into_iter().next().map_or(Ok(finished), Err)
+    }
+
+    async fn download(&self, jobs: Vec<Job>, begun: mpsc::Sender<Begun>) -> Outcome {
+        for job in jobs {
+            let (pieces, receiver) = mpsc::channel(PIECES);
+            let task = self.progress.task(&format!("layer {} download", job.number), job.descriptor.size);
+            let descriptor = job.descriptor.clone();
+            if begun.send((job, receiver)).await.is_err() {
+                // The converter stopped; it tells why.
+                return Ok(());
+            }
+            let mut stream = match registry::blob_stream(&self.source, &descriptor).await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    // The error itself travels to the converter, which tells it once.
+                    let _stopped = pieces.send(Err(io::Error::other(error))).await;
+                    return Ok(());
+                }
+            };
+            loop {
+                let piece = stream.next().await;
+                let failed = piece.is_err();
+                let bytes = piece.map(Option::unwrap_or_default).map_err(io::Error::other);
+                let len = bytes.as_ref().map_or(0, Bytes::len);
+                task.advance(u64::try_from(len).unwrap_or(0));
+                if pieces.send(bytes).await.is_err() || failed {
+                    return Ok(());
+                }
+                if len == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn convert(
+        &self,
+        mut begun: mpsc::Receiver<Begun>,
+        spooled: &mpsc::Sender<(Job, Spooled)>,
+        options: ConvertOptions,
+    ) -> Outcome {
+        let mut converter = Converter::new(options);
+        while let Some((job, stored)) = begun.blocking_recv() {
+            let layer = convert_layer(&mut converter, &job, stored, &self.tmp_dir)
+                .map_err(|error| self.explain(&job, &error))?;
+            if spooled.blocking_send((job, layer)).is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn push(&self, job: &Job, layer: Spooled) -> Outcome<Finished> {
+        let annotations = LayerAnnotations::new(layer.digest, layer.len, FS_TYPE, layer.summary.chunks);
+        let task = self.progress.task(&format!("layer {} push", job.number), layer.len);
+        registry::push_file(&self.destination, &layer.file, layer.digest, layer.len)
+            .await
+            .map_err(|error| explain_source(format!("cannot push layer {}", job.number), &error))?;
+        task.advance(layer.len);
+        Ok(Finished { annotations })
+    }
+
+    fn explain(&self, job: &Job, error: &LayerError) -> Failure {
+        let what = format!("cannot convert layer {} ({}) of {}", job.number, job.descriptor.digest, self.named);
+        match error {
+            LayerError::WrongTar { .. } => Failure::new(Exit::Verification, what).because(error),
+            LayerError::Spool { .. } => Failure::new(Exit::Failed, what)
+                .because(error)
+                .next("give a directory with enough space: `--tmp-dir DIR`"),
+            LayerError::Read(_) => read_failure(what, error),
+            LayerError::Convert(_) => Failure::new(Exit::Unsupported, what).because(error),
+        }
+    }
+}

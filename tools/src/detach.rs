@@ -1,0 +1,26 @@
+//! `tranship detach`: gives up a device.
+
+use crate::agent;
+use crate::cli::{Common, DetachArgs};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::{self, Format};
+
+pub(crate) async fn run(common: &Common, args: &DetachArgs) -> Outcome {
+    let client = agent::client(&args.agent);
+    let device = agent::find(&client, &args.device).await?.ok_or_else(|| {
+        Failure::new(Exit::NotFound, format!("no device {}", args.device))
+            .why("the agent has none with that id or reference")
+            .next("`tranship devices` lists what is attached")
+    })?;
+    let reply = client
+        .detach(&device.id)
+        .await
+        .map_err(|error| agent::failure(format!("cannot detach {}", device.id), &error))?;
+    if common.output == Format::Json {
+        return output::print_json(&reply);
+    }
+    if reply.use_count > 0 {
+        output::say(&format!("{} stays: {} more attaches share it", device.id, reply.use_count));
+    }
+    Ok(())
+}
