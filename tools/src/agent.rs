@@ -15,7 +15,11 @@ pub(crate) fn client(args: &AgentArgs) -> Client {
 /// A call's error as a failure: the HTTP status decides the exit code.
 pub(crate) fn failure(what: String, error: &ControlError) -> Failure {
     let exit = match error {
-        ControlError::Unreachable { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Exit::Denied,
+        ControlError::Unreachable { source, .. }
+            if source.kind() == std::io::ErrorKind::PermissionDenied =>
+        {
+            Exit::Denied
+        }
         ControlError::Unreachable { .. } | ControlError::Exchange { .. } => Exit::Unavailable,
         ControlError::Refused { status, .. } => match status {
             400 | 422 => Exit::Usage,
@@ -37,15 +41,25 @@ pub(crate) fn failure(what: String, error: &ControlError) -> Failure {
 /// An absolute path, since the agent does not share our working directory. Symbolic links on the way are kept: the
 /// agent mounts where the user said.
 pub(crate) fn absolute(path: &Path) -> Outcome<PathBuf> {
-    std::path::absolute(path)
-        .map_err(|error| Failure::new(Exit::Usage, format!("cannot use {}", path.display())).because(&error))
+    std::path::absolute(path).map_err(|error| {
+        Failure::new(Exit::Usage, format!("cannot use {}", path.display())).because(&error)
+    })
 }
 
 /// The device that a user means: by id, else by reference.
 pub(crate) async fn find(client: &Client, named: &str) -> Outcome<Option<DeviceInfo>> {
-    let devices = client.devices().await.map_err(|error| failure("cannot list the devices".into(), &error))?;
+    let devices = client
+        .devices()
+        .await
+        .map_err(|error| failure("cannot list the devices".into(), &error))?;
     let by_id = devices.iter().find(|device| device.id == named);
-    Ok(by_id.or_else(|| devices.iter().find(|device| same_reference(&device.reference, named))).cloned())
+    Ok(by_id
+        .or_else(|| {
+            devices
+                .iter()
+                .find(|device| same_reference(&device.reference, named))
+        })
+        .cloned())
 }
 
 /// The same reference, written with `docker://` or without.

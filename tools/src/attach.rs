@@ -8,15 +8,20 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{self, Format};
 
 pub(crate) async fn run(common: &Common, args: &AttachArgs) -> Outcome {
-    let front_end = args.front_end.parse().map_err(|why: String| {
-        Failure::new(Exit::Usage, format!("no front end `{}`", args.front_end)).why(why)
-    })?;
+    let front_end = front_end(&args.front_end)?;
     let client = agent::client(&args.agent);
     let device = attach(&client, &args.reference, front_end, args.plain_http).await?;
     match common.output {
         Format::Table => output::print(&format!("{}\t{}\n", device.id, device.path.display())),
         Format::Json => output::print_json(&device),
     }
+}
+
+/// The front end that a user names.
+pub(crate) fn front_end(name: &str) -> Outcome<FrontEndChoice> {
+    name.parse().map_err(|why: String| {
+        Failure::new(Exit::Usage, format!("cannot use the front end `{name}`")).why(why)
+    })
 }
 
 /// Attaches an image; the agent shares a device that is there already.
@@ -26,8 +31,11 @@ pub(crate) async fn attach(
     front_end: FrontEndChoice,
     plain_http: bool,
 ) -> Outcome<DeviceInfo> {
-    let request =
-        AttachRequest { reference: reference.to_owned(), front_end, plain_http: plain_http.then_some(true) };
+    let request = AttachRequest {
+        reference: reference.to_owned(),
+        front_end,
+        plain_http: plain_http.then_some(true),
+    };
     client
         .attach(&request)
         .await

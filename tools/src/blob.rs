@@ -33,14 +33,20 @@ pub(crate) struct LazyBlob {
 }
 
 enum Content {
-    Chunks { table: ChunkTable, kept: Mutex<LruCache<u32, Verified>> },
+    Chunks {
+        table: ChunkTable,
+        kept: Mutex<LruCache<u32, Verified>>,
+    },
     /// A verified local copy.
     Whole(File),
 }
 
 impl std::fmt::Debug for LazyBlob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LazyBlob").field("digest", &self.digest).field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("LazyBlob")
+            .field("digest", &self.digest)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
     }
 }
 
@@ -49,7 +55,10 @@ impl LazyBlob {
     pub(crate) async fn open(store: &ImageStore, layer: &LayerBlob) -> io::Result<Self> {
         let content = match &layer.annotations.chunks {
             Some(reference) => {
-                let table = store.blob_range(&layer.digest, reference.range()).await.map_err(io::Error::other)?;
+                let table = store
+                    .blob_range(&layer.digest, reference.range())
+                    .await
+                    .map_err(io::Error::other)?;
                 Content::Chunks {
                     table: open_table(&table, reference.digest)?,
                     kept: Mutex::new(LruCache::new(KEPT_CHUNKS)),
@@ -58,22 +67,39 @@ impl LazyBlob {
             None => Content::Whole(spool::whole_blob(store, &layer.descriptor).await?),
         };
         let (digest, len) = (layer.digest, layer.len);
-        Ok(Self { store: store.clone(), digest, len, content, runtime: Handle::current() })
+        Ok(Self {
+            store: store.clone(),
+            digest,
+            len,
+            content,
+            runtime: Handle::current(),
+        })
     }
 
     /// Fetches a run of chunks in one request and checks each.
     fn fetch(&self, table: &ChunkTable, chunks: &[ChunkIndex]) -> io::Result<Vec<Verified>> {
-        let (Some(first), Some(last)) = (chunks.first(), chunks.last()) else { return Ok(Vec::new()) };
+        let (Some(first), Some(last)) = (chunks.first(), chunks.last()) else {
+            return Ok(Vec::new());
+        };
         let range = ByteRange::new(table.range(*first).start, table.range(*last).end);
-        let bytes: Bytes =
-            self.runtime.block_on(self.store.blob_range(&self.digest, range)).map_err(io::Error::other)?;
+        let bytes: Bytes = self
+            .runtime
+            .block_on(self.store.blob_range(&self.digest, range))
+            .map_err(io::Error::other)?;
         let mut rest = bytes;
         let checked = chunks.iter().map(|chunk| {
             let range = table.range(*chunk);
             let len = usize::try_from(range.len()).map_err(io::Error::other)?;
             let stored = rest.split_to(len.min(rest.len()));
             table.verify(*chunk, stored).map_err(|wrong| {
-                io::Error::new(io::ErrorKind::InvalidData, WrongBytes { blob: self.digest, range, source: wrong })
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    WrongBytes {
+                        blob: self.digest,
+                        range,
+                        source: wrong,
+                    },
+                )
             })
         });
         checked.collect()
@@ -89,13 +115,19 @@ impl LazyBlob {
         let mut run = Vec::new();
         let mut run_len = 0;
         for chunk in table.over(wanted) {
-            let found = kept.lock().unwrap_or_else(PoisonError::into_inner).get(&chunk.get()).cloned();
+            let found = kept
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(&chunk.get())
+                .cloned();
             if let Some(found) = found {
                 copy_overlap(table.range(chunk), found.bytes(), wanted, buf);
                 continue;
             }
             let len = table.range(chunk).len();
-            let adjoins = run.last().is_none_or(|last: &ChunkIndex| last.get() + 1 == chunk.get());
+            let adjoins = run
+                .last()
+                .is_none_or(|last: &ChunkIndex| last.get() + 1 == chunk.get());
             if !adjoins || run_len + len > REQUEST_LEN {
                 self.take(table, kept, &run, wanted, buf)?;
                 run.clear();
@@ -117,7 +149,9 @@ impl LazyBlob {
     ) -> io::Result<()> {
         for (chunk, verified) in run.iter().zip(self.fetch(table, run)?) {
             copy_overlap(table.range(*chunk), verified.bytes(), wanted, buf);
-            kept.lock().unwrap_or_else(PoisonError::into_inner).put(chunk.get(), verified);
+            kept.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .put(chunk.get(), verified);
         }
         Ok(())
     }
@@ -147,7 +181,9 @@ pub(crate) fn open_table(bytes: &[u8], expected: Digest) -> io::Result<ChunkTabl
 /// Copies what `have` (bytes of `at`) and `wanted` (bytes for `buf`) share.
 fn copy_overlap(at: ByteRange, have: &[u8], wanted: ByteRange, buf: &mut [u8]) {
     let (start, end) = (at.start.max(wanted.start), at.end.min(wanted.end));
-    let part = |base: u64| Some(usize::try_from(start.checked_sub(base)?).ok()?..usize::try_from(end - base).ok()?);
+    let part = |base: u64| {
+        Some(usize::try_from(start.checked_sub(base)?).ok()?..usize::try_from(end - base).ok()?)
+    };
     if start < end
         && let (Some(from), Some(to)) = (part(at.start), part(wanted.start))
         && let (Some(from), Some(to)) = (have.get(from), buf.get_mut(to))
@@ -163,13 +199,19 @@ impl ReadAt for LazyBlob {
 
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let len = u64::try_from(buf.len()).map_err(io::Error::other)?;
-        let end = offset.checked_add(len).filter(|end| *end <= self.len).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let end = offset
+            .checked_add(len)
+            .filter(|end| *end <= self.len)
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
         match &self.content {
             Content::Whole(file) => file.read_exact_at(buf, offset),
             Content::Chunks { table, kept } => {
                 if end > table.covered_len() {
                     // The chunk table itself and the tar's end: nothing that a reader of the image needs.
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "these bytes have no chunk to prove them"));
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "these bytes have no chunk to prove them",
+                    ));
                 }
                 self.read_chunks(table, kept, ByteRange::new(offset, end), buf)
             }
@@ -184,11 +226,26 @@ mod tests {
     #[test]
     fn only_what_both_have_is_copied() {
         let mut buf = [0; 6];
-        copy_overlap(ByteRange::new(10, 14), &[1, 2, 3, 4], ByteRange::new(12, 18), &mut buf);
+        copy_overlap(
+            ByteRange::new(10, 14),
+            &[1, 2, 3, 4],
+            ByteRange::new(12, 18),
+            &mut buf,
+        );
         assert_eq!(buf, [3, 4, 0, 0, 0, 0]);
-        copy_overlap(ByteRange::new(14, 30), &[5; 16], ByteRange::new(12, 18), &mut buf);
+        copy_overlap(
+            ByteRange::new(14, 30),
+            &[5; 16],
+            ByteRange::new(12, 18),
+            &mut buf,
+        );
         assert_eq!(buf, [3, 4, 5, 5, 5, 5]);
-        copy_overlap(ByteRange::new(18, 20), &[9; 2], ByteRange::new(12, 18), &mut buf);
+        copy_overlap(
+            ByteRange::new(18, 20),
+            &[9; 2],
+            ByteRange::new(12, 18),
+            &mut buf,
+        );
         assert_eq!(buf, [3, 4, 5, 5, 5, 5]);
     }
 

@@ -18,14 +18,20 @@ pub(crate) async fn run(args: &CatArgs) -> Outcome {
         let failed = |error| path::failure(&image, &path, &error);
         let inode = filesystem.resolve(path.as_bytes()).map_err(failed)?;
         if inode.kind != FileKind::Regular {
-            return Err(Failure::new(Exit::Usage, format!("{path} is no regular file"))
-                .next("`tranship ls -l` shows what it is"));
+            return Err(
+                Failure::new(Exit::Usage, format!("{path} is no regular file"))
+                    .next("`tranship ls -l` shows what it is"),
+            );
         }
         let mut piece = vec![0; PIECE_LEN];
         let mut offset = 0;
         loop {
-            let len = filesystem.read(&inode, offset, &mut piece).map_err(failed)?;
-            let Some(bytes) = piece.get(..len).filter(|bytes| !bytes.is_empty()) else { return Ok(()) };
+            let len = filesystem
+                .read(&inode, offset, &mut piece)
+                .map_err(failed)?;
+            let Some(bytes) = piece.get(..len).filter(|bytes| !bytes.is_empty()) else {
+                return Ok(());
+            };
             output::print_bytes(bytes)?;
             offset += u64::try_from(len).unwrap_or(0);
         }

@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::demo::rate::Rate;
 use crate::output::Format;
-use crate::platform::Platform;
 use crate::progress::Watch;
+use tranship_source::Platform;
 
 const EXIT_CODES: &str = "\
 References: docker://HOST/REPO:TAG[@sha256:…] (docker:// may be left out), oci:DIR[:TAG], oci-archive:FILE[:TAG]
@@ -29,13 +29,31 @@ pub(crate) struct Cli {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Common {
     /// Form of the result on stdout
-    #[arg(long, global = true, value_enum, default_value_t, env = "TRANSHIP_OUTPUT")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "TRANSHIP_OUTPUT"
+    )]
     pub(crate) output: Format,
     /// How to show progress on stderr: bars on a terminal (auto), NDJSON events, or none
-    #[arg(long, global = true, value_enum, default_value_t, env = "TRANSHIP_PROGRESS")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "TRANSHIP_PROGRESS"
+    )]
     pub(crate) progress: Watch,
     /// Log filter for stderr, such as `debug` or `tranship_source=trace`
-    #[arg(long, global = true, default_value = "error", env = "TRANSHIP_LOG", value_name = "FILTER")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "error",
+        env = "TRANSHIP_LOG",
+        value_name = "FILTER"
+    )]
     pub(crate) log: String,
 }
 
@@ -110,9 +128,6 @@ pub(crate) struct ConvertArgs {
     /// Stored bytes a chunk aims at: the unit of transfer and verification
     #[arg(long, default_value = "256KiB", value_name = "SIZE")]
     pub(crate) chunk_size: bytesize::ByteSize,
-    /// Level of zstd, 1 (fast) to 19 (small)
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
-    pub(crate) level: i32,
     /// Where layers are spooled before they are pushed [default: $TMPDIR or /tmp]
     #[arg(long, value_name = "DIR")]
     pub(crate) tmp_dir: Option<PathBuf>,
@@ -234,6 +249,9 @@ pub(crate) struct MountArgs {
     /// Directory to mount at
     #[arg(value_name = "DIR")]
     pub(crate) target: PathBuf,
+    /// How the kernel sees the device, if it has to be attached: auto, fuse-loop or erofs-file
+    #[arg(long, default_value = "auto", value_name = "NAME")]
+    pub(crate) front_end: String,
     /// Put a writable overlay on top
     #[arg(long)]
     pub(crate) writable: bool,

@@ -31,7 +31,11 @@ pub(crate) fn run(common: &Common, args: &ConfigArgs) -> Outcome {
     }
     let mut table = output::table(["SETTING", "VALUE", "FROM"]);
     for setting in settings {
-        table.add_row([Cell::new(setting.name), Cell::new(setting.value), Cell::new(setting.from)]);
+        table.add_row([
+            Cell::new(setting.name),
+            Cell::new(setting.value),
+            Cell::new(setting.from),
+        ]);
     }
     output::print_table(&table)
 }
@@ -47,21 +51,45 @@ fn settings(common: &Common, args: &ConfigArgs) -> Vec<Setting> {
         }
     };
     let agent = args.agent.agent.display().to_string();
-    let output = if common.output == Format::Json { "json" } else { "table" };
-    let docker = crate::registry::docker_config(None);
+    let output = if common.output == Format::Json {
+        "json"
+    } else {
+        "table"
+    };
+    let docker = crate::place::docker_config(None);
     vec![
-        Setting { name: "agent", from: from("TRANSHIP_AGENT", &agent, DEFAULT_AGENT), value: agent },
-        Setting { name: "output", from: from("TRANSHIP_OUTPUT", output, "table"), value: output.into() },
-        Setting { name: "log", from: from("TRANSHIP_LOG", &common.log, "error"), value: common.log.clone() },
+        Setting {
+            name: "agent",
+            from: from("TRANSHIP_AGENT", &agent, DEFAULT_AGENT),
+            value: agent,
+        },
+        Setting {
+            name: "output",
+            from: from("TRANSHIP_OUTPUT", output, "table"),
+            value: output.into(),
+        },
+        Setting {
+            name: "log",
+            from: from("TRANSHIP_LOG", &common.log, "error"),
+            value: common.log.clone(),
+        },
         Setting {
             name: "docker-config",
             value: docker.map_or_else(|| "none".into(), |path| path.display().to_string()),
-            from: if std::env::var_os("DOCKER_CONFIG").is_some() { "$DOCKER_CONFIG".into() } else { "default".into() },
+            from: if std::env::var_os("DOCKER_CONFIG").is_some() {
+                "$DOCKER_CONFIG".into()
+            } else {
+                "default".into()
+            },
         },
         Setting {
             name: "tmp-dir",
             value: std::env::temp_dir().display().to_string(),
-            from: if std::env::var_os("TMPDIR").is_some() { "$TMPDIR".into() } else { "default".into() },
+            from: if std::env::var_os("TMPDIR").is_some() {
+                "$TMPDIR".into()
+            } else {
+                "default".into()
+            },
         },
     ]
 }
@@ -91,7 +119,8 @@ const KNOWN: &[&str] = &[
 fn check(file: &Path) -> Outcome {
     let shown = file.display();
     let text = std::fs::read_to_string(file).explain(|| format!("cannot read {shown}"))?;
-    let table: toml::Table = toml::from_str(&text).explain_as(Exit::Usage, || format!("{shown} is no valid TOML"))?;
+    let table: toml::Table =
+        toml::from_str(&text).explain_as(Exit::Usage, || format!("{shown} is no valid TOML"))?;
     let mut unknown = BTreeSet::new();
     keys(&table, "", &mut unknown);
     unknown.retain(|key| !KNOWN.contains(&key.as_str()));
@@ -100,9 +129,12 @@ fn check(file: &Path) -> Outcome {
         return Ok(());
     }
     let unknown: Vec<String> = unknown.into_iter().collect();
-    Err(Failure::new(Exit::Usage, format!("{shown} has keys that neither the agent nor the tracker knows"))
-        .why(unknown.join(", "))
-        .next("correct or remove them; both daemons would only warn and go on"))
+    Err(Failure::new(
+        Exit::Usage,
+        format!("{shown} has keys that neither the agent nor the tracker knows"),
+    )
+    .why(unknown.join(", "))
+    .next("correct or remove them; both daemons would only warn and go on"))
 }
 
 fn keys(table: &toml::Table, prefix: &str, into: &mut BTreeSet<String>) {

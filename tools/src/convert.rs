@@ -10,7 +10,6 @@ mod layer;
 mod pipeline;
 mod source;
 
-
 use serde::Serialize;
 use tranship_format::LayerOptions;
 use tranship_format::convert::ConvertOptions;
@@ -23,8 +22,8 @@ use crate::cli::{Common, ConvertArgs};
 use crate::failure::{Exit, Explain, Failure, Outcome};
 use crate::image::{Image, parse_reference};
 use crate::output::{self, Format};
+use crate::place;
 use crate::progress::Progress;
-use crate::registry::{self, explain_source};
 
 /// The manifest annotation that names the manifest from which an image was converted.
 pub(crate) const SOURCE_DIGEST: &str = "containerd.io/snapshot/tranship/source-digest";
@@ -70,7 +69,7 @@ pub(crate) async fn convert(progress: &Progress, args: &ConvertArgs) -> Outcome<
     source::refuse_what_is_no_image(&image)?;
     let config = image.config().await?;
     let jobs = source::jobs(&image, &config)?;
-    let store = registry::create_store(&destination, &args.registry).await?;
+    let store = place::create(&destination, &args.registry).await?;
 
     let pipeline = Pipeline {
         source: image.store.clone(),
@@ -83,43 +82,79 @@ pub(crate) async fn convert(progress: &Progress, args: &ConvertArgs) -> Outcome<
 
     let (manifest, config) = documents(&image, config, &finished)?;
     let pushing = || format!("cannot push to {}", args.destination);
-    registry::push_bytes(&store, config).await.map_err(|error| explain_source(pushing(), &error))?;
-    store.push_manifest(&manifest).await.map_err(|error| explain_source(pushing(), &error))?;
+    place::push_bytes(&store, config)
+        .await
+        .map_err(|error| place::failure(pushing(), &error))?;
+    store
+        .push_root(&manifest)
+        .await
+        .map_err(|error| place::failure(pushing(), &error))?;
+    store
+        .finish()
+        .await
+        .map_err(|error| place::failure(pushing(), &error))?;
     Ok(Converted {
         reference: format!("{destination}@{}", manifest.digest()),
         manifest: manifest.digest().to_string(),
         source: image.manifest.digest().to_string(),
         source_size: image.document.layers.iter().map(|layer| layer.size).sum(),
-        size: finished.iter().map(|layer| layer.annotations.blob_size).sum(),
-        layers: finished.iter().map(|layer| layer.annotations.blob_digest.to_string()).collect(),
+        size: finished
+            .iter()
+            .map(|layer| layer.annotations.blob_size)
+            .sum(),
+        layers: finished
+            .iter()
+            .map(|layer| layer.annotations.blob_digest.to_string())
+            .collect(),
     })
 }
 
 /// The config with the new layers' digests, and the manifest that names it. History stays: the layers are as many.
-fn documents(image: &Image, mut config: ImageConfig, layers: &[Finished]) -> Outcome<(Manifest, bytes::Bytes)> {
+fn documents(
+    image: &Image,
+    mut config: ImageConfig,
+    layers: &[Finished],
+) -> Outcome<(Manifest, bytes::Bytes)> {
     let what = || "cannot write the new image's documents".to_owned();
-    config.rootfs.diff_ids = layers.iter().map(|layer| layer.annotations.blob_digest).collect();
+    config.rootfs.diff_ids = layers
+        .iter()
+        .map(|layer| layer.annotations.blob_digest)
+        .collect();
     let bytes = config.encode().explain(what)?;
     let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     let config = Descriptor::new(OCI_CONFIG, tranship_format::Digest::of(&bytes), len);
     let layers = layers.iter().map(|layer| {
-        let mut descriptor = Descriptor::new(OCI_LAYER, layer.annotations.blob_digest, layer.annotations.blob_size);
+        let mut descriptor = Descriptor::new(
+            OCI_LAYER,
+            layer.annotations.blob_digest,
+            layer.annotations.blob_size,
+        );
         descriptor.annotations = layer.annotations.to_map();
         descriptor
     });
     let mut document = ImageManifest::new(config, layers.collect());
     document.annotations = image.document.annotations.clone();
-    document.annotations.insert(SOURCE_DIGEST.to_owned(), image.manifest.digest().to_string());
+    document.annotations.insert(
+        SOURCE_DIGEST.to_owned(),
+        image.manifest.digest().to_string(),
+    );
     Ok((Manifest::from_image(&document).explain(what)?, bytes))
 }
 
 fn options(args: &ConvertArgs) -> Outcome<ConvertOptions> {
     let block_len = bounded("--block-size", args.block_size.as_u64(), &BLOCK_LENS)?;
     if !block_len.is_power_of_two() {
-        return Err(Failure::new(Exit::Usage, "--block-size is no power of two").next("use 4KiB, 8KiB, 16KiB or 32KiB"));
+        return Err(Failure::new(Exit::Usage, "--block-size is no power of two")
+            .next("use 4KiB, 8KiB, 16KiB or 32KiB"));
     }
     let chunk_len = bounded("--chunk-size", args.chunk_size.as_u64(), &CHUNK_LENS)?;
-    Ok(ConvertOptions { layer: LayerOptions { block_len, chunk_len, ..LayerOptions::default() } })
+    Ok(ConvertOptions {
+        layer: LayerOptions {
+            block_len,
+            chunk_len,
+            ..LayerOptions::default()
+        },
+    })
 }
 
 fn bounded(name: &str, value: u64, bounds: &std::ops::RangeInclusive<u64>) -> Outcome<u32> {
@@ -128,7 +163,10 @@ fn bounded(name: &str, value: u64, bounds: &std::ops::RangeInclusive<u64>) -> Ou
         Failure::new(Exit::Usage, format!("{name} is {}", output::size(value)))
             .why(format!("it must be from {least} to {most}"))
     };
-    u32::try_from(value).ok().filter(|_| bounds.contains(&value)).ok_or_else(refused)
+    u32::try_from(value)
+        .ok()
+        .filter(|_| bounds.contains(&value))
+        .ok_or_else(refused)
 }
 
 fn refuse_digest(destination: &ImageReference, named: &str) -> Outcome {
@@ -143,4 +181,3 @@ fn refuse_digest(destination: &ImageReference, named: &str) -> Outcome {
         .why("its digest is not known before it is converted")
         .next("give a tag instead"))
 }
-

@@ -41,10 +41,16 @@ pub(crate) async fn run(common: &Common, progress: &Progress, args: &DemoArgs) -
     };
     let waited = match &told {
         Ok(()) if args.keep => {
-            output::say(&format!("\nEverything still runs, under {}. Ctrl-C ends it.", stage.path().display()));
+            output::say(&format!(
+                "\nEverything still runs, under {}. Ctrl-C ends it.",
+                stage.path().display()
+            ));
             for node in &stage.nodes {
                 if let Some(agent) = &node.agent {
-                    output::say(&format!("  tranship devices --agent {}", agent.client.socket().display()));
+                    output::say(&format!(
+                        "  tranship devices --agent {}",
+                        agent.client.socket().display()
+                    ));
                 }
             }
             let _asked = interrupted.wait().await;
@@ -60,13 +66,18 @@ pub(crate) async fn run(common: &Common, progress: &Progress, args: &DemoArgs) -
 async fn tell(common: &Common, progress: &Progress, args: &DemoArgs, stage: &mut Stage) -> Outcome {
     let rights = Rights::probe();
     if rights == Rights::ReadOnly {
-        progress.note("no rights to mount here: reading through NBD sockets instead, and running no command");
+        progress.note(
+            "no rights to mount here: reading through NBD sockets instead, and running no command",
+        );
     }
     stage.start_registry().await?;
     let scene = scene::set(stage, args, progress).await?;
     progress.note(&format!("{} nodes pull and unpack all of it", args.nodes));
     let (full_pull, unpacked) = phase::full_pull(stage, &scene, rights).await?;
-    progress.note(&format!("{} nodes start it lazily from the registry", args.nodes));
+    progress.note(&format!(
+        "{} nodes start it lazily from the registry",
+        args.nodes
+    ));
     let (lazy_registry, _) = phase::lazy(stage, &scene, rights, false).await?;
     stage.end_phase().await;
     progress.note(&format!("{} nodes start it lazily with peers", args.nodes));
@@ -89,7 +100,10 @@ async fn tell(common: &Common, progress: &Progress, args: &DemoArgs, stage: &mut
         Format::Table => output::print(&report.text())?,
     }
     if report.files.wrong > 0 {
-        return Err(Failure::new(Exit::Verification, "the demo read wrong files").why(report.files.examples.join("; ")));
+        return Err(
+            Failure::new(Exit::Verification, "the demo read wrong files")
+                .why(report.files.examples.join("; ")),
+        );
     }
     Ok(())
 }
@@ -97,7 +111,11 @@ async fn tell(common: &Common, progress: &Progress, args: &DemoArgs, stage: &mut
 /// Runs a step that needs a process of its own.
 pub(crate) async fn step(step: &DemoStep) -> Outcome {
     match step {
-        DemoStep::Pull { reference, download, root } => full_pull::run(reference, download, root).await,
+        DemoStep::Pull {
+            reference,
+            download,
+            root,
+        } => full_pull::run(reference, download, root).await,
         DemoStep::Enter { root, command } => start::enter(root, command),
     }
 }
@@ -125,6 +143,8 @@ impl Interrupted {
             _ = self.terminate.recv() => {}
             _ = self.hang_up.recv() => {}
         }
-        Failure::new(Exit::Failed, "the demo was interrupted").why("a signal asked for it").next("everything it had set up is gone; run it again")
+        Failure::new(Exit::Failed, "the demo was interrupted")
+            .why("a signal asked for it")
+            .next("everything it had set up is gone; run it again")
     }
 }

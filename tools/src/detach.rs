@@ -20,7 +20,10 @@ pub(crate) async fn run(common: &Common, args: &DetachArgs) -> Outcome {
         return output::print_json(&reply);
     }
     if reply.use_count > 0 {
-        output::say(&format!("{} stays: {} more attaches share it", device.id, reply.use_count));
+        output::say(&format!(
+            "{} stays: {} more attaches share it",
+            device.id, reply.use_count
+        ));
     }
     Ok(())
 }

@@ -16,7 +16,16 @@ pub(crate) async fn run(common: &Common, args: &AgentArgs) -> Outcome {
     if common.output == Format::Json {
         return output::print_json(&devices);
     }
-    let mut table = output::table(["ID", "IMAGE", "FRONT END", "STATE", "SIZE", "HERE", "PATH", "MOUNTS"]);
+    let mut table = output::table([
+        "ID",
+        "IMAGE",
+        "FRONT END",
+        "STATE",
+        "SIZE",
+        "HERE",
+        "PATH",
+        "MOUNTS",
+    ]);
     for device in &devices {
         table.add_row(row(device));
     }
@@ -27,13 +36,21 @@ fn row(device: &DeviceInfo) -> Vec<Cell> {
     let mounts: Vec<String> = device
         .mounts
         .iter()
-        .map(|mount| format!("{}{}", mount.target.display(), if mount.writable { " (writable)" } else { "" }))
+        .map(|mount| {
+            format!(
+                "{}{}",
+                mount.target.display(),
+                if mount.writable { " (writable)" } else { "" }
+            )
+        })
         .collect();
     let state = match device.state {
         DeviceState::Attached => "attached",
         DeviceState::Recovering => "recovering",
     };
-    let here = (device.fill.present_len * 100).checked_div(device.fill.stored_len).unwrap_or(0);
+    let here = (device.fill.present_len * 100)
+        .checked_div(device.fill.stored_len)
+        .unwrap_or(0);
     vec![
         Cell::new(&device.id),
         Cell::new(&device.reference),
@@ -42,6 +59,10 @@ fn row(device: &DeviceInfo) -> Vec<Cell> {
         number(size(device.size)),
         number(format!("{here}%")),
         Cell::new(device.path.display()),
-        Cell::new(if mounts.is_empty() { "-".to_owned() } else { mounts.join(", ") }),
+        Cell::new(if mounts.is_empty() {
+            "-".to_owned()
+        } else {
+            mounts.join(", ")
+        }),
     ]
 }

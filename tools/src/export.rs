@@ -13,6 +13,7 @@ use crate::cli::ExportArgs;
 use crate::failure::{Explain, Outcome};
 use crate::image::{Image, ImageFilesystem, blocking};
 use crate::output;
+use crate::place;
 use crate::progress::{Progress, Task};
 
 /// What is read at once.
@@ -21,7 +22,12 @@ const PIECE_LEN: usize = 1 << 20;
 const HOLE_LEN: usize = 4096;
 
 pub(crate) async fn run(progress: &Progress, args: &ExportArgs) -> Outcome {
-    let image = Image::open(&args.image.reference, args.image.platform.as_ref(), &args.image.registry).await?;
+    let image = Image::open(
+        &args.image.reference,
+        args.image.platform.as_ref(),
+        &args.image.registry,
+    )
+    .await?;
     match (&args.form.raw, &args.form.tar) {
         (Some(path), _) => raw(&image, path.clone(), progress).await,
         (None, Some(path)) => {
@@ -60,8 +66,13 @@ fn write_raw(disk: &Arc<Disk>, path: &Path, task: &Task) -> Result<(), RawError>
         let len = (disk.len() - offset).min(PIECE_LEN as u64);
         task.advance(len);
         // No layer has anything there: a hole, without reading.
-        if !disk.stored_ranges(ByteRange::new(offset, offset + len)).is_empty() {
-            let bytes = piece.get_mut(..usize::try_from(len).unwrap_or(PIECE_LEN)).unwrap_or_default();
+        if !disk
+            .stored_ranges(ByteRange::new(offset, offset + len))
+            .is_empty()
+        {
+            let bytes = piece
+                .get_mut(..usize::try_from(len).unwrap_or(PIECE_LEN))
+                .unwrap_or_default();
             disk.read_at(offset, bytes).map_err(RawError::Read)?;
             write_sparse(&mut file, offset, bytes).map_err(RawError::Write)?;
         }
@@ -86,7 +97,7 @@ fn write_tar(image: &Image, filesystem: &ImageFilesystem, path: &Path, task: &Ta
     let what = || format!("cannot write the tar to {}", path.display());
     let failed = |error: tar::TarError| match error {
         tar::TarError::Read(error) => image.read_failure("the files", &error),
-        tar::TarError::Write(error) => Err::<(), _>(error).explain(what).err().unwrap_or_else(|| unreachable_write()),
+        tar::TarError::Write(error) => place::failure(what(), &error),
     };
     let skipped = if path == Path::new("-") {
         tar::write(filesystem, io::stdout().lock(), task).map_err(failed)?
@@ -95,7 +106,9 @@ fn write_tar(image: &Image, filesystem: &ImageFilesystem, path: &Path, task: &Ta
         tar::write(filesystem, BufWriter::with_capacity(PIECE_LEN, file), task).map_err(failed)?
     };
     for path in skipped {
-        output::say(&format!("left out: {path} is a socket, which a tar cannot hold"));
+        output::say(&format!(
+            "left out: {path} is a socket, which a tar cannot hold"
+        ));
     }
     Ok(())
 }

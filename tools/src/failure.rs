@@ -47,10 +47,18 @@ impl Exit {
         match self {
             Self::Failed => "run again with `--log debug` to see each step",
             Self::Usage => "`tranship help VERB` shows what the verb takes",
-            Self::Verification => "do not use these bytes; push or convert the image again from a good source",
-            Self::NotFound => "check the spelling; `tranship inspect REF` shows what an image holds",
-            Self::Denied => "log in to the registry (docker login), or run with the rights this needs",
-            Self::Unavailable => "check that the other side runs and can be reached, then try again",
+            Self::Verification => {
+                "do not use these bytes; push or convert the image again from a good source"
+            }
+            Self::NotFound => {
+                "check the spelling; `tranship inspect REF` shows what an image holds"
+            }
+            Self::Denied => {
+                "log in to the registry (docker login), or run with the rights this needs"
+            }
+            Self::Unavailable => {
+                "check that the other side runs and can be reached, then try again"
+            }
             Self::Partial => "the messages above name what is left; run again for the rest",
             Self::Unsupported => "`tranship help VERB` says which inputs are taken",
         }
@@ -76,7 +84,12 @@ pub(crate) struct Failure {
 impl Failure {
     /// A failure with its code and what was tried.
     pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), why: Vec::new(), next: None }
+        Self {
+            exit,
+            what: what.into(),
+            why: Vec::new(),
+            next: None,
+        }
     }
 
     /// Adds the reason in words.
@@ -181,16 +194,26 @@ mod tests {
     #[test]
     fn a_failure_says_what_why_and_what_next() {
         let io = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
-        let failure = Err::<(), _>(io).explain(|| "cannot read the layout /x".into()).unwrap_err();
+        let failure = Err::<(), _>(io)
+            .explain(|| "cannot read the layout /x".into())
+            .unwrap_err();
         assert_eq!(failure.exit, Exit::Denied);
         let text = failure.to_string();
-        assert!(text.starts_with("error: cannot read the layout /x\n  why: permission denied\n  next: "), "{text}");
+        assert!(
+            text.starts_with(
+                "error: cannot read the layout /x\n  why: permission denied\n  next: "
+            ),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_cause_is_told_once() {
         let inner = std::io::Error::other("inner");
         let outer = std::io::Error::other(inner);
-        assert_eq!(Failure::new(Exit::Failed, "x").because(&outer).reason(), "inner");
+        assert_eq!(
+            Failure::new(Exit::Failed, "x").because(&outer).reason(),
+            "inner"
+        );
     }
 }

@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use tranship_format::erofs::Filesystem;
 use tranship_format::{Digest, Disk, LayerAnnotations, ReadAt};
-use tranship_source::manifest::{Descriptor, Document, ImageConfig, ImageManifest, Manifest, Platform};
+use tranship_source::manifest::{
+    Descriptor, Document, ImageConfig, ImageManifest, Manifest, Platform,
+};
 use tranship_source::{ImageReference, ImageStore};
 
 use crate::blob::LazyBlob;
 use crate::cli::RegistryArgs;
 use crate::failure::{Exit, Explain, Failure, Outcome};
-use crate::registry::{self, explain_source};
+use crate::place;
 
 /// Decompressed blocks that are kept while a filesystem is read.
 const BLOCK_CACHE_LEN: u64 = 64 << 20;
-/// A config larger than this is none.
-const CONFIG_LIMIT: u64 = 16 << 20;
 
 /// An image's documents and where its blobs are.
 #[derive(Debug)]
@@ -52,44 +52,52 @@ pub(crate) type ImageFilesystem = Filesystem<Arc<Disk>>;
 
 /// Parses a reference; a wrong one is the user's mistake.
 pub(crate) fn parse_reference(text: &str) -> Outcome<ImageReference> {
-    text.parse().explain_as(Exit::Usage, || format!("cannot use the reference `{text}`")).map_err(|failure| {
-        failure.next("write docker://HOST/REPO:TAG, oci:DIR[:TAG] or oci-archive:FILE[:TAG]")
-    })
+    text.parse()
+        .explain_as(Exit::Usage, || format!("cannot use the reference `{text}`"))
+        .map_err(|failure| {
+            failure.next("write docker://HOST/REPO:TAG, oci:DIR[:TAG] or oci-archive:FILE[:TAG]")
+        })
 }
 
 impl Image {
     /// Pulls an image's manifest; of an index the entry for `platform`.
-    pub(crate) async fn open(named: &str, platform: Option<&Platform>, args: &RegistryArgs) -> Outcome<Self> {
+    pub(crate) async fn open(
+        named: &str,
+        platform: Option<&Platform>,
+        args: &RegistryArgs,
+    ) -> Outcome<Self> {
         let reference = parse_reference(named)?;
-        let store = registry::open_store(&reference, args).await?;
-        let what = || format!("cannot read the manifest of {named}");
-        let manifest = store.manifest().await.map_err(|error| explain_source(what(), &error))?;
-        let (manifest, siblings) = match manifest.parse().explain_as(Exit::Unsupported, what)? {
-            Document::Image(_) => (manifest, Vec::new()),
-            Document::Index(index) => {
-                let wanted = platform.cloned().unwrap_or_else(Platform::of_this_machine);
-                let chosen = index.select(&wanted).explain_as(Exit::NotFound, || {
-                    format!("{named} has no image for {wanted}")
-                })?;
-                let chosen = chosen.clone();
-                let manifest =
-                    store.manifest_by_digest(&chosen.digest).await.map_err(|error| explain_source(what(), &error))?;
-                let siblings = index.manifests.into_iter().filter(|other| other.digest != chosen.digest).collect();
-                (manifest, siblings)
-            }
+        let store = place::open(&reference, args).await?;
+        let wanted = platform.cloned().unwrap_or_else(Platform::of_this_machine);
+        let found = store.image(&wanted).await;
+        let found = found.map_err(|error| {
+            place::failure(format!("cannot read the manifest of {named}"), &error)
+        })?;
+        let siblings = match found.root.parse() {
+            Ok(Document::Index(index)) => index.manifests,
+            Ok(Document::Image(_)) | Err(_) => Vec::new(),
         };
-        let document = manifest.image().explain_as(Exit::Unsupported, what)?;
-        Ok(Self { named: named.to_owned(), store, manifest, document, siblings })
+        let chosen = found.manifest.digest();
+        Ok(Self {
+            named: named.to_owned(),
+            store,
+            manifest: found.manifest,
+            document: found.image,
+            siblings: siblings
+                .into_iter()
+                .filter(|sibling| sibling.digest != chosen)
+                .collect(),
+        })
     }
 
     /// Pulls the config and checks its digest.
     pub(crate) async fn config(&self) -> Outcome<ImageConfig> {
         let what = || format!("cannot read the config of {}", self.named);
-        let descriptor = &self.document.config;
-        if descriptor.size > CONFIG_LIMIT {
-            return Err(Failure::new(Exit::Unsupported, what()).why(format!("it has {} bytes", descriptor.size)));
-        }
-        let bytes = registry::small_blob(&self.store, descriptor).await.map_err(|error| error.into_failure(what()))?;
+        let bytes = self
+            .store
+            .config(&self.document)
+            .await
+            .map_err(|error| place::failure(what(), &error))?;
         ImageConfig::parse(&bytes).explain_as(Exit::Unsupported, what)
     }
 
@@ -97,23 +105,49 @@ impl Image {
     pub(crate) fn layers(&self) -> Outcome<Vec<LayerBlob>> {
         let mut layers = Vec::new();
         for (number, descriptor) in self.document.layers.iter().enumerate() {
-            let what = || format!("layer {number} of {} ({}) cannot be used", self.named, descriptor.digest);
+            let what = || {
+                format!(
+                    "layer {number} of {} ({}) cannot be used",
+                    self.named, descriptor.digest
+                )
+            };
             let annotations = LayerAnnotations::from_map(&descriptor.annotations)
                 .explain_as(Exit::Unsupported, what)?
                 .ok_or_else(|| {
-                    Failure::new(Exit::Unsupported, format!("{} is not converted", self.named))
-                        .why(format!("layer {number} ({}) is no overlaybd layer", descriptor.digest))
-                        .next(format!("`tranship convert {} DST` makes one that is", self.named))
+                    Failure::new(
+                        Exit::Unsupported,
+                        format!("{} is not converted", self.named),
+                    )
+                    .why(format!(
+                        "layer {number} ({}) is no overlaybd layer",
+                        descriptor.digest
+                    ))
+                    .next(format!(
+                        "`tranship convert {} DST` makes one that is",
+                        self.named
+                    ))
                 })?;
-            if annotations.blob_digest != descriptor.digest || annotations.blob_size != descriptor.size {
+            if annotations.blob_digest != descriptor.digest
+                || annotations.blob_size != descriptor.size
+            {
                 return Err(Failure::new(Exit::Verification, what())
                     .why("its annotations and its descriptor name different blobs"));
             }
-            let (digest, len, descriptor) = (descriptor.digest, descriptor.size, descriptor.clone());
-            layers.push(LayerBlob { number, digest, len, descriptor, annotations });
+            let (digest, len, descriptor) =
+                (descriptor.digest, descriptor.size, descriptor.clone());
+            layers.push(LayerBlob {
+                number,
+                digest,
+                len,
+                descriptor,
+                annotations,
+            });
         }
         if layers.is_empty() {
-            return Err(Failure::new(Exit::Unsupported, format!("{} has no layers", self.named)));
+            return Err(Failure::new(
+                Exit::Unsupported,
+                format!("{} has no layers", self.named),
+            ));
         }
         Ok(layers)
     }
@@ -128,16 +162,26 @@ impl Image {
             blobs.push(Arc::new(blob));
         }
         let disk = blocking(move || Disk::open(blobs, BLOCK_CACHE_LEN)).await?;
-        disk.map(Arc::new).map_err(|error| self.read_failure("the layers", &error))
+        disk.map(Arc::new)
+            .map_err(|error| self.read_failure("the layers", &error))
     }
 
     /// Opens the filesystem over the merged device.
     pub(crate) async fn filesystem(&self) -> Outcome<ImageFilesystem> {
         let layers = self.layers()?;
-        if let Some(other) = layers.iter().find(|layer| layer.annotations.fs_name() != "erofs") {
-            return Err(Failure::new(Exit::Unsupported, format!("cannot look into {}", self.named))
-                .why(format!("its filesystem is {}, and this reads erofs", other.annotations.fs_name()))
-                .next("`tranship export --raw FILE` writes the device; mount that"));
+        if let Some(other) = layers
+            .iter()
+            .find(|layer| layer.annotations.fs_name() != "erofs")
+        {
+            return Err(Failure::new(
+                Exit::Unsupported,
+                format!("cannot look into {}", self.named),
+            )
+            .why(format!(
+                "its filesystem is {}, and this reads erofs",
+                other.annotations.fs_name()
+            ))
+            .next("`tranship export --raw FILE` writes the device; mount that"));
         }
         let disk = self.disk().await?;
         let filesystem = blocking(move || Filesystem::open(disk)).await?;
@@ -145,12 +189,20 @@ impl Image {
     }
 
     /// An error of reading this image, told by its cause: wrong bytes are another matter than an absent registry.
-    pub(crate) fn read_failure(&self, part: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
-        registry::read_failure(format!("cannot read {part} of {}", self.named), error)
+    pub(crate) fn read_failure(
+        &self,
+        part: &str,
+        error: &(dyn std::error::Error + 'static),
+    ) -> Failure {
+        place::failure(format!("cannot read {part} of {}", self.named), error)
     }
 }
 
 /// Runs work that blocks (reads chunks, decompresses) on a thread for that.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Outcome<T> {
-    tokio::task::spawn_blocking(work).await.explain(|| "a working thread died".into())
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Outcome<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .explain(|| "a working thread died".into())
 }

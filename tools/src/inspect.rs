@@ -42,7 +42,12 @@ struct LayerReport {
 }
 
 pub(crate) async fn run(common: &Common, args: &InspectArgs) -> Outcome {
-    let image = Image::open(&args.image.reference, args.image.platform.as_ref(), &args.image.registry).await?;
+    let image = Image::open(
+        &args.image.reference,
+        args.image.platform.as_ref(),
+        &args.image.registry,
+    )
+    .await?;
     let report = report(&image).await?;
     match common.output {
         Format::Json => output::print_json(&report),
@@ -92,21 +97,28 @@ async fn report(image: &Image) -> Outcome<Report> {
 async fn describe(image: &Image, blob: &LayerBlob, layer: &mut LayerReport) -> Outcome {
     layer.converted = true;
     layer.filesystem = Some(blob.annotations.fs_name().to_owned());
-    let Some(reference) = &blob.annotations.chunks else { return Ok(()) };
+    let Some(reference) = &blob.annotations.chunks else {
+        return Ok(());
+    };
     let what = format!("layer {}", blob.digest);
     let bytes = image
         .store
         .blob_range(&blob.digest, reference.range())
         .await
         .map_err(|error| image.read_failure(&what, &error))?;
-    let table = open_table(&bytes, reference.digest).map_err(|error| image.read_failure(&what, &error))?;
+    let table =
+        open_table(&bytes, reference.digest).map_err(|error| image.read_failure(&what, &error))?;
     layer.chunks = Some(table.count());
     layer.chunk_hash = Some(format!("{:?}", table.algorithm()).to_lowercase());
     layer.chunk_table_digest = Some(reference.digest.to_string());
     layer.chunk_table_offset = Some(reference.offset);
     layer.chunk_table_size = Some(reference.len);
-    let lazy = LazyBlob::open(&image.store, blob).await.map_err(|error| image.read_failure(&what, &error))?;
-    let opened = blocking(move || Layer::open(lazy)).await?.map_err(|error| image.read_failure(&what, &error))?;
+    let lazy = LazyBlob::open(&image.store, blob)
+        .await
+        .map_err(|error| image.read_failure(&what, &error))?;
+    let opened = blocking(move || Layer::open(lazy))
+        .await?
+        .map_err(|error| image.read_failure(&what, &error))?;
     layer.device_size = Some(opened.virtual_size());
     Ok(())
 }
@@ -118,8 +130,14 @@ fn text(report: &Report) -> String {
         ("manifest", report.manifest.clone()),
         ("config", report.config.clone()),
         ("platform", report.platform.clone()),
-        ("converted from", report.source.clone().unwrap_or_else(unknown)),
-        ("filesystem", report.filesystem.clone().unwrap_or_else(unknown)),
+        (
+            "converted from",
+            report.source.clone().unwrap_or_else(unknown),
+        ),
+        (
+            "filesystem",
+            report.filesystem.clone().unwrap_or_else(unknown),
+        ),
         ("device", report.device_size.map_or_else(unknown, size)),
         ("stored", size(report.stored_size)),
     ] {

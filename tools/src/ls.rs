@@ -88,7 +88,9 @@ fn row(
     inode: &Inode,
 ) -> Result<Row, tranship_format::erofs::ErofsError> {
     let target = match inode.kind {
-        FileKind::Symlink => Some(String::from_utf8_lossy(&filesystem.read_link(inode)?).into_owned()),
+        FileKind::Symlink => {
+            Some(String::from_utf8_lossy(&filesystem.read_link(inode)?).into_owned())
+        }
         _ => None,
     };
     Ok(Row {

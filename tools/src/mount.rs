@@ -1,9 +1,9 @@
 //! `tranship mount`: mounts an image's filesystem, attaching the image first if nobody has.
 
-use tranship_agent::control::{FrontEndChoice, MountRequest};
+use tranship_agent::control::MountRequest;
 
 use crate::agent;
-use crate::attach::attach;
+use crate::attach::{attach, front_end};
 use crate::cli::{Common, MountArgs};
 use crate::failure::Outcome;
 use crate::output::{self, Format};
@@ -11,16 +11,26 @@ use crate::output::{self, Format};
 pub(crate) async fn run(common: &Common, args: &MountArgs) -> Outcome {
     let client = agent::client(&args.agent);
     let target = agent::absolute(&args.target)?;
+    let front_end = front_end(&args.front_end)?;
     let (device, ours) = match agent::find(&client, &args.reference).await? {
         Some(device) => (device, false),
-        None => (attach(&client, &args.reference, FrontEndChoice::Auto, args.plain_http).await?, true),
+        None => (
+            attach(&client, &args.reference, front_end, args.plain_http).await?,
+            true,
+        ),
     };
-    let request = MountRequest { target: target.clone(), writable: args.writable };
+    let request = MountRequest {
+        target: target.clone(),
+        writable: args.writable,
+    };
     match client.mount(&device.id, &request).await {
         Ok(mount) if common.output == Format::Json => output::print_json(&mount),
         Ok(mount) => output::print(&format!("{}\t{}\n", mount.device, mount.target.display())),
         Err(error) => {
-            let failure = agent::failure(format!("cannot mount {} at {}", args.reference, target.display()), &error);
+            let failure = agent::failure(
+                format!("cannot mount {} at {}", args.reference, target.display()),
+                &error,
+            );
             // Nobody asked for the device itself: without its mount it is left over.
             if ours && let Err(left) = client.detach(&device.id).await {
                 output::say(&format!("device {} is left over: {left}", device.id));

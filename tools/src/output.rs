@@ -26,16 +26,22 @@ pub(crate) fn print(text: &str) -> Outcome {
 /// Writes bytes to stdout, as [`print`].
 pub(crate) fn print_bytes(bytes: &[u8]) -> Outcome {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| closed_stdout(&error))
+    stdout
+        .write_all(bytes)
+        .and_then(|()| stdout.flush())
+        .map_err(|error| closed_stdout(&error))
 }
 
 fn closed_stdout(error: &io::Error) -> Failure {
-    Failure::new(Exit::Failed, "cannot write to stdout").because(error).next("check where stdout goes, and its space")
+    Failure::new(Exit::Failed, "cannot write to stdout")
+        .because(error)
+        .next("check where stdout goes, and its space")
 }
 
 /// Prints one JSON document with a line end.
 pub(crate) fn print_json<T: Serialize>(value: &T) -> Outcome {
-    let mut text = serde_json::to_string_pretty(value).explain(|| "cannot write the result as JSON".into())?;
+    let mut text =
+        serde_json::to_string_pretty(value).explain(|| "cannot write the result as JSON".into())?;
     text.push('\n');
     print(&text)
 }

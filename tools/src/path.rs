@@ -32,14 +32,21 @@ pub(crate) fn split(reference: &str, path: Option<&str>, default: &str) -> Outco
             .next("give one: REF:/PATH or REF PATH"));
     }
     let path = behind.or(path).unwrap_or(default);
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    Ok(InImage { reference: reference.to_owned(), path })
+    let path = if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    };
+    Ok(InImage {
+        reference: reference.to_owned(),
+        path,
+    })
 }
 
 /// An error of reading at a path.
 pub(crate) fn failure(image: &Image, path: &str, error: &ErofsError) -> Failure {
     match error {
-        ErofsError::NotFound { .. } | ErofsError::NotADirectory { .. } => {
+        ErofsError::NotFound { .. } | ErofsError::WrongKind { .. } => {
             Failure::new(Exit::NotFound, format!("no {path} in {}", image.named))
                 .because(error)
                 .next("`tranship ls` shows what is there")
@@ -55,7 +62,11 @@ mod tests {
     #[test]
     fn paths_are_found_behind_references_of_all_kinds() {
         for (given, reference, path) in [
-            ("docker://h:5/r:t:/etc/passwd", "docker://h:5/r:t", "/etc/passwd"),
+            (
+                "docker://h:5/r:t:/etc/passwd",
+                "docker://h:5/r:t",
+                "/etc/passwd",
+            ),
             ("h:5/r:t:/etc", "h:5/r:t", "/etc"),
             ("docker://h:5/r:t", "docker://h:5/r:t", "/"),
             ("oci:/srv/x", "oci:/srv/x", "/"),
@@ -65,9 +76,16 @@ mod tests {
             ("h/r@sha256:00:/a:/b", "h/r@sha256:00:/a", "/b"),
         ] {
             let found = split(given, None, "/").unwrap();
-            assert_eq!((found.reference.as_str(), found.path.as_str()), (reference, path), "{given}");
+            assert_eq!(
+                (found.reference.as_str(), found.path.as_str()),
+                (reference, path),
+                "{given}"
+            );
         }
         assert_eq!(split("h/r", Some("etc"), "/").unwrap().path, "/etc");
-        assert_eq!(split("h/r:/a", Some("/b"), "/").unwrap_err().exit, Exit::Usage);
+        assert_eq!(
+            split("h/r:/a", Some("/b"), "/").unwrap_err().exit,
+            Exit::Usage
+        );
     }
 }

@@ -94,7 +94,11 @@ fn bar_for(name: &str, total: u64) -> ProgressBar {
     } else {
         "{prefix:28!} {bar:30} {bytes:>11}/{total_bytes:11} {eta:>4}"
     };
-    let bar = if total == 0 { ProgressBar::new_spinner() } else { ProgressBar::new(total) };
+    let bar = if total == 0 {
+        ProgressBar::new_spinner()
+    } else {
+        ProgressBar::new(total)
+    };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
@@ -128,8 +132,16 @@ impl Task {
         }
         let told = self.0.told.load(Ordering::Relaxed);
         let due = self.0.events && done.saturating_sub(told) >= EVENT_STEP;
-        if due && self.0.told.compare_exchange(told, done, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            event(&json!({"event": "progress", "task": self.0.name, "done": done, "total": self.0.total}));
+        if due
+            && self
+                .0
+                .told
+                .compare_exchange(told, done, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
+            event(
+                &json!({"event": "progress", "task": self.0.name, "done": done, "total": self.0.total}),
+            );
         }
     }
 }

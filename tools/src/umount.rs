@@ -11,5 +11,9 @@ pub(crate) async fn run(common: &Common, args: &UmountArgs) -> Outcome {
         .unmount(&target)
         .await
         .map_err(|error| agent::failure(format!("cannot unmount {}", target.display()), &error))?;
-    if common.output == Format::Json { output::print_json(&mount) } else { Ok(()) }
+    if common.output == Format::Json {
+        output::print_json(&mount)
+    } else {
+        Ok(())
+    }
 }

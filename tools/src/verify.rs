@@ -57,11 +57,20 @@ struct Problem {
 
 impl Problem {
     fn of_image(what: impl Into<String>) -> Self {
-        Self { blob: None, chunk: None, start: None, end: None, what: what.into() }
+        Self {
+            blob: None,
+            chunk: None,
+            start: None,
+            end: None,
+            what: what.into(),
+        }
     }
 
     fn of_blob(blob: Digest, what: impl Into<String>) -> Self {
-        Self { blob: Some(blob.to_string()), ..Self::of_image(what) }
+        Self {
+            blob: Some(blob.to_string()),
+            ..Self::of_image(what)
+        }
     }
 
     fn line(&self) -> String {
@@ -86,7 +95,11 @@ pub(crate) async fn run(common: &Common, progress: &Progress, args: &ImageArgs) 
     match image.config().await {
         Ok(config) => problems.extend(diff_ids(&image, &config.rootfs.diff_ids)),
         Err(failure) if failure.exit == Exit::Verification => {
-            problems.push(Problem::of_image(format!("config {}: {}", image.document.config.digest, failure.reason())));
+            problems.push(Problem::of_image(format!(
+                "config {}: {}",
+                image.document.config.digest,
+                failure.reason()
+            )));
         }
         Err(failure) => return Err(failure),
     }
@@ -106,8 +119,14 @@ pub(crate) async fn run(common: &Common, progress: &Progress, args: &ImageArgs) 
     if problems.is_empty() {
         match open_all(&image, &layers).await {
             Ok(count) => files = count,
-            Err(failure) if matches!(failure.exit, Exit::Unavailable | Exit::Denied) => return Err(failure),
-            Err(failure) => problems.push(Problem::of_image(format!("{}: {}", failure.what(), failure.reason()))),
+            Err(failure) if matches!(failure.exit, Exit::Unavailable | Exit::Denied) => {
+                return Err(failure);
+            }
+            Err(failure) => problems.push(Problem::of_image(format!(
+                "{}: {}",
+                failure.what(),
+                failure.reason()
+            ))),
         }
     }
     let report = Report {
@@ -132,21 +151,33 @@ pub(crate) async fn run(common: &Common, progress: &Progress, args: &ImageArgs) 
 fn diff_ids(image: &Image, diff_ids: &[Digest]) -> Option<Problem> {
     let layers = &image.document.layers;
     let right = layers.len() == diff_ids.len()
-        && layers.iter().zip(diff_ids).all(|(layer, id)| layer.media_type != OCI_LAYER || layer.digest == *id);
-    (!right).then(|| Problem::of_image("the config's diff ids are not those of the manifest's layers"))
+        && layers
+            .iter()
+            .zip(diff_ids)
+            .all(|(layer, id)| layer.media_type != OCI_LAYER || layer.digest == *id);
+    (!right)
+        .then(|| Problem::of_image("the config's diff ids are not those of the manifest's layers"))
 }
 
 /// Opens the layers as a device and, where it is ours to read, walks the filesystem; the number of files comes back.
 async fn open_all(image: &Image, layers: &[LayerBlob]) -> Outcome<Option<u64>> {
-    if layers.iter().any(|layer| layer.annotations.fs_name() != "erofs") {
+    if layers
+        .iter()
+        .any(|layer| layer.annotations.fs_name() != "erofs")
+    {
         image.disk().await?;
         return Ok(None);
     }
     let filesystem = image.filesystem().await?;
     let walked = blocking(move || {
-        filesystem.walk().try_fold(0_u64, |count, entry| entry.map(|_| count + 1))
+        filesystem
+            .walk()
+            .try_fold(0_u64, |count, entry| entry.map(|_| count + 1))
     });
-    walked.await?.map(Some).map_err(|error| image.read_failure("the filesystem", &error))
+    walked
+        .await?
+        .map(Some)
+        .map_err(|error| image.read_failure("the filesystem", &error))
 }
 
 fn tell(common: &Common, report: &Report) -> Outcome {
@@ -164,7 +195,9 @@ fn tell(common: &Common, report: &Report) -> Outcome {
     }
     let mut text = output::text_of(&table);
     if let Some(files) = report.files {
-        text.push_str(&format!("\nevery byte is right, and {files} files and directories can be read\n"));
+        text.push_str(&format!(
+            "\nevery byte is right, and {files} files and directories can be read\n"
+        ));
     }
     output::print(&text)
 }

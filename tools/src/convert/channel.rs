@@ -36,14 +36,23 @@ impl Pieces for Receiver<io::Result<Bytes>> {
 
 impl<C: Pieces> PieceReader<C> {
     pub(super) const fn new(channel: C) -> Self {
-        Self { channel, piece: Bytes::new(), ended: false }
+        Self {
+            channel,
+            piece: Bytes::new(),
+            ended: false,
+        }
     }
 }
 
 impl<C: Pieces> Read for PieceReader<C> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.piece.is_empty() && !self.ended {
-            let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "the stage before this one stopped");
+            let gone = || {
+                io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the stage before this one stopped",
+                )
+            };
             self.piece = self.channel.next().ok_or_else(gone)??;
             self.ended = self.piece.is_empty();
         }
@@ -59,7 +68,11 @@ impl<C: Pieces> Read for PieceReader<C> {
 ///
 /// # Errors
 /// The source fails; the receiver is told too.
-pub(super) fn pump(source: &mut impl Read, to: &SyncSender<io::Result<Bytes>>, piece_len: usize) -> io::Result<u64> {
+pub(super) fn pump(
+    source: &mut impl Read,
+    to: &SyncSender<io::Result<Bytes>>,
+    piece_len: usize,
+) -> io::Result<u64> {
     let mut total = 0;
     loop {
         let mut piece = Vec::with_capacity(piece_len);
@@ -101,7 +114,9 @@ mod tests {
         sender.send(Ok(Bytes::from_static(b"half"))).unwrap();
         drop(sender);
         let mut read = Vec::new();
-        let error = PieceReader::new(receiver).read_to_end(&mut read).unwrap_err();
+        let error = PieceReader::new(receiver)
+            .read_to_end(&mut read)
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

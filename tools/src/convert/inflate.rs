@@ -31,7 +31,9 @@ impl Compression {
     fn of(begin: &[u8]) -> Self {
         if begin.starts_with(GZIP_MAGIC) {
             Self::Gzip
-        } else if begin.starts_with(ZSTD_MAGIC) || (begin.get(1..4) == Some(ZSTD_SKIPPABLE) && begin.first() >= Some(&0x50)) {
+        } else if begin.starts_with(ZSTD_MAGIC)
+            || (begin.get(1..4) == Some(ZSTD_SKIPPABLE) && begin.first() >= Some(&0x50))
+        {
             Self::Zstd
         } else {
             Self::Plain
@@ -106,14 +108,20 @@ mod tests {
 
     #[test]
     fn every_member_of_a_gzip_is_read() {
-        assert_eq!(inflated(&[gzip(b"one "), gzip(b"two")].concat()).unwrap(), b"one two");
+        assert_eq!(
+            inflated(&[gzip(b"one "), gzip(b"two")].concat()).unwrap(),
+            b"one two"
+        );
     }
 
     #[test]
     fn every_frame_of_a_zstd_is_read() {
         let frame = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
         let skippable = [&[0x5e, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"xyz"].concat();
-        assert_eq!(inflated(&[skippable, frame(b"one "), frame(b"two")].concat()).unwrap(), b"one two");
+        assert_eq!(
+            inflated(&[skippable, frame(b"one "), frame(b"two")].concat()).unwrap(),
+            b"one two"
+        );
     }
 
     #[test]

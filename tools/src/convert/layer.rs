@@ -13,6 +13,7 @@ use tranship_format::{Digest, DigestWriter, LayerSummary};
 use super::channel::{PieceReader, pump};
 use super::inflate::Inflate;
 use super::source::Job;
+use crate::spool;
 
 /// Tar bytes between the two threads: enough pieces that neither waits for the other's hiccups.
 const PIECE_LEN: usize = 256 << 10;
@@ -55,17 +56,23 @@ pub(super) fn convert_layer(
     stored: mpsc::Receiver<io::Result<Bytes>>,
     tmp_dir: &Path,
 ) -> Result<Spooled, LayerError> {
-    let spool = |source| LayerError::Spool { dir: tmp_dir.display().to_string(), source };
+    let spooling = |source| LayerError::Spool {
+        dir: tmp_dir.display().to_string(),
+        source,
+    };
     let (sender, receiver) = sync_channel(PIECES);
     let (inflated, converted) = std::thread::scope(|scope| {
         let inflating = scope.spawn(move || {
-            let mut tar = Hashing { inner: Inflate::new(PieceReader::new(stored))?, hash: DigestWriter::new(io::sink()) };
+            let mut tar = Hashing {
+                inner: Inflate::new(PieceReader::new(stored))?,
+                hash: DigestWriter::new(io::sink()),
+            };
             pump(&mut tar, &sender, PIECE_LEN)?;
             // Read to the end of the stored bytes too: only there their digest is known to be right.
             tar.inner.drain()?;
             Ok::<_, io::Error>(tar.hash.finish().1)
         });
-        let converted = tempfile::tempfile_in(tmp_dir).map_err(spool).and_then(|file| {
+        let converted = spool::file(tmp_dir).map_err(spooling).and_then(|file| {
             let mut tar = PieceReader::new(receiver);
             let done = converter.layer(&mut tar, BufWriter::with_capacity(PIECE_LEN, file));
             let (file, summary) = done.map_err(LayerError::Convert)?;
@@ -74,7 +81,9 @@ pub(super) fn convert_layer(
             Ok((file, summary))
         });
         // A thread that panicked has failed to read; its message is on stderr already.
-        let inflated = inflating.join().unwrap_or_else(|_| Err(io::Error::other("the inflating thread died")));
+        let inflated = inflating
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the inflating thread died")));
         (inflated, converted)
     });
     // Both may have failed, the one because of the other: a stage that lost its neighbour is never the cause.
@@ -85,12 +94,22 @@ pub(super) fn convert_layer(
     };
     let (file, summary) = converted?;
     if let Some(found) = found.filter(|found| *found != job.diff_id) {
-        return Err(LayerError::WrongTar { expected: job.diff_id, found });
+        return Err(LayerError::WrongTar {
+            expected: job.diff_id,
+            found,
+        });
     }
-    let mut file = file.into_inner().map_err(|error| spool(error.into_error()))?;
-    file.seek(SeekFrom::Start(0)).map_err(spool)?;
-    let (digest, len) = Digest::from_reader(&file).map_err(spool)?;
-    Ok(Spooled { file, digest, len, summary })
+    let mut file = file
+        .into_inner()
+        .map_err(|error| spooling(error.into_error()))?;
+    file.seek(SeekFrom::Start(0)).map_err(spooling)?;
+    let (digest, len) = Digest::from_reader(&file).map_err(spooling)?;
+    Ok(Spooled {
+        file,
+        digest,
+        len,
+        summary,
+    })
 }
 
 /// Hashes what is read.

@@ -5,8 +5,10 @@ use std::io;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::io::ReaderStream;
 use tranship_format::LayerAnnotations;
 use tranship_format::convert::{ConvertOptions, Converter};
 use tranship_source::ImageStore;
@@ -15,10 +17,11 @@ use super::FS_TYPE;
 use super::layer::{LayerError, Spooled, convert_layer};
 use super::source::Job;
 use crate::failure::{Exit, Failure, Outcome};
+use crate::place;
 use crate::progress::Progress;
-use crate::registry::{self, explain_source, read_failure};
 
-/// Pieces of a stored layer on their way: a few hundred KiB to a few MiB, by what the network gives at once.
+/// Stored bytes of a layer that are on their way between two stages.
+const PIECE_LEN: usize = 64 << 10;
 const PIECES: usize = 64;
 
 /// What the stages share.
@@ -43,7 +46,11 @@ type Begun = (Job, mpsc::Receiver<io::Result<Bytes>>);
 
 impl Pipeline {
     /// Converts and pushes all layers.
-    pub(super) async fn run(self, jobs: Vec<Job>, options: ConvertOptions) -> Outcome<Vec<Finished>> {
+    pub(super) async fn run(
+        self,
+        jobs: Vec<Job>,
+        options: ConvertOptions,
+    ) -> Outcome<Vec<Finished>> {
         let (begun, to_convert) = mpsc::channel::<Begun>(1);
         let (spooled, mut to_push) = mpsc::channel(1);
         let mut stages: JoinSet<Outcome> = JoinSet::new();
@@ -69,7 +76,9 @@ impl Pipeline {
             match ended {
                 Ok(Ok(())) => {}
                 Ok(Err(failure)) => failures.push(failure),
-                Err(died) => failures.push(Failure::new(Exit::Failed, "a stage of the conversion died").because(&died)),
+                Err(died) => failures.push(
+                    Failure::new(Exit::Failed, "a stage of the conversion died").because(&died),
+                ),
             }
         }
         failures.into_iter().next().map_or(Ok(finished), Err)
@@ -78,32 +87,32 @@ impl Pipeline {
     async fn download(&self, jobs: Vec<Job>, begun: mpsc::Sender<Begun>) -> Outcome {
         for job in jobs {
             let (pieces, receiver) = mpsc::channel(PIECES);
-            let task = self.progress.task(&format!("layer {} download", job.number), job.descriptor.size);
+            let task = self.progress.task(
+                &format!("layer {} download", job.number),
+                job.descriptor.size,
+            );
             let descriptor = job.descriptor.clone();
             if begun.send((job, receiver)).await.is_err() {
                 // The converter stopped; it tells why.
                 return Ok(());
             }
-            let mut stream = match registry::blob_stream(&self.source, &descriptor).await {
-                Ok(stream) => stream,
+            // Errors travel to the converter, which tells them once, with the layer.
+            let mut blob = match self.source.blob(&descriptor.digest).await {
+                Ok(blob) => ReaderStream::with_capacity(blob, PIECE_LEN),
                 Err(error) => {
-                    // The error itself travels to the converter, which tells it once.
                     let _stopped = pieces.send(Err(io::Error::other(error))).await;
                     return Ok(());
                 }
             };
-            loop {
-                let piece = stream.next().await;
+            while let Some(piece) = blob.next().await {
                 let failed = piece.is_err();
-                let bytes = piece.map(Option::unwrap_or_default).map_err(io::Error::other);
-                let len = bytes.as_ref().map_or(0, Bytes::len);
-                task.advance(u64::try_from(len).unwrap_or(0));
-                if pieces.send(bytes).await.is_err() || failed {
+                task.advance(piece.as_ref().map_or(0, |bytes| bytes.len() as u64));
+                if pieces.send(piece).await.is_err() || failed {
                     return Ok(());
                 }
-                if len == 0 {
-                    break;
-                }
+            }
+            if pieces.send(Ok(Bytes::new())).await.is_err() {
+                return Ok(());
             }
         }
         Ok(())
@@ -127,23 +136,29 @@ impl Pipeline {
     }
 
     async fn push(&self, job: &Job, layer: Spooled) -> Outcome<Finished> {
-        let annotations = LayerAnnotations::new(layer.digest, layer.len, FS_TYPE, layer.summary.chunks);
-        let task = self.progress.task(&format!("layer {} push", job.number), layer.len);
-        registry::push_file(&self.destination, &layer.file, layer.digest, layer.len)
+        let annotations =
+            LayerAnnotations::new(layer.digest, layer.len, FS_TYPE, layer.summary.chunks);
+        let task = self
+            .progress
+            .task(&format!("layer {} push", job.number), layer.len);
+        place::push_file(&self.destination, &layer.file, layer.digest, layer.len)
             .await
-            .map_err(|error| explain_source(format!("cannot push layer {}", job.number), &error))?;
+            .map_err(|error| place::failure(format!("cannot push layer {}", job.number), &error))?;
         task.advance(layer.len);
         Ok(Finished { annotations })
     }
 
     fn explain(&self, job: &Job, error: &LayerError) -> Failure {
-        let what = format!("cannot convert layer {} ({}) of {}", job.number, job.descriptor.digest, self.named);
+        let what = format!(
+            "cannot convert layer {} ({}) of {}",
+            job.number, job.descriptor.digest, self.named
+        );
         match error {
             LayerError::WrongTar { .. } => Failure::new(Exit::Verification, what).because(error),
             LayerError::Spool { .. } => Failure::new(Exit::Failed, what)
                 .because(error)
                 .next("give a directory with enough space: `--tmp-dir DIR`"),
-            LayerError::Read(_) => read_failure(what, error),
+            LayerError::Read(_) => place::failure(what, error),
             LayerError::Convert(_) => Failure::new(Exit::Unsupported, what).because(error),
         }
     }

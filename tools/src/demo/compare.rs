@@ -98,7 +98,11 @@ pub(crate) fn all(unpacked: &Path, view: &View) -> io::Result<Compared> {
     while let Some(inner) = waiting.pop() {
         let expected = look(&unpacked.join(&inner))?;
         if let Seen::Directory { names, .. } = &expected {
-            waiting.extend(names.iter().map(|name| inner.join(std::ffi::OsStr::from_bytes(name))));
+            waiting.extend(
+                names
+                    .iter()
+                    .map(|name| inner.join(std::ffi::OsStr::from_bytes(name))),
+            );
         }
         // Who unpacks makes the root itself; its mode is no part of any layer.
         if !inner.as_os_str().is_empty() {
@@ -133,11 +137,18 @@ fn look(path: &Path) -> io::Result<Seen> {
     let found: Metadata = fs::symlink_metadata(path)?;
     let mode = found.mode() & KIND_AND_PERMISSIONS;
     if found.is_symlink() {
-        return Ok(Seen::Link { target: fs::read_link(path)?.into_os_string().into_vec() });
+        return Ok(Seen::Link {
+            target: fs::read_link(path)?.into_os_string().into_vec(),
+        });
     }
     if found.is_dir() {
-        let names: io::Result<_> = fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().into_vec())).collect();
-        return Ok(Seen::Directory { mode, names: names? });
+        let names: io::Result<_> = fs::read_dir(path)?
+            .map(|entry| Ok(entry?.file_name().into_vec()))
+            .collect();
+        return Ok(Seen::Directory {
+            mode,
+            names: names?,
+        });
     }
     if found.is_file() {
         let (digest, len) = Digest::from_reader(File::open(path)?)?;
@@ -147,18 +158,27 @@ fn look(path: &Path) -> io::Result<Seen> {
 }
 
 fn look_inside(filesystem: &Filesystem<NbdDevice>, inner: &Path) -> io::Result<Seen> {
-    let inode = filesystem.lookup(inner.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let inode = filesystem
+        .lookup(inner.as_os_str().as_bytes())
+        .map_err(io::Error::other)?;
     let mode = u32::from(inode.mode);
     if inode.is_dir() {
         let entries = filesystem.read_dir(&inode).map_err(io::Error::other)?;
-        return Ok(Seen::Directory { mode, names: entries.into_iter().map(|entry| entry.name).collect() });
+        return Ok(Seen::Directory {
+            mode,
+            names: entries.into_iter().map(|entry| entry.name).collect(),
+        });
     }
     match inode.kind {
-        tranship_format::erofs::FileKind::Symlink => {
-            Ok(Seen::Link { target: filesystem.read_link(&inode).map_err(io::Error::other)? })
-        }
+        tranship_format::erofs::FileKind::Symlink => Ok(Seen::Link {
+            target: filesystem.read_link(&inode).map_err(io::Error::other)?,
+        }),
         tranship_format::erofs::FileKind::Regular => {
-            let (digest, len) = Digest::from_reader(FileReader { filesystem, inode, offset: 0 })?;
+            let (digest, len) = Digest::from_reader(FileReader {
+                filesystem,
+                inode,
+                offset: 0,
+            })?;
             Ok(Seen::File { mode, len, digest })
         }
         _ => Ok(Seen::Other { mode }),
@@ -174,7 +194,10 @@ struct FileReader<'f> {
 
 impl Read for FileReader<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let len = self.filesystem.read(&self.inode, self.offset, buf).map_err(io::Error::other)?;
+        let len = self
+            .filesystem
+            .read(&self.inode, self.offset, buf)
+            .map_err(io::Error::other)?;
         self.offset += u64::try_from(len).unwrap_or(0);
         Ok(len)
     }
@@ -199,9 +222,23 @@ mod tests {
 
         fs::write(other.join("d/file"), "bytEs").unwrap();
         assert_eq!(all(&one, &view).unwrap().wrong, 1);
-        assert_eq!(some(&one, &view, &[PathBuf::from("/d/file")]).unwrap().wrong, 1);
-        assert_eq!(some(&one, &view, &[PathBuf::from("/d/link")]).unwrap().wrong, 0);
+        assert_eq!(
+            some(&one, &view, &[PathBuf::from("/d/file")])
+                .unwrap()
+                .wrong,
+            1
+        );
+        assert_eq!(
+            some(&one, &view, &[PathBuf::from("/d/link")])
+                .unwrap()
+                .wrong,
+            0
+        );
         fs::write(other.join("d/more"), "").unwrap();
-        assert_eq!(all(&one, &view).unwrap().wrong, 2, "the directory has a name too many");
+        assert_eq!(
+            all(&one, &view).unwrap().wrong,
+            2,
+            "the directory has a name too many"
+        );
     }
 }

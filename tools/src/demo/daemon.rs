@@ -63,7 +63,8 @@ impl Daemon {
         log: &Path,
         placed: impl FnOnce(u32),
     ) -> Outcome<(Self, R)> {
-        let file = std::fs::File::create(log).explain(|| format!("cannot write {}", log.display()))?;
+        let file =
+            std::fs::File::create(log).explain(|| format!("cannot write {}", log.display()))?;
         let mut child = Command::new(program)
             .arg("--config")
             .arg(config)
@@ -80,7 +81,11 @@ impl Daemon {
             placed(pid);
         }
         let stdout = child.stdout.take();
-        let mut daemon = Self { name: name.to_owned(), child, log: log.to_path_buf() };
+        let mut daemon = Self {
+            name: name.to_owned(),
+            child,
+            log: log.to_path_buf(),
+        };
         let mut line = String::new();
         let read = async {
             match stdout {
@@ -104,7 +109,11 @@ impl Daemon {
     }
 
     fn not_ready(&self, said: &str) -> Failure {
-        let said = if said.is_empty() { "it said nothing" } else { said.trim() };
+        let said = if said.is_empty() {
+            "it said nothing"
+        } else {
+            said.trim()
+        };
         Failure::new(Exit::Failed, format!("{} did not become ready", self.name))
             .why(said)
             .why(last_lines(&self.log))
@@ -113,11 +122,18 @@ impl Daemon {
 
     /// Asks it to stop, and ends it if it does not.
     pub(crate) async fn stop(&mut self) {
-        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        let pid = self
+            .child
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .and_then(Pid::from_raw);
         if let Some(pid) = pid {
             let _gone_already = kill_process(pid, Signal::TERM);
         }
-        if tokio::time::timeout(STOP_LIMIT, self.child.wait()).await.is_err() {
+        if tokio::time::timeout(STOP_LIMIT, self.child.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!(name = self.name, "did not stop when asked to");
             let _gone_already = self.child.kill().await;
         }

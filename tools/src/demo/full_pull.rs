@@ -4,17 +4,17 @@
 //! It runs as a process of its own (`demo-step pull`), since a link belongs to a process.
 
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
+use tokio::io::AsyncWriteExt;
 use tranship_source::manifest::Descriptor;
 
 use super::unpack::unpack_layer;
 use crate::cli::RegistryArgs;
 use crate::failure::{Exit, Explain, Failure, Outcome};
 use crate::image::{Image, blocking};
-use crate::registry::{self, explain_source};
+use crate::place;
 
 /// Pulls an image's layers into `download` and unpacks them into `root`.
 pub(crate) async fn run(reference: &str, download: &Path, root: &Path) -> Outcome {
@@ -24,7 +24,11 @@ pub(crate) async fn run(reference: &str, download: &Path, root: &Path) -> Outcom
     let image = Image::open(reference, None, &RegistryArgs::default()).await?;
     let mut downloads = Vec::new();
     for (number, layer) in image.document.layers.iter().enumerate() {
-        let (store, layer, path) = (image.store.clone(), layer.clone(), download.join(number.to_string()));
+        let (store, layer, path) = (
+            image.store.clone(),
+            layer.clone(),
+            download.join(number.to_string()),
+        );
         let task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
             fetch(&store, &layer, &path).await.map(|()| path)
         }));
@@ -40,12 +44,15 @@ pub(crate) async fn run(reference: &str, download: &Path, root: &Path) -> Outcom
 
 async fn fetch(store: &tranship_source::ImageStore, layer: &Descriptor, path: &PathBuf) -> Outcome {
     let what = || format!("cannot pull layer {}", layer.digest);
-    let mut stream = registry::blob_stream(store, layer).await.map_err(|error| explain_source(what(), &error))?;
-    let mut file = File::create(path).explain(what)?;
-    while let Some(bytes) = stream.next().await.map_err(|error| explain_source(what(), &error))? {
-        file.write_all(&bytes).explain(what)?;
-    }
-    Ok(())
+    let mut blob = store
+        .blob(&layer.digest)
+        .await
+        .map_err(|error| place::failure(what(), &error))?;
+    let mut file = tokio::fs::File::create(path).await.explain(what)?;
+    tokio::io::copy(&mut blob, &mut file)
+        .await
+        .map_err(|error| place::failure(what(), &error))?;
+    file.flush().await.explain(what)
 }
 
 fn unpack(path: &Path, root: &Path) -> Outcome {

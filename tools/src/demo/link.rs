@@ -33,12 +33,17 @@ struct Direction {
 
 impl Direction {
     fn new(rate: Rate) -> Self {
-        Self { rate, free_at: Mutex::new(Instant::now()), bytes: AtomicU64::new(0) }
+        Self {
+            rate,
+            free_at: Mutex::new(Instant::now()),
+            bytes: AtomicU64::new(0),
+        }
     }
 
     /// Books `bytes`; they are through at the returned time.
     fn book(&self, bytes: usize) -> Instant {
-        self.bytes.fetch_add(u64::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
+        self.bytes
+            .fetch_add(u64::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
         let now = Instant::now();
         let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
         let begin = (*free_at).max(now.checked_sub(BURST).unwrap_or(now));
@@ -57,7 +62,10 @@ pub(crate) struct Link {
 impl Link {
     /// A link with the same speed both ways.
     pub(crate) fn new(rate: Rate) -> Arc<Self> {
-        Arc::new(Self { up: Direction::new(rate), down: Direction::new(rate) })
+        Arc::new(Self {
+            up: Direction::new(rate),
+            down: Direction::new(rate),
+        })
     }
 
     /// Bytes sent so far.
@@ -87,17 +95,26 @@ pub(crate) struct Machines(Arc<Mutex<BTreeMap<u32, Arc<Link>>>>);
 impl Machines {
     /// The process `pid` uses `link` from now on.
     pub(crate) fn place(&self, pid: u32, link: &Arc<Link>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(pid, Arc::clone(link));
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(pid, Arc::clone(link));
     }
 
     /// The process is gone.
     pub(crate) fn remove(&self, pid: u32) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&pid);
     }
 
     fn snapshot(&self) -> Vec<(u32, Arc<Link>)> {
         let machines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        machines.iter().map(|(pid, link)| (*pid, Arc::clone(link))).collect()
+        machines
+            .iter()
+            .map(|(pid, link)| (*pid, Arc::clone(link)))
+            .collect()
     }
 }
 

@@ -16,7 +16,9 @@ pub(crate) struct NbdDevice {
 
 impl std::fmt::Debug for NbdDevice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NbdDevice").field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("NbdDevice")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
     }
 }
 
@@ -28,7 +30,10 @@ impl NbdDevice {
     pub(crate) fn connect(socket: &Path, name: &str) -> io::Result<Self> {
         let mut stream = UnixStream::connect(socket)?;
         let export = handshake(&mut stream, name.as_bytes())?;
-        Ok(Self { len: export.size, client: Mutex::new(NbdClient::new(stream, &export)) })
+        Ok(Self {
+            len: export.size,
+            client: Mutex::new(NbdClient::new(stream, &export)),
+        })
     }
 }
 
@@ -47,7 +52,10 @@ impl ReadAt for NbdDevice {
 /// The export's name in a URI such as `nbd+unix:///NAME?socket=PATH`; the default export has none.
 pub(crate) fn export_name(uri: &str) -> &str {
     let path = uri.split_once("://").map_or("", |(_, rest)| rest);
-    path.split('?').next().unwrap_or_default().trim_start_matches('/')
+    path.split('?')
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches('/')
 }
 
 #[cfg(test)]
@@ -73,7 +81,8 @@ mod tests {
             description: String::new(),
             content: Arc::new(Memory::new(bytes.clone())),
         };
-        let server = NbdServer::bind(&dir.path().join("s"), vec![export], NbdOptions::default()).unwrap();
+        let server =
+            NbdServer::bind(&dir.path().join("s"), vec![export], NbdOptions::default()).unwrap();
         let device = NbdDevice::connect(server.path(), "a").unwrap();
         assert_eq!(device.len(), 65_536);
         let mut buf = [0; 1024];

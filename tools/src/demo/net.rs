@@ -12,7 +12,8 @@ pub(crate) fn multiaddr(address: SocketAddr) -> String {
 pub(crate) fn socket(text: &str) -> Option<SocketAddr> {
     let found = text.parse().ok().or_else(|| {
         let mut parts = text.strip_prefix('/')?.split('/');
-        let (_family, host, tcp, port) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let (_family, host, tcp, port) =
+            (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         let host: IpAddr = host.parse().ok()?;
         (tcp == "tcp").then_some(())?;
         Some(SocketAddr::new(host, port.parse().ok()?))
@@ -31,7 +32,12 @@ mod tests {
     fn both_forms_name_the_same_socket() {
         let address: SocketAddr = "127.0.0.1:4001".parse().unwrap();
         assert_eq!(multiaddr(address), "/ip4/127.0.0.1/tcp/4001");
-        for text in ["127.0.0.1:4001", "/ip4/127.0.0.1/tcp/4001", "/ip4/0.0.0.0/tcp/4001/p2p/12D3", "0.0.0.0:4001"] {
+        for text in [
+            "127.0.0.1:4001",
+            "/ip4/127.0.0.1/tcp/4001",
+            "/ip4/0.0.0.0/tcp/4001/p2p/12D3",
+            "0.0.0.0:4001",
+        ] {
             assert_eq!(socket(text), Some(address), "{text}");
         }
         assert_eq!(socket("/dns/x/tcp/1"), None);

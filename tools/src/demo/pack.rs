@@ -22,14 +22,70 @@ const WANTED_LEN: u64 = 120 << 20;
 const MOST_LEN: u64 = 280 << 20;
 
 const TOOLS: &[&str] = &[
-    "sh", "bash", "ls", "cat", "cp", "mv", "rm", "mkdir", "rmdir", "ln", "chmod", "chown", "echo", "printf", "test",
-    "true", "false", "env", "head", "tail", "sort", "uniq", "wc", "tr", "cut", "date", "sleep", "pwd", "id", "uname",
-    "stat", "touch", "tee", "seq", "sha256sum", "md5sum", "dd", "df", "du", "basename", "dirname", "readlink",
-    "realpath", "mktemp", "grep", "sed", "awk", "find", "xargs", "tar", "gzip",
+    "sh",
+    "bash",
+    "ls",
+    "cat",
+    "cp",
+    "mv",
+    "rm",
+    "mkdir",
+    "rmdir",
+    "ln",
+    "chmod",
+    "chown",
+    "echo",
+    "printf",
+    "test",
+    "true",
+    "false",
+    "env",
+    "head",
+    "tail",
+    "sort",
+    "uniq",
+    "wc",
+    "tr",
+    "cut",
+    "date",
+    "sleep",
+    "pwd",
+    "id",
+    "uname",
+    "stat",
+    "touch",
+    "tee",
+    "seq",
+    "sha256sum",
+    "md5sum",
+    "dd",
+    "df",
+    "du",
+    "basename",
+    "dirname",
+    "readlink",
+    "realpath",
+    "mktemp",
+    "grep",
+    "sed",
+    "awk",
+    "find",
+    "xargs",
+    "tar",
+    "gzip",
 ];
 const ETC: &[&str] = &[
-    "/etc/passwd", "/etc/group", "/etc/os-release", "/etc/hosts", "/etc/nsswitch.conf", "/etc/ld.so.cache",
-    "/etc/ld.so.conf", "/etc/localtime", "/etc/services", "/etc/protocols", "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/os-release",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/localtime",
+    "/etc/services",
+    "/etc/protocols",
+    "/etc/ssl/certs/ca-certificates.crt",
 ];
 const EMPTY_DIRS: &[&str] = &["/tmp", "/proc", "/sys", "/dev", "/run", "/var/tmp"];
 /// Where the application lies in the image.
@@ -78,15 +134,31 @@ pub(crate) fn pack(dir: &Path) -> Outcome<Packed> {
         base.fill_up(Path::new("/usr/lib"), WANTED_LEN - packed_len);
     }
     let mut app = Tree::default();
-    app.add_text(&PathBuf::from(APP_DIR).join(interpreter.script_name()), &interpreter.script);
-    app.add_text(Path::new("/etc/motd"), "this image was packed from the files of one machine\n");
+    app.add_text(
+        &PathBuf::from(APP_DIR).join(interpreter.script_name()),
+        &interpreter.script,
+    );
+    app.add_text(
+        Path::new("/etc/motd"),
+        "this image was packed from the files of one machine\n",
+    );
     language.forget(&base);
 
-    let needed = interpreter.needed.iter().filter(|path| base.holds(path) || language.holds(path)).cloned().collect();
+    let needed = interpreter
+        .needed
+        .iter()
+        .filter(|path| base.holds(path) || language.holds(path))
+        .cloned()
+        .collect();
     let description = format!("a shell, {} tools and {}", TOOLS.len(), interpreter.name);
     let command = interpreter.command(Path::new(APP_DIR));
     let layers = layers::write(dir, [base, language, app])?;
-    Ok(Packed { layers, command, needed, description })
+    Ok(Packed {
+        layers,
+        command,
+        needed,
+        description,
+    })
 }
 
 #[cfg(test)]

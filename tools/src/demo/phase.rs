@@ -56,24 +56,49 @@ impl Phase {
 }
 
 /// Every node pulls and unpacks everything. The first node's files come back, as the yardstick of what is right.
-pub(crate) async fn full_pull(stage: &Stage, scene: &Scene, rights: Rights) -> Outcome<(Phase, PathBuf)> {
+pub(crate) async fn full_pull(
+    stage: &Stage,
+    scene: &Scene,
+    rights: Rights,
+) -> Outcome<(Phase, PathBuf)> {
     let before = stage.registry_bytes();
-    let starts = stage.nodes.iter().map(|node| start::eagerly(stage, node, scene, rights));
+    let starts = stage
+        .nodes
+        .iter()
+        .map(|node| start::eagerly(stage, node, scene, rights));
     let done = try_join_all(starts).await?;
     let ready = done.iter().map(|(took, _)| took.as_secs_f64()).collect();
     let registry = stage.registry_bytes() - before;
     let mut roots = done.into_iter().map(|(_, root)| root);
-    let first = roots.next().ok_or_else(|| Failure::new(Exit::Failed, "there are no nodes"))?;
+    let first = roots
+        .next()
+        .ok_or_else(|| Failure::new(Exit::Failed, "there are no nodes"))?;
     for root in roots {
         std::fs::remove_dir_all(&root).explain(|| format!("cannot remove {}", root.display()))?;
     }
-    Ok((Phase { ready, registry, ..Phase::default() }, first))
+    Ok((
+        Phase {
+            ready,
+            registry,
+            ..Phase::default()
+        },
+        first,
+    ))
 }
 
 /// Every node starts the image lazily with a cold store; the agents run until `end_phase`.
-pub(crate) async fn lazy(stage: &mut Stage, scene: &Scene, rights: Rights, swarm: bool) -> Outcome<(Phase, Vec<DeviceInfo>)> {
+pub(crate) async fn lazy(
+    stage: &mut Stage,
+    scene: &Scene,
+    rights: Rights,
+    swarm: bool,
+) -> Outcome<(Phase, Vec<DeviceInfo>)> {
     let name = if swarm { "peers" } else { "registry" };
-    let joining = if swarm { Some(start_tracker(stage).await?) } else { None };
+    let joining = if swarm {
+        Some(start_tracker(stage).await?)
+    } else {
+        None
+    };
     for place in 0..stage.nodes.len() {
         start_agent(stage, place, name, joining.as_ref()).await?;
     }
@@ -82,9 +107,16 @@ pub(crate) async fn lazy(stage: &mut Stage, scene: &Scene, rights: Rights, swarm
     }
     let before = stage.registry_bytes();
     let done = try_join_all(agents(stage).map(|agent| start::lazily(agent, scene, rights))).await?;
-    let mut phase = Phase { registry: stage.registry_bytes() - before, ..Phase::default() };
+    let mut phase = Phase {
+        registry: stage.registry_bytes() - before,
+        ..Phase::default()
+    };
     for agent in agents(stage) {
-        let status = agent.client.status().await.map_err(|error| agent::failure("cannot ask an agent".into(), &error))?;
+        let status = agent
+            .client
+            .status()
+            .await
+            .map_err(|error| agent::failure("cannot ask an agent".into(), &error))?;
         phase.add(&status.sources);
     }
     phase.ready = done.iter().map(|(took, _)| took.as_secs_f64()).collect();
@@ -92,15 +124,29 @@ pub(crate) async fn lazy(stage: &mut Stage, scene: &Scene, rights: Rights, swarm
 }
 
 /// Compares what the nodes show with the unpacked original: all of it on the first, what the command reads on the others.
-pub(crate) async fn compare(stage: &Stage, scene: &Scene, rights: Rights, devices: &[DeviceInfo], unpacked: &Path) -> Outcome<Compared> {
+pub(crate) async fn compare(
+    stage: &Stage,
+    scene: &Scene,
+    rights: Rights,
+    devices: &[DeviceInfo],
+    unpacked: &Path,
+) -> Outcome<Compared> {
     let mut result = Compared::default();
     for (place, (agent, device)) in agents(stage).zip(devices).enumerate() {
         let view = start::view(device, agent, rights).await?;
         let (unpacked, needed) = (unpacked.to_path_buf(), scene.needed.clone());
         let compared = blocking(move || {
-            if place == 0 { compare::all(&unpacked, &view) } else { compare::some(&unpacked, &view, &needed) }
+            if place == 0 {
+                compare::all(&unpacked, &view)
+            } else {
+                compare::some(&unpacked, &view, &needed)
+            }
         });
-        result.add(compared.await?.explain(|| "cannot compare the files".into())?);
+        result.add(
+            compared
+                .await?
+                .explain(|| "cannot compare the files".into())?,
+        );
     }
     Ok(result)
 }
@@ -134,8 +180,9 @@ async fn start_tracker(stage: &mut Stage) -> Outcome<Joining> {
     config.insert("seed".into(), toml::Value::Table(seed));
     let path = write_config(&dir, "tracker.toml", &config)?;
 
-    let link = super::link::Link::new(stage.registry_rate());
-    let relay = Relay::start(Arc::clone(&link), stage.machines.clone()).explain(|| "cannot start a relay".into())?;
+    let link = super::link::Link::new(stage.registry_rate);
+    let relay = Relay::start(Arc::clone(&link), stage.machines.clone())
+        .explain(|| "cannot start a relay".into())?;
     let placed = |pid| stage.machines.place(pid, &link);
     let (daemon, ready) = Daemon::start::<TrackerReady>(
         "the tracker",
@@ -146,16 +193,31 @@ async fn start_tracker(stage: &mut Stage) -> Outcome<Joining> {
     )
     .await?;
     let listen = ready.listen.first().and_then(net::socket);
-    let listen = listen.ok_or_else(|| Failure::new(Exit::Failed, "the tracker listens at no TCP address"))?;
+    let listen = listen
+        .ok_or_else(|| Failure::new(Exit::Failed, "the tracker listens at no TCP address"))?;
     relay.forward_to(listen);
     let tracker = format!("{}/p2p/{}", net::multiaddr(relay.address()), ready.peer_id);
-    stage.tracker = Some(TrackerMachine { daemon, relay, link, address: tracker.clone() });
+    stage.tracker = Some(TrackerMachine {
+        daemon,
+        relay,
+        link,
+        address: tracker.clone(),
+    });
     Ok(Joining { tracker, token })
 }
 
-async fn start_agent(stage: &mut Stage, place: usize, phase: &str, joining: Option<&Joining>) -> Outcome {
+async fn start_agent(
+    stage: &mut Stage,
+    place: usize,
+    phase: &str,
+    joining: Option<&Joining>,
+) -> Outcome {
     let no_node = || Failure::new(Exit::Failed, "there is no such node");
-    let (number, link) = stage.nodes.get(place).map(|node| (node.number, Arc::clone(&node.link))).ok_or_else(no_node)?;
+    let (number, link) = stage
+        .nodes
+        .get(place)
+        .map(|node| (node.number, Arc::clone(&node.link)))
+        .ok_or_else(no_node)?;
     let dir = stage.make_dir(&format!("{phase}{number}"))?;
     let socket = dir.join("agent.sock");
     let mut config = toml::Table::new();
@@ -168,12 +230,16 @@ async fn start_agent(stage: &mut Stage, place: usize, phase: &str, joining: Opti
     config.insert("store".into(), toml::Value::Table(store));
     let mut relay = None;
     if let Some(joining) = joining {
-        let front = Relay::start(Arc::clone(&link), stage.machines.clone()).explain(|| "cannot start a relay".into())?;
+        let front = Relay::start(Arc::clone(&link), stage.machines.clone())
+            .explain(|| "cannot start a relay".into())?;
         let mut swarm = toml::Table::new();
         swarm.insert("tracker".into(), joining.tracker.clone().into());
         swarm.insert("token".into(), joining.token.clone().into());
         swarm.insert("listen".into(), "127.0.0.1:0".into());
-        swarm.insert("announce".into(), vec![net::multiaddr(front.address())].into());
+        swarm.insert(
+            "announce".into(),
+            vec![net::multiaddr(front.address())].into(),
+        );
         config.insert("swarm".into(), toml::Value::Table(swarm));
         relay = Some(front);
     }
@@ -181,12 +247,21 @@ async fn start_agent(stage: &mut Stage, place: usize, phase: &str, joining: Opti
     let placed = |pid| stage.machines.place(pid, &link);
     let name = format!("agent {number}");
     let program = sibling("tranship-agent")?;
-    let (daemon, ready) = Daemon::start::<ReadyLine>(&name, &program, &path, &dir.join("log"), placed).await?;
-    if let (Some(relay), Some(listen)) = (&relay, ready.listen.iter().find_map(|address| net::socket(address))) {
+    let (daemon, ready) =
+        Daemon::start::<ReadyLine>(&name, &program, &path, &dir.join("log"), placed).await?;
+    if let (Some(relay), Some(listen)) = (
+        &relay,
+        ready.listen.iter().find_map(|address| net::socket(address)),
+    ) {
         relay.forward_to(listen);
     }
     if let Some(node) = stage.nodes.get_mut(place) {
-        node.agent = Some(Agent { daemon, client: Client::connect(socket), dir, relay });
+        node.agent = Some(Agent {
+            daemon,
+            client: Client::connect(socket),
+            dir,
+            relay,
+        });
     }
     Ok(())
 }
@@ -195,17 +270,24 @@ async fn start_agent(stage: &mut Stage, place: usize, phase: &str, joining: Opti
 async fn wait_until_joined(client: &Client) -> Outcome {
     let asking = async {
         loop {
-            let status =
-                client.status().await.map_err(|error| agent::failure("cannot ask an agent".into(), &error))?;
+            let status = client
+                .status()
+                .await
+                .map_err(|error| agent::failure("cannot ask an agent".into(), &error))?;
             if status.swarm.joined {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(JOIN_LIMIT, asking).await.unwrap_or_else(|_| {
-        Err(Failure::new(Exit::Unavailable, "an agent did not join the swarm").why("the tracker did not take it in"))
-    })
+    tokio::time::timeout(JOIN_LIMIT, asking)
+        .await
+        .unwrap_or_else(|_| {
+            Err(
+                Failure::new(Exit::Unavailable, "an agent did not join the swarm")
+                    .why("the tracker did not take it in"),
+            )
+        })
 }
 
 fn set(table: &mut toml::Table, key: &str, path: &Path) {
@@ -214,14 +296,16 @@ fn set(table: &mut toml::Table, key: &str, path: &Path) {
 
 fn write_config(dir: &Path, name: &str, config: &toml::Table) -> Outcome<PathBuf> {
     let path = dir.join(name);
-    std::fs::write(&path, config.to_string()).explain(|| format!("cannot write {}", path.display()))?;
+    std::fs::write(&path, config.to_string())
+        .explain(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }
 
 /// A token from the kernel's randomness.
 fn new_token() -> Outcome<String> {
     let mut bytes = [0; TOKEN_LEN];
-    let mut source = std::fs::File::open("/dev/urandom").explain(|| "cannot make a token".into())?;
+    let mut source =
+        std::fs::File::open("/dev/urandom").explain(|| "cannot make a token".into())?;
     std::io::Read::read_exact(&mut source, &mut bytes).explain(|| "cannot make a token".into())?;
     Ok(tranship_format::Digest::of(&bytes).hex())
 }

@@ -40,7 +40,10 @@ impl FromStr for Rate {
             "gb/s" => 8_000_000_000,
             _ => return Err(bad()),
         };
-        let bits = number.checked_mul(bits).filter(|bits| (1_000..=1_000_000_000_000).contains(bits)).ok_or_else(bad)?;
+        let bits = number
+            .checked_mul(bits)
+            .filter(|bits| (1_000..=1_000_000_000_000).contains(bits))
+            .ok_or_else(bad)?;
         Ok(Self(bits / 8))
     }
 }
@@ -76,7 +79,15 @@ mod tests {
 
     #[test]
     fn what_is_no_rate_is_refused() {
-        for text in ["", "200", "mbit", "0mbit", "-1mbit", "1tbit", "99999999999gbit"] {
+        for text in [
+            "",
+            "200",
+            "mbit",
+            "0mbit",
+            "-1mbit",
+            "1tbit",
+            "99999999999gbit",
+        ] {
             assert!(text.parse::<Rate>().is_err(), "{text}");
         }
     }

@@ -69,10 +69,21 @@ impl Registry {
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
-        let router = Router::new().fallback(answer).with_state(Arc::clone(&shared));
+        let router = Router::new()
+            .fallback(answer)
+            .with_state(Arc::clone(&shared));
         let stopped = stop.clone().cancelled_owned();
-        let server = tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stopped).await });
-        Ok(Self { address, shared, stop, server })
+        let server = tokio::spawn(async move {
+            axum::serve(listener, router)
+                .with_graceful_shutdown(stopped)
+                .await
+        });
+        Ok(Self {
+            address,
+            shared,
+            stop,
+            server,
+        })
     }
 
     /// Where it listens.
@@ -110,7 +121,9 @@ enum Place<'a> {
 
 impl<'a> Place<'a> {
     fn of(path: &'a str) -> Self {
-        let Some(path) = path.strip_prefix("/v2") else { return Self::Nowhere };
+        let Some(path) = path.strip_prefix("/v2") else {
+            return Self::Nowhere;
+        };
         let path = path.trim_start_matches('/');
         if path.is_empty() {
             return Self::Root;
@@ -120,9 +133,17 @@ impl<'a> Place<'a> {
         }
         if let Some((name, id)) = path.split_once("/blobs/uploads") {
             let id = id.trim_start_matches('/');
-            return if id.is_empty() { Self::Uploads(name) } else { Self::Upload(name, id) };
+            return if id.is_empty() {
+                Self::Uploads(name)
+            } else {
+                Self::Upload(name, id)
+            };
         }
-        match (path.rsplit_once("/blobs/"), path.rsplit_once("/manifests/"), path.rsplit_once("/referrers/")) {
+        match (
+            path.rsplit_once("/blobs/"),
+            path.rsplit_once("/manifests/"),
+            path.rsplit_once("/referrers/"),
+        ) {
             (Some((name, digest)), _, _) => Self::Blob(name, digest),
             (_, Some((name, reference)), _) => Self::Manifest(name, reference),
             (_, _, Some(_)) => Self::Referrers,
@@ -148,15 +169,22 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         }
         (Place::Uploads(name), Method::POST) => begin_upload(&shared, name, query, body).await,
         (Place::Upload(name, id), Method::PATCH) => append_upload(&shared, name, id, body).await,
-        (Place::Upload(name, id), Method::PUT) => finish_upload(&shared, name, id, query, body).await,
-        (Place::Tags(name), Method::GET) => {
-            Ok(axum::Json(json!({"name": name, "tags": shared.storage.tags(name)})).into_response())
+        (Place::Upload(name, id), Method::PUT) => {
+            finish_upload(&shared, name, id, query, body).await
         }
+        (Place::Tags(name), Method::GET) => Ok(axum::Json(
+            json!({"name": name, "tags": shared.storage.tags(name)}),
+        )
+        .into_response()),
         (Place::Referrers, Method::GET) => {
             let index = json!({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": []});
             Ok(([(header::CONTENT_TYPE, INDEX_TYPE)], index.to_string()).into_response())
         }
-        _ => Err(refusal(StatusCode::NOT_FOUND, "NAME_UNKNOWN", "no such place")),
+        _ => Err(refusal(
+            StatusCode::NOT_FOUND,
+            "NAME_UNKNOWN",
+            "no such place",
+        )),
     };
     result.unwrap_or_else(|refused| refused)
 }
@@ -164,84 +192,165 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
 const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 
 /// An answer, or the refusal that is the answer instead.
-#[expect(clippy::result_large_err, reason = "both arms are the same response type, moved once")]
+#[expect(
+    clippy::result_large_err,
+    reason = "both arms are the same response type, moved once"
+)]
 type Answer = Result<Response, Response>;
 
 fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
-    (status, axum::Json(json!({"errors": [{"code": code, "message": message}]}))).into_response()
+    (
+        status,
+        axum::Json(json!({"errors": [{"code": code, "message": message}]})),
+    )
+        .into_response()
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "map_err hands the error over")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "map_err hands the error over"
+)]
 fn broken(error: io::Error) -> Response {
-    refusal(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", &error.to_string())
+    refusal(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "UNKNOWN",
+        &error.to_string(),
+    )
 }
 
 fn parse_digest(text: &str) -> Result<Digest, Response> {
-    text.parse().map_err(|_| refusal(StatusCode::BAD_REQUEST, "DIGEST_INVALID", text))
+    text.parse()
+        .map_err(|_| refusal(StatusCode::BAD_REQUEST, "DIGEST_INVALID", text))
 }
 
 fn get_manifest(shared: &Shared, name: &str, reference: &str, method: &Method) -> Answer {
     let unknown = || refusal(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN", reference);
-    let manifest = shared.storage.manifest(name, reference).ok_or_else(unknown)?;
+    let manifest = shared
+        .storage
+        .manifest(name, reference)
+        .ok_or_else(unknown)?;
     let headers = [
         (header::CONTENT_TYPE.as_str(), manifest.media_type.clone()),
         (DIGEST_HEADER, manifest.digest.to_string()),
-        (header::CONTENT_LENGTH.as_str(), manifest.bytes.len().to_string()),
+        (
+            header::CONTENT_LENGTH.as_str(),
+            manifest.bytes.len().to_string(),
+        ),
     ];
-    let body = if method == Method::HEAD { Body::empty() } else { Body::from(manifest.bytes) };
+    let body = if method == Method::HEAD {
+        Body::empty()
+    } else {
+        Body::from(manifest.bytes)
+    };
     Ok((headers, body).into_response())
 }
 
-async fn put_manifest(shared: &Shared, name: &str, reference: &str, headers: &HeaderMap, body: Body) -> Answer {
+async fn put_manifest(
+    shared: &Shared,
+    name: &str,
+    reference: &str,
+    headers: &HeaderMap,
+    body: Body,
+) -> Answer {
     let bytes = axum::body::to_bytes(body, MANIFEST_LIMIT)
         .await
-        .map_err(|error| refusal(StatusCode::PAYLOAD_TOO_LARGE, "MANIFEST_INVALID", &error.to_string()))?;
-    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        .map_err(|error| {
+            refusal(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "MANIFEST_INVALID",
+                &error.to_string(),
+            )
+        })?;
+    let media_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let digest = shared
         .storage
         .put_manifest(name, reference, media_type, bytes)
         .ok_or_else(|| refusal(StatusCode::BAD_REQUEST, "DIGEST_INVALID", reference))?;
     let location = format!("/v2/{name}/manifests/{digest}");
-    let headers = [(header::LOCATION.as_str(), location), (DIGEST_HEADER, digest.to_string())];
+    let headers = [
+        (header::LOCATION.as_str(), location),
+        (DIGEST_HEADER, digest.to_string()),
+    ];
     Ok((StatusCode::CREATED, headers).into_response())
 }
 
 /// A `Range: bytes=a-b` header against a blob's length: `None` = whole, `Some(Err)` = outside.
 fn range_of(headers: &HeaderMap, len: u64) -> Option<Result<(u64, u64), ()>> {
-    let (start, end) = headers.get(header::RANGE)?.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
+    let (start, end) = headers
+        .get(header::RANGE)?
+        .to_str()
+        .ok()?
+        .strip_prefix("bytes=")?
+        .split_once('-')?;
     if start.is_empty() {
         let tail = end.parse::<u64>().ok()?.min(len);
-        return Some(if tail == 0 { Err(()) } else { Ok((len - tail, len)) });
+        return Some(if tail == 0 {
+            Err(())
+        } else {
+            Ok((len - tail, len))
+        });
     }
     let start: u64 = start.parse().ok()?;
-    let end = if end.is_empty() { len } else { end.parse::<u64>().ok()?.saturating_add(1).min(len) };
-    Some(if start < end { Ok((start, end)) } else { Err(()) })
+    let end = if end.is_empty() {
+        len
+    } else {
+        end.parse::<u64>().ok()?.saturating_add(1).min(len)
+    };
+    Some(if start < end {
+        Ok((start, end))
+    } else {
+        Err(())
+    })
 }
 
-async fn get_blob(shared: &Arc<Shared>, digest: &str, method: &Method, headers: &HeaderMap) -> Answer {
+async fn get_blob(
+    shared: &Arc<Shared>,
+    digest: &str,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Answer {
     let digest = parse_digest(digest)?;
     let unknown = |_| refusal(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", &digest.to_string());
-    let mut file = tokio::fs::File::open(shared.storage.blob_path(&digest)).await.map_err(unknown)?;
+    let mut file = tokio::fs::File::open(shared.storage.blob_path(&digest))
+        .await
+        .map_err(unknown)?;
     let len = file.metadata().await.map_err(broken)?.len();
     let (status, start, end) = match range_of(headers, len) {
         None => (StatusCode::OK, 0, len),
         Some(Ok((start, end))) => (StatusCode::PARTIAL_CONTENT, start, end),
-        Some(Err(())) => return Err(refusal(StatusCode::RANGE_NOT_SATISFIABLE, "SIZE_INVALID", "no such range")),
+        Some(Err(())) => {
+            return Err(refusal(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                "SIZE_INVALID",
+                "no such range",
+            ));
+        }
     };
     let mut response = if method == Method::HEAD {
         Body::empty().into_response()
     } else {
-        file.seek(io::SeekFrom::Start(start)).await.map_err(broken)?;
+        file.seek(io::SeekFrom::Start(start))
+            .await
+            .map_err(broken)?;
         let counted = Arc::clone(shared);
-        let bytes = ReaderStream::with_capacity(file.take(end - start), 64 << 10).inspect(move |piece| {
-            let len = piece.as_ref().map_or(0, |piece: &Bytes| piece.len());
-            counted.blob_bytes.fetch_add(u64::try_from(len).unwrap_or(0), Ordering::Relaxed);
-        });
+        let bytes =
+            ReaderStream::with_capacity(file.take(end - start), 64 << 10).inspect(move |piece| {
+                let len = piece.as_ref().map_or(0, |piece: &Bytes| piece.len());
+                counted
+                    .blob_bytes
+                    .fetch_add(u64::try_from(len).unwrap_or(0), Ordering::Relaxed);
+            });
         Body::from_stream(bytes).into_response()
     };
     *response.status_mut() = status;
     let fields = response.headers_mut();
-    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    fields.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
     fields.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     fields.insert(header::CONTENT_LENGTH, HeaderValue::from(end - start));
     if let Ok(value) = HeaderValue::from_str(&digest.to_string()) {
@@ -256,22 +365,39 @@ async fn get_blob(shared: &Arc<Shared>, digest: &str, method: &Method, headers: 
 }
 
 fn query_value(query: &str, key: &str) -> Option<String> {
-    let value = query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))?;
+    let value = query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))?;
     // Digests and repository names need no more of percent-encoding than this.
-    Some(value.replace("%3A", ":").replace("%3a", ":").replace("%2F", "/").replace("%2f", "/"))
+    Some(
+        value
+            .replace("%3A", ":")
+            .replace("%3a", ":")
+            .replace("%2F", "/")
+            .replace("%2f", "/"),
+    )
 }
 
 fn created(name: &str, digest: &Digest) -> Response {
     let location = format!("/v2/{name}/blobs/{digest}");
-    let headers = [(header::LOCATION.as_str(), location), (DIGEST_HEADER, digest.to_string())];
+    let headers = [
+        (header::LOCATION.as_str(), location),
+        (DIGEST_HEADER, digest.to_string()),
+    ];
     (StatusCode::CREATED, headers).into_response()
 }
 
 fn accepted(name: &str, id: &str, len: u64) -> Response {
     let headers = [
-        (header::LOCATION.as_str(), format!("/v2/{name}/blobs/uploads/{id}")),
+        (
+            header::LOCATION.as_str(),
+            format!("/v2/{name}/blobs/uploads/{id}"),
+        ),
         ("docker-upload-uuid", id.to_owned()),
-        (header::RANGE.as_str(), format!("0-{}", len.saturating_sub(1))),
+        (
+            header::RANGE.as_str(),
+            format!("0-{}", len.saturating_sub(1)),
+        ),
     ];
     (StatusCode::ACCEPTED, headers).into_response()
 }
@@ -279,7 +405,10 @@ fn accepted(name: &str, id: &str, len: u64) -> Response {
 async fn begin_upload(shared: &Shared, name: &str, query: &str, body: Body) -> Answer {
     if let Some(mount) = query_value(query, "mount") {
         let digest = parse_digest(&mount)?;
-        if tokio::fs::try_exists(shared.storage.blob_path(&digest)).await.unwrap_or(false) {
+        if tokio::fs::try_exists(shared.storage.blob_path(&digest))
+            .await
+            .unwrap_or(false)
+        {
             return Ok(created(name, &digest));
         }
     }
@@ -299,10 +428,19 @@ async fn finish_upload(shared: &Shared, name: &str, id: &str, query: &str, body:
     let missing = || refusal(StatusCode::BAD_REQUEST, "DIGEST_INVALID", "no digest given");
     let digest = parse_digest(&query_value(query, "digest").ok_or_else(missing)?)?;
     shared.storage.append(id, body).await.map_err(broken)?;
-    if shared.storage.finish_upload(id, digest).await.map_err(broken)? {
+    if shared
+        .storage
+        .finish_upload(id, digest)
+        .await
+        .map_err(broken)?
+    {
         Ok(created(name, &digest))
     } else {
-        Err(refusal(StatusCode::BAD_REQUEST, "DIGEST_INVALID", "the bytes have another digest"))
+        Err(refusal(
+            StatusCode::BAD_REQUEST,
+            "DIGEST_INVALID",
+            "the bytes have another digest",
+        ))
     }
 }
 

@@ -28,9 +28,7 @@ pub(crate) struct Report {
 impl Report {
     /// One object; the names in it are kept, new ones may come.
     pub(crate) fn json(&self) -> Value {
-        let bytes = |phase: &Phase| {
-            json!({"registry": phase.registry, "seed": phase.seed, "peers": phase.peers, "disk": phase.disk})
-        };
+        let bytes = |phase: &Phase| json!({"registry": phase.registry, "seed": phase.seed, "peers": phase.peers, "disk": phase.disk});
         json!({
             "image": {
                 "description": self.scene.description,
@@ -83,10 +81,21 @@ impl Report {
             self.link,
         );
         if self.registry_link != self.link {
-            text.push_str(&format!("The registry's and the tracker's links have {}.\n", self.registry_link));
+            text.push_str(&format!(
+                "The registry's and the tracker's links have {}.\n",
+                self.registry_link
+            ));
         }
         text.push('\n');
-        let mut table = output::table(["LAST NODE READY", "AFTER", "SPEED-UP", "FROM REGISTRY", "FROM SEED", "FROM PEERS", "OWN DISK"]);
+        let mut table = output::table([
+            "LAST NODE READY",
+            "AFTER",
+            "SPEED-UP",
+            "FROM REGISTRY",
+            "FROM SEED",
+            "FROM PEERS",
+            "OWN DISK",
+        ]);
         for (name, phase, lazy) in [
             ("full pull and unpack", &self.full_pull, false),
             ("lazily from the registry", &self.lazy_registry, true),
@@ -96,7 +105,10 @@ impl Report {
             table.add_row([
                 Cell::new(name),
                 number(format!("{:.2} s", phase.last())),
-                number(format!("{:.1} x", self.full_pull.last() / phase.last().max(0.001))),
+                number(format!(
+                    "{:.1} x",
+                    self.full_pull.last() / phase.last().max(0.001)
+                )),
                 number(size(phase.registry)),
                 lazily(phase.seed),
                 lazily(phase.peers),
@@ -118,7 +130,12 @@ impl Report {
                 size(files.bytes)
             )
         } else {
-            format!("WRONG: {} of {} files differ:\n  {}\n", files.wrong, files.compared, files.examples.join("\n  "))
+            format!(
+                "WRONG: {} of {} files differ:\n  {}\n",
+                files.wrong,
+                files.compared,
+                files.examples.join("\n  ")
+            )
         };
         match self.rights {
             Rights::Mount => {

@@ -13,8 +13,8 @@ use crate::cli::{ConvertArgs, DemoArgs, RegistryArgs};
 use crate::convert::{Converted, convert};
 use crate::failure::{Exit, Explain, Failure, Outcome};
 use crate::image::{Image, blocking, parse_reference};
+use crate::place;
 use crate::progress::Progress;
-use crate::registry::{self, explain_source};
 
 const REPOSITORY: &str = "demo/app";
 
@@ -41,13 +41,21 @@ pub(crate) struct Scene {
 pub(crate) async fn set(stage: &Stage, args: &DemoArgs, progress: &Progress) -> Outcome<Scene> {
     let no_registry = || Failure::new(Exit::Failed, "the demo's registry does not run");
     let host = stage.registry.as_ref().ok_or_else(no_registry)?.address();
-    let relayed = stage.registry_relay.as_ref().ok_or_else(no_registry)?.address();
+    let relayed = stage
+        .registry_relay
+        .as_ref()
+        .ok_or_else(no_registry)?
+        .address();
     let original = format!("docker://{host}/{REPOSITORY}:original");
     let (command, needed, description) = match &args.image {
         Some(named) => {
             progress.note(&format!("copying {named} into the demo's registry"));
             copy(named, &original, &args.registry, progress).await?;
-            let command = if args.command.is_empty() { shell() } else { args.command.clone() };
+            let command = if args.command.is_empty() {
+                shell()
+            } else {
+                args.command.clone()
+            };
             (command, Vec::new(), named.clone())
         }
         None => {
@@ -59,13 +67,25 @@ pub(crate) async fn set(stage: &Stage, args: &DemoArgs, progress: &Progress) -> 
             // The layers are in the registry now; the files would only fill the disk.
             std::fs::remove_dir_all(&dir).explain(|| format!("cannot remove {}", dir.display()))?;
             let ours = args.command.is_empty();
-            let command = if ours { packed.command } else { args.command.clone() };
-            (command, if ours { packed.needed } else { Vec::new() }, packed.description)
+            let command = if ours {
+                packed.command
+            } else {
+                args.command.clone()
+            };
+            (
+                command,
+                if ours { packed.needed } else { Vec::new() },
+                packed.description,
+            )
         }
     };
     progress.note("converting it");
     let begin = std::time::Instant::now();
-    let converted = convert(progress, &convert_args(&original, &host.to_string(), stage.path())).await?;
+    let converted = convert(
+        progress,
+        &convert_args(&original, &host.to_string(), stage.path()),
+    )
+    .await?;
     Ok(Scene {
         original: format!("docker://{relayed}/{REPOSITORY}:original"),
         lazy: format!("docker://{relayed}/{REPOSITORY}:lazy"),
@@ -96,30 +116,39 @@ fn convert_args(original: &str, host: &str, tmp_dir: &Path) -> ConvertArgs {
 /// Copies one image, as it is, into the demo's registry.
 async fn copy(named: &str, to: &str, args: &RegistryArgs, progress: &Progress) -> Outcome {
     let image = Image::open(named, None, args).await?;
-    let store = registry::create_store(&parse_reference(to)?, &RegistryArgs::default()).await?;
+    let store = place::create(&parse_reference(to)?, &RegistryArgs::default()).await?;
     for descriptor in image.document.layers.iter().chain([&image.document.config]) {
         let task = progress.task(&descriptor.digest.to_string(), descriptor.size);
-        registry::copy_blob(&image.store, &store, descriptor)
+        store
+            .copy_blob(&image.store, descriptor)
             .await
-            .map_err(|error| explain_source(format!("cannot copy {}", descriptor.digest), &error))?;
+            .map_err(|error| {
+                place::failure(format!("cannot copy {}", descriptor.digest), &error)
+            })?;
         task.advance(descriptor.size);
     }
-    let pushed = store.push_manifest(&image.manifest).await;
-    pushed.map(|_| ()).map_err(|error| explain_source(format!("cannot copy {named}"), &error))
+    let pushed = store.push_root(&image.manifest).await;
+    pushed
+        .map(|_| ())
+        .map_err(|error| place::failure(format!("cannot copy {named}"), &error))
 }
 
 async fn push_packed(packed: &Packed, to: &str) -> Outcome {
     let what = || "cannot push the packed image".to_owned();
-    let store = registry::create_store(&parse_reference(to)?, &RegistryArgs::default()).await?;
+    let store = place::create(&parse_reference(to)?, &RegistryArgs::default()).await?;
     let mut layers = Vec::new();
     for layer in &packed.layers {
         let file = std::fs::File::open(&layer.path).explain(what)?;
-        registry::push_file(&store, &file, layer.digest, layer.len)
+        place::push_file(&store, &file, layer.digest, layer.len)
             .await
-            .map_err(|error| explain_source(what(), &error))?;
+            .map_err(|error| place::failure(what(), &error))?;
         layers.push(Descriptor::new(OCI_LAYER_GZIP, layer.digest, layer.len));
     }
-    let diff_ids: Vec<String> = packed.layers.iter().map(|layer| layer.diff_id.to_string()).collect();
+    let diff_ids: Vec<String> = packed
+        .layers
+        .iter()
+        .map(|layer| layer.diff_id.to_string())
+        .collect();
     let platform = tranship_source::manifest::Platform::of_this_machine();
     let config = json!({
         "architecture": platform.architecture,
@@ -131,7 +160,13 @@ async fn push_packed(packed: &Packed, to: &str) -> Outcome {
     let config = Bytes::from(config.to_string());
     let len = u64::try_from(config.len()).unwrap_or(u64::MAX);
     let descriptor = Descriptor::new(OCI_CONFIG, tranship_format::Digest::of(&config), len);
-    registry::push_bytes(&store, config).await.map_err(|error| explain_source(what(), &error))?;
+    place::push_bytes(&store, config)
+        .await
+        .map_err(|error| place::failure(what(), &error))?;
     let manifest = Manifest::from_image(&ImageManifest::new(descriptor, layers)).explain(what)?;
-    store.push_manifest(&manifest).await.map(|_| ()).map_err(|error| explain_source(what(), &error))
+    store
+        .push_root(&manifest)
+        .await
+        .map(|_| ())
+        .map_err(|error| place::failure(what(), &error))
 }

@@ -11,6 +11,7 @@ use tranship_agent::control::Client;
 
 use super::daemon::Daemon;
 use super::link::{Link, Machines, Relay};
+use super::rate::Rate;
 use super::registry::Registry;
 use crate::cli::DemoArgs;
 use crate::failure::{Explain, Outcome};
@@ -64,6 +65,8 @@ pub(crate) struct Stage {
     /// Machines reach the registry through this.
     pub(crate) registry_relay: Option<Relay>,
     pub(crate) registry_link: Arc<Link>,
+    /// Its speed; the tracker stands beside it and has the same.
+    pub(crate) registry_rate: Rate,
     pub(crate) nodes: Vec<Node>,
     pub(crate) tracker: Option<TrackerMachine>,
 }
@@ -78,15 +81,24 @@ impl Stage {
             .rand_bytes(4)
             .tempdir_in(&parent)
             .explain(|| format!("cannot make a directory under {}", parent.display()))?;
-        let path = dir.path().canonicalize().explain(|| format!("cannot use {}", dir.path().display()))?;
-        let nodes = (1..=usize::from(args.nodes)).map(|number| Node { number, link: Link::new(args.link), agent: None });
+        let path = dir
+            .path()
+            .canonicalize()
+            .explain(|| format!("cannot use {}", dir.path().display()))?;
+        let nodes = (1..=usize::from(args.nodes)).map(|number| Node {
+            number,
+            link: Link::new(args.link),
+            agent: None,
+        });
+        let registry_rate = args.registry_link.unwrap_or(args.link);
         Ok(Self {
             dir: Some(dir),
             path,
             machines: Machines::default(),
             registry: None,
             registry_relay: None,
-            registry_link: Link::new(args.registry_link.unwrap_or(args.link)),
+            registry_link: Link::new(registry_rate),
+            registry_rate,
             nodes: nodes.collect(),
             tracker: None,
         })
@@ -107,7 +119,9 @@ impl Stage {
     /// Starts the registry and its relay.
     pub(crate) async fn start_registry(&mut self) -> Outcome {
         let dir = self.make_dir("registry")?;
-        let registry = Registry::start(&dir).await.explain(|| "cannot start the registry".into())?;
+        let registry = Registry::start(&dir)
+            .await
+            .explain(|| "cannot start the registry".into())?;
         let relay = Relay::start(Arc::clone(&self.registry_link), self.machines.clone())
             .explain(|| "cannot start the registry's relay".into())?;
         relay.forward_to(registry.address());
@@ -118,7 +132,9 @@ impl Stage {
 
     /// Blob bytes that the registry has served so far.
     pub(crate) fn registry_bytes(&self) -> u64 {
-        self.registry.as_ref().map_or(0, |registry| registry.served().blob_bytes)
+        self.registry
+            .as_ref()
+            .map_or(0, |registry| registry.served().blob_bytes)
     }
 
     /// Ends the agents and the tracker of a phase, with their mounts, devices and files.

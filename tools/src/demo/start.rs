@@ -31,15 +31,30 @@ impl Rights {
     /// What this process may do here, found out by trying: root inside a container often may not mount.
     pub(crate) fn probe() -> Self {
         let root = rustix::process::geteuid().is_root();
-        let fuse = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok();
-        let may_mount = rustix::thread::capabilities(None)
-            .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN));
-        if root && fuse && may_mount { Self::Mount } else { Self::ReadOnly }
+        let fuse = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .is_ok();
+        let may_mount = rustix::thread::capabilities(None).is_ok_and(|sets| {
+            sets.effective
+                .contains(rustix::thread::CapabilitySet::SYS_ADMIN)
+        });
+        if root && fuse && may_mount {
+            Self::Mount
+        } else {
+            Self::ReadOnly
+        }
     }
 }
 
 /// Pulls everything, unpacks it, runs the command. The unpacked files stay at the returned path.
-pub(crate) async fn eagerly(stage: &Stage, node: &Node, scene: &Scene, rights: Rights) -> Outcome<(Duration, PathBuf)> {
+pub(crate) async fn eagerly(
+    stage: &Stage,
+    node: &Node,
+    scene: &Scene,
+    rights: Rights,
+) -> Outcome<(Duration, PathBuf)> {
     let dir = stage.make_dir(&format!("pull{}", node.number))?;
     let (download, root) = (dir.join("download"), dir.join("root"));
     let begin = Instant::now();
@@ -59,29 +74,41 @@ pub(crate) async fn eagerly(stage: &Stage, node: &Node, scene: &Scene, rights: R
     if let Some(pid) = pid {
         stage.machines.place(pid, &node.link);
     }
-    let output = pulling.wait_with_output().await.explain(|| "a full pull died".into())?;
+    let output = pulling
+        .wait_with_output()
+        .await
+        .explain(|| "a full pull died".into())?;
     if let Some(pid) = pid {
         stage.machines.remove(pid);
     }
     if !output.status.success() {
-        return Err(Failure::new(Exit::Failed, "a full pull failed").why(String::from_utf8_lossy(&output.stderr).trim()));
+        return Err(Failure::new(Exit::Failed, "a full pull failed")
+            .why(String::from_utf8_lossy(&output.stderr).trim()));
     }
     match rights {
         Rights::Mount => run_inside(&root, &scene.command).await?,
         Rights::ReadOnly => read_needed(View::Mounted(root.clone()), scene).await?,
     }
     let took = begin.elapsed();
-    std::fs::remove_dir_all(&download).explain(|| format!("cannot remove {}", download.display()))?;
+    std::fs::remove_dir_all(&download)
+        .explain(|| format!("cannot remove {}", download.display()))?;
     Ok((took, root))
 }
 
 /// Attaches, mounts and runs the command.
-pub(crate) async fn lazily(agent: &Agent, scene: &Scene, rights: Rights) -> Outcome<(Duration, DeviceInfo)> {
+pub(crate) async fn lazily(
+    agent: &Agent,
+    scene: &Scene,
+    rights: Rights,
+) -> Outcome<(Duration, DeviceInfo)> {
     let begin = Instant::now();
     let device = match rights {
         Rights::Mount => {
             let device = attach(&agent.client, &scene.lazy, FrontEndChoice::Auto, false).await?;
-            let request = MountRequest { target: agent.root(), writable: true };
+            let request = MountRequest {
+                target: agent.root(),
+                writable: true,
+            };
             agent
                 .client
                 .mount(&device.id, &request)
@@ -104,7 +131,10 @@ pub(crate) async fn view(device: &DeviceInfo, agent: &Agent, rights: Rights) -> 
     if rights == Rights::Mount {
         return Ok(View::Mounted(agent.root()));
     }
-    let (path, uri) = (device.path.clone(), device.nbd_uri.clone().unwrap_or_default());
+    let (path, uri) = (
+        device.path.clone(),
+        device.nbd_uri.clone().unwrap_or_default(),
+    );
     let what = "cannot read the device through its NBD socket";
     blocking(move || {
         let nbd = NbdDevice::connect(&path, export_name(&uri)).explain(|| what.into())?;
@@ -119,7 +149,8 @@ async fn read_needed(view: View, scene: &Scene) -> Outcome {
     let needed = scene.needed.clone();
     blocking(move || {
         for path in &needed {
-            view.read(path).explain(|| format!("cannot read {}", path.display()))?;
+            view.read(path)
+                .explain(|| format!("cannot read {}", path.display()))?;
         }
         Ok(())
     })
@@ -134,7 +165,10 @@ async fn run_inside(root: &Path, command: &[String]) -> Outcome {
         .arg("--")
         .args(command)
         .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
         .env("HOME", "/")
         .stdin(Stdio::null())
         .process_group(0)
@@ -145,9 +179,16 @@ async fn run_inside(root: &Path, command: &[String]) -> Outcome {
     if output.status.success() {
         return Ok(());
     }
-    Err(Failure::new(Exit::Failed, format!("`{}` failed inside the image", command.join(" ")))
-        .why(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()))
-        .next("give a command that the image has: `tranship demo … -- COMMAND`"))
+    Err(Failure::new(
+        Exit::Failed,
+        format!("`{}` failed inside the image", command.join(" ")),
+    )
+    .why(format!(
+        "{}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    ))
+    .next("give a command that the image has: `tranship demo … -- COMMAND`"))
 }
 
 /// Becomes a command inside a root directory (`demo-step enter`). A process of its own, since a root belongs to one.
@@ -156,15 +197,24 @@ pub(crate) fn enter(root: &Path, command: &[String]) -> Outcome {
     rustix::process::chroot(root).explain(what)?;
     rustix::process::chdir("/").explain(what)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    let (program, arguments) =
-        command.split_first().ok_or_else(|| Failure::new(Exit::Usage, "no command was given"))?;
-    let error = std::os::unix::process::CommandExt::exec(std::process::Command::new(program).args(arguments));
+    let (program, arguments) = command
+        .split_first()
+        .ok_or_else(|| Failure::new(Exit::Usage, "no command was given"))?;
+    let error = std::os::unix::process::CommandExt::exec(
+        std::process::Command::new(program).args(arguments),
+    );
     Err(Failure::new(Exit::Failed, format!("cannot start {program}")).because(&error))
 }
 
 fn this_program() -> Outcome<PathBuf> {
     // Not `current_exe`: a program that was built anew while the demo runs is another one.
     std::env::current_exe()
-        .map(|path| if path.exists() { path } else { PathBuf::from("/proc/self/exe") })
+        .map(|path| {
+            if path.exists() {
+                path
+            } else {
+                PathBuf::from("/proc/self/exe")
+            }
+        })
         .explain(|| "cannot find this program's own path".into())
 }

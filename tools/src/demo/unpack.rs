@@ -59,7 +59,10 @@ fn inside(path: &Path) -> io::Result<PathBuf> {
             Component::Normal(name) => inside.push(name),
             Component::CurDir | Component::RootDir => {}
             Component::ParentDir | Component::Prefix(_) => {
-                return Err(io::Error::other(format!("{} leads out of the image", path.display())));
+                return Err(io::Error::other(format!(
+                    "{} leads out of the image",
+                    path.display()
+                )));
             }
         }
     }
@@ -79,7 +82,9 @@ fn whiteout(root: &Path, path: &Path, written: &BTreeSet<PathBuf>) -> io::Result
         }
         return Ok(true);
     }
-    let Some(hidden) = name.strip_prefix(WHITEOUT) else { return Ok(false) };
+    let Some(hidden) = name.strip_prefix(WHITEOUT) else {
+        return Ok(false);
+    };
     remove(&root.join(parent).join(OsStr::from_bytes(hidden)))?;
     Ok(true)
 }
@@ -116,14 +121,18 @@ mod tests {
             let mut header = tar::Header::new_gnu();
             header.set_size(text.len() as u64);
             header.set_mode(0o644);
-            builder.append_data(&mut header, path, text.as_bytes()).unwrap();
+            builder
+                .append_data(&mut header, path, text.as_bytes())
+                .unwrap();
         }
         builder.into_inner().unwrap()
     }
 
     fn names(dir: &Path) -> Vec<String> {
-        let mut names: Vec<String> =
-            fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -132,8 +141,21 @@ mod tests {
     fn whiteouts_hide_what_lower_layers_brought() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        unpack_layer(&*tar_of(&[("a/x", "1"), ("a/y", "1"), ("b/x", "1"), ("c", "1")]), root).unwrap();
-        unpack_layer(&*tar_of(&[("a/.wh.x", ""), ("b/new", "2"), ("b/.wh..wh..opq", ""), ("c", "2")]), root).unwrap();
+        unpack_layer(
+            &*tar_of(&[("a/x", "1"), ("a/y", "1"), ("b/x", "1"), ("c", "1")]),
+            root,
+        )
+        .unwrap();
+        unpack_layer(
+            &*tar_of(&[
+                ("a/.wh.x", ""),
+                ("b/new", "2"),
+                ("b/.wh..wh..opq", ""),
+                ("c", "2"),
+            ]),
+            root,
+        )
+        .unwrap();
         assert_eq!(names(&root.join("a")), ["y"]);
         assert_eq!(names(&root.join("b")), ["new"]);
         assert_eq!(fs::read_to_string(root.join("c")).unwrap(), "2");
@@ -142,6 +164,9 @@ mod tests {
     #[test]
     fn nothing_leaves_the_root() {
         assert!(inside(Path::new("a/../../etc")).is_err());
-        assert_eq!(inside(Path::new("/etc/./passwd")).unwrap(), Path::new("etc/passwd"));
+        assert_eq!(
+            inside(Path::new("/etc/./passwd")).unwrap(),
+            Path::new("etc/passwd")
+        );
     }
 }

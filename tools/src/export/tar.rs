@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
-use tranship_format::erofs::{ErofsError, FileKind, Inode, Nid, WalkEntry, device_major, device_minor};
+use tranship_format::erofs::{
+    ErofsError, FileKind, Inode, Nid, WalkEntry, device_major, device_minor,
+};
 
 use crate::image::ImageFilesystem;
 use crate::progress::Task;
@@ -27,7 +29,11 @@ pub(super) enum TarError {
 }
 
 /// Writes the tar; the paths of what a tar cannot hold come back.
-pub(super) fn write(filesystem: &ImageFilesystem, out: impl Write, task: &Task) -> Result<Vec<String>, TarError> {
+pub(super) fn write(
+    filesystem: &ImageFilesystem,
+    out: impl Write,
+    task: &Task,
+) -> Result<Vec<String>, TarError> {
     let mut tar = tar::Builder::new(out);
     let mut links: BTreeMap<Nid, Vec<u8>> = BTreeMap::new();
     let mut skipped = Vec::new();
@@ -41,14 +47,26 @@ pub(super) fn write(filesystem: &ImageFilesystem, out: impl Write, task: &Task) 
         if inode.nlink > 1 && !inode.is_dir() {
             if let Some(first) = links.get(&inode.nid) {
                 record.link(first);
-                record.append(&mut tar, io::empty()).map_err(TarError::Write)?;
+                record
+                    .append(&mut tar, io::empty())
+                    .map_err(TarError::Write)?;
                 continue;
             }
             links.insert(inode.nid, path.clone());
         }
         describe(filesystem, &inode, &mut record)?;
-        let mut content = Content { filesystem, inode: &inode, offset: 0, failed: None, task };
-        let len = if inode.kind == FileKind::Regular { inode.size } else { 0 };
+        let mut content = Content {
+            filesystem,
+            inode: &inode,
+            offset: 0,
+            failed: None,
+            task,
+        };
+        let len = if inode.kind == FileKind::Regular {
+            inode.size
+        } else {
+            0
+        };
         let buffered = io::BufReader::with_capacity(BUFFER_LEN, &mut content).take(len);
         let appended = record.append(&mut tar, buffered);
         if let Some(error) = content.failed {
@@ -56,14 +74,23 @@ pub(super) fn write(filesystem: &ImageFilesystem, out: impl Write, task: &Task) 
         }
         appended.map_err(TarError::Write)?;
     }
-    tar.into_inner().and_then(|mut out| out.flush()).map_err(TarError::Write)?;
+    tar.into_inner()
+        .and_then(|mut out| out.flush())
+        .map_err(TarError::Write)?;
     Ok(skipped)
 }
 
 /// What is peculiar to a kind of file, and the extended attributes.
-fn describe(filesystem: &ImageFilesystem, inode: &Inode, record: &mut Record) -> Result<(), TarError> {
+fn describe(
+    filesystem: &ImageFilesystem,
+    inode: &Inode,
+    record: &mut Record,
+) -> Result<(), TarError> {
     for xattr in filesystem.xattrs(inode).map_err(TarError::Read)? {
-        record.extend(format!("SCHILY.xattr.{}", String::from_utf8_lossy(&xattr.name)), xattr.value);
+        record.extend(
+            format!("SCHILY.xattr.{}", String::from_utf8_lossy(&xattr.name)),
+            xattr.value,
+        );
     }
     match inode.kind {
         FileKind::Symlink => {
@@ -88,8 +115,15 @@ struct Record {
 
 impl Record {
     fn new(path: &[u8], inode: &Inode) -> Self {
-        let mut record = Self { header: tar::Header::new_ustar(), pax: BTreeMap::new() };
-        let mut name = if path.is_empty() { b".".to_vec() } else { path.to_vec() };
+        let mut record = Self {
+            header: tar::Header::new_ustar(),
+            pax: BTreeMap::new(),
+        };
+        let mut name = if path.is_empty() {
+            b".".to_vec()
+        } else {
+            path.to_vec()
+        };
         if inode.is_dir() {
             name.push(b'/');
         }
@@ -115,7 +149,9 @@ impl Record {
     }
 
     fn time(&mut self, inode: &Inode) {
-        let whole = u64::try_from(inode.mtime).ok().filter(|seconds| *seconds <= OCTAL_12_LIMIT);
+        let whole = u64::try_from(inode.mtime)
+            .ok()
+            .filter(|seconds| *seconds <= OCTAL_12_LIMIT);
         self.header.set_mtime(whole.unwrap_or(0));
         if whole.is_some() && inode.mtime_nsec == 0 {
             return;
@@ -157,7 +193,11 @@ impl Record {
 
     fn append<W: Write>(mut self, tar: &mut tar::Builder<W>, content: impl Read) -> io::Result<()> {
         if !self.pax.is_empty() {
-            tar.append_pax_extensions(self.pax.iter().map(|(key, value)| (key.as_str(), value.as_slice())))?;
+            tar.append_pax_extensions(
+                self.pax
+                    .iter()
+                    .map(|(key, value)| (key.as_str(), value.as_slice())),
+            )?;
         }
         self.header.set_cksum();
         tar.append(&self.header, content)

@@ -1,14 +1,19 @@
 //! Checks one blob while it streams by: its digest as a whole, and each chunk on the way.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
+use futures::StreamExt;
+use tokio_util::io::ReaderStream;
 use tranship_format::{ChunkIndex, ChunkTable, Digest, DigestWriter};
 
 use super::Problem;
 use crate::blob::open_table;
 use crate::failure::Outcome;
 use crate::image::{Image, LayerBlob};
+use crate::place;
 use crate::progress::Progress;
-use crate::registry;
+
+/// What is read at once.
+const PIECE_LEN: usize = 256 << 10;
 
 /// What was found in one blob.
 pub(super) struct Checked {
@@ -18,18 +23,32 @@ pub(super) struct Checked {
 }
 
 /// Reads the whole blob once.
-pub(super) async fn check_blob(image: &Image, layer: &LayerBlob, progress: &Progress) -> Outcome<Checked> {
+pub(super) async fn check_blob(
+    image: &Image,
+    layer: &LayerBlob,
+    progress: &Progress,
+) -> Outcome<Checked> {
     let mut problems = Vec::new();
     let table = table_of(image, layer, &mut problems).await?;
     let mut check = StreamCheck::new(layer.digest, table);
     let task = progress.task(&layer.digest.to_string(), layer.len);
-    let mut stream = registry::raw_blob(&image.store, &layer.descriptor)
+    let what = format!("layer {}", layer.digest);
+    let blob = image
+        .store
+        .blob(&layer.digest)
         .await
-        .map_err(|error| image.read_failure(&format!("layer {}", layer.digest), &error))?;
-    while let Some(piece) = stream.next().await {
-        let piece = piece.map_err(|error| image.read_failure(&format!("layer {}", layer.digest), &error))?;
-        task.advance(u64::try_from(piece.len()).unwrap_or(0));
-        check.update(piece);
+        .map_err(|error| image.read_failure(&what, &error))?;
+    let mut blob = ReaderStream::with_capacity(blob, PIECE_LEN);
+    while let Some(piece) = blob.next().await {
+        match piece {
+            Ok(piece) => {
+                task.advance(piece.len() as u64);
+                check.update(&piece);
+            }
+            // It says so after the last byte; the check says it too, and where.
+            Err(error) if place::is_wrong_digest(&error) => break,
+            Err(error) => return Err(image.read_failure(&what, &error)),
+        }
     }
     let mut checked = check.finish(layer);
     problems.append(&mut checked.problems);
@@ -38,10 +57,20 @@ pub(super) async fn check_blob(image: &Image, layer: &LayerBlob, progress: &Prog
 }
 
 /// The chunk table, if there is one and it is the one that the manifest names.
-async fn table_of(image: &Image, layer: &LayerBlob, problems: &mut Vec<Problem>) -> Outcome<Option<ChunkTable>> {
-    let Some(reference) = &layer.annotations.chunks else { return Ok(None) };
+async fn table_of(
+    image: &Image,
+    layer: &LayerBlob,
+    problems: &mut Vec<Problem>,
+) -> Outcome<Option<ChunkTable>> {
+    let Some(reference) = &layer.annotations.chunks else {
+        return Ok(None);
+    };
     let range = reference.range();
-    let wrong = |what: String| Problem { start: Some(range.start), end: Some(range.end), ..Problem::of_blob(layer.digest, what) };
+    let wrong = |what: String| Problem {
+        start: Some(range.start),
+        end: Some(range.end),
+        ..Problem::of_blob(layer.digest, what)
+    };
     if range.end > layer.len {
         problems.push(wrong("the chunk table lies outside the blob".into()));
         return Ok(None);
@@ -49,7 +78,10 @@ async fn table_of(image: &Image, layer: &LayerBlob, problems: &mut Vec<Problem>)
     let bytes = match image.store.blob_range(&layer.digest, range).await {
         Ok(bytes) => bytes,
         Err(error) => {
-            let failure = image.read_failure(&format!("the chunk table of layer {}", layer.digest), &error);
+            let failure = image.read_failure(
+                &format!("the chunk table of layer {}", layer.digest),
+                &error,
+            );
             if failure.exit != crate::failure::Exit::Verification {
                 return Err(failure);
             }
@@ -61,7 +93,9 @@ async fn table_of(image: &Image, layer: &LayerBlob, problems: &mut Vec<Problem>)
         Ok(table) if table.covered_len() == reference.offset => Ok(Some(table)),
         Ok(table) => {
             let covered = table.covered_len();
-            problems.push(wrong(format!("the chunks cover {covered} bytes and the table begins elsewhere")));
+            problems.push(wrong(format!(
+                "the chunks cover {covered} bytes and the table begins elsewhere"
+            )));
             Ok(Some(table))
         }
         Err(error) => {
@@ -85,17 +119,26 @@ impl StreamCheck {
     fn new(blob: Digest, table: Option<ChunkTable>) -> Self {
         let next = table.as_ref().and_then(|table| table.index(0));
         let whole = DigestWriter::new(std::io::sink());
-        Self { blob, table, next, open: BytesMut::new(), whole, problems: Vec::new() }
+        Self {
+            blob,
+            table,
+            next,
+            open: BytesMut::new(),
+            whole,
+            problems: Vec::new(),
+        }
     }
 
-    fn update(&mut self, piece: Bytes) {
+    fn update(&mut self, piece: &[u8]) {
         // Hashing into a sink cannot fail.
-        let _infallible = std::io::Write::write_all(&mut self.whole, &piece);
-        let Some(table) = self.table.clone() else { return };
+        let _infallible = std::io::Write::write_all(&mut self.whole, piece);
+        let Some(table) = self.table.clone() else {
+            return;
+        };
         if self.next.is_none() {
             return;
         }
-        self.open.extend_from_slice(&piece);
+        self.open.extend_from_slice(piece);
         while let Some(chunk) = self.next {
             let range = table.range(chunk);
             let len = usize::try_from(range.len()).unwrap_or(usize::MAX);
@@ -122,7 +165,11 @@ impl StreamCheck {
             self.problems.push(Problem::of_blob(self.blob, what));
         } else if found != self.blob {
             // With every chunk right, the byte is outside of them: the table, the tar's headers behind it, its padding.
-            let outside = self.problems.is_empty().then(|| self.table.as_ref().map(ChunkTable::covered_len)).flatten();
+            let outside = self
+                .problems
+                .is_empty()
+                .then(|| self.table.as_ref().map(ChunkTable::covered_len))
+                .flatten();
             self.problems.push(Problem {
                 start: outside,
                 end: outside.map(|_| len),
@@ -130,6 +177,10 @@ impl StreamCheck {
             });
         }
         let chunks = self.table.as_ref().map_or(0, ChunkTable::count);
-        Checked { bytes: len, chunks, problems: self.problems }
+        Checked {
+            bytes: len,
+            chunks,
+            problems: self.problems,
+        }
     }
 }

@@ -40,8 +40,20 @@ impl Relay {
         let listener = socket.listen(1024)?;
         let address = listener.local_addr()?;
         let (upstream, target) = watch::channel(None);
-        let task = tokio::spawn(accept(listener, target, Front { address, link, machines }));
-        Ok(Self { address, upstream, task })
+        let task = tokio::spawn(accept(
+            listener,
+            target,
+            Front {
+                address,
+                link,
+                machines,
+            },
+        ));
+        Ok(Self {
+            address,
+            upstream,
+            task,
+        })
     }
 
     /// The address to connect to instead of the machine's own.
@@ -70,7 +82,11 @@ struct Front {
     machines: Machines,
 }
 
-async fn accept(listener: TcpListener, upstream: watch::Receiver<Option<SocketAddr>>, front: Front) {
+async fn accept(
+    listener: TcpListener,
+    upstream: watch::Receiver<Option<SocketAddr>>,
+    front: Front,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -89,7 +105,12 @@ async fn accept(listener: TcpListener, upstream: watch::Receiver<Option<SocketAd
     }
 }
 
-async fn serve(inbound: TcpStream, client: SocketAddr, upstream: watch::Receiver<Option<SocketAddr>>, front: Front) {
+async fn serve(
+    inbound: TcpStream,
+    client: SocketAddr,
+    upstream: watch::Receiver<Option<SocketAddr>>,
+    front: Front,
+) {
     if let Err(error) = forward(inbound, client, upstream, front).await {
         tracing::debug!(%error, %client, "a relayed connection ended");
     }
@@ -102,17 +123,32 @@ async fn forward(
     front: Front,
 ) -> io::Result<()> {
     let caller = caller_link(&front, client).await;
-    let target = *upstream.wait_for(Option::is_some).await.map_err(io::Error::other)?;
+    let target = *upstream
+        .wait_for(Option::is_some)
+        .await
+        .map_err(io::Error::other)?;
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(SOCKET_BUFFER)?;
     socket.set_send_buffer_size(SOCKET_BUFFER)?;
-    let outbound = socket.connect(target.ok_or(io::ErrorKind::NotConnected)?).await?;
+    let outbound = socket
+        .connect(target.ok_or(io::ErrorKind::NotConnected)?)
+        .await?;
     inbound.set_nodelay(true)?;
     outbound.set_nodelay(true)?;
     let (caller_read, caller_write) = inbound.into_split();
     let (server_read, server_write) = outbound.into_split();
-    let there = copy(caller_read, server_write, caller.as_deref(), Some(&front.link));
-    let back = copy(server_read, caller_write, Some(&front.link), caller.as_deref());
+    let there = copy(
+        caller_read,
+        server_write,
+        caller.as_deref(),
+        Some(&front.link),
+    );
+    let back = copy(
+        server_read,
+        caller_write,
+        Some(&front.link),
+        caller.as_deref(),
+    );
     tokio::try_join!(there, back).map(|_| ())
 }
 
@@ -121,7 +157,10 @@ async fn caller_link(front: &Front, client: SocketAddr) -> Option<Arc<Link>> {
     let server = front.address;
     let found = tokio::task::spawn_blocking(move || {
         let pid = owner::find(machines.iter().map(|(pid, _)| *pid), client, server)?;
-        machines.into_iter().find(|(placed, _)| *placed == pid).map(|(_, link)| link)
+        machines
+            .into_iter()
+            .find(|(placed, _)| *placed == pid)
+            .map(|(_, link)| link)
     });
     found.await.ok().flatten()
 }

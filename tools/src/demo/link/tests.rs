@@ -21,14 +21,20 @@ async fn a_link_is_shared_by_its_connections() {
     };
     tokio::join!(half, other);
     let took = begin.elapsed();
-    assert!((Duration::from_millis(990)..Duration::from_millis(1010)).contains(&took), "{took:?}");
+    assert!(
+        (Duration::from_millis(990)..Duration::from_millis(1010)).contains(&took),
+        "{took:?}"
+    );
     assert_eq!(link.sent(), 1_000_000);
     assert_eq!(link.received(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_slower_end_decides() {
-    let (slow, fast) = (Link::new("8mbit".parse().unwrap()), Link::new("1gbit".parse().unwrap()));
+    let (slow, fast) = (
+        Link::new("8mbit".parse().unwrap()),
+        Link::new("1gbit".parse().unwrap()),
+    );
     let begin = Instant::now();
     for _ in 0..10 {
         pass(100_000, Some(&fast), Some(&slow)).await;
@@ -39,7 +45,8 @@ async fn the_slower_end_decides() {
 #[tokio::test]
 async fn a_relay_delivers_every_byte_both_ways_and_charges_both_ends() {
     let rate = "10gbit".parse().unwrap();
-    let (server_link, client_link, machines) = (Link::new(rate), Link::new(rate), Machines::default());
+    let (server_link, client_link, machines) =
+        (Link::new(rate), Link::new(rate), Machines::default());
     machines.place(std::process::id(), &client_link);
     let relay = Relay::start(Arc::clone(&server_link), machines).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -64,5 +71,8 @@ async fn a_relay_delivers_every_byte_both_ways_and_charges_both_ends() {
     let (answer, ()) = tokio::join!(writing, echoing);
     assert_eq!(answer, sent);
     assert_eq!((client_link.sent(), server_link.sent()), (300_000, 300_000));
-    assert_eq!((client_link.received(), server_link.received()), (300_000, 300_000));
+    assert_eq!(
+        (client_link.received(), server_link.received()),
+        (300_000, 300_000)
+    );
 }

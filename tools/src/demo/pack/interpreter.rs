@@ -37,14 +37,17 @@ impl Interpreter {
             ("sh", SHELL, &[][..], "sh"),
         ];
         for (program, script, arguments, extension) in candidates {
-            let found = in_path(program).and_then(|path| Self::ask(dir, &path, script, arguments, extension));
+            let found = in_path(program)
+                .and_then(|path| Self::ask(dir, &path, script, arguments, extension));
             if let Some(interpreter) = found {
                 return Ok(interpreter);
             }
         }
-        Err(Failure::new(Exit::Unsupported, "cannot pack an image from this machine")
-            .why("neither python3 nor perl nor sh runs here")
-            .next("name an image: `tranship demo --image docker://HOST/REPO:TAG -- COMMAND`"))
+        Err(
+            Failure::new(Exit::Unsupported, "cannot pack an image from this machine")
+                .why("neither python3 nor perl nor sh runs here")
+                .next("name an image: `tranship demo --image docker://HOST/REPO:TAG -- COMMAND`"),
+        )
     }
 
     /// Runs the script here once; it tells the language's name, the real program, directories and files.
@@ -57,7 +60,12 @@ impl Interpreter {
     ) -> Option<Self> {
         let path = dir.join(format!("ready.{extension}"));
         std::fs::write(&path, script).ok()?;
-        let asked = Command::new(program).args(arguments).arg(&path).arg("tell").stdin(Stdio::null()).output();
+        let asked = Command::new(program)
+            .args(arguments)
+            .arg(&path)
+            .arg("tell")
+            .stdin(Stdio::null())
+            .output();
         let told = asked.ok().filter(|output| output.status.success())?;
         let mut interpreter = Self {
             name: extension.to_owned(),
@@ -102,6 +110,7 @@ impl Interpreter {
 pub(super) fn in_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
     let dirs = std::env::split_paths(&path).chain(["/usr/bin", "/bin"].map(PathBuf::from));
-    dirs.filter(|dir| dir.is_absolute()).map(|dir| dir.join(name)).find(|program| program.is_file())
+    dirs.filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(name))
+        .find(|program| program.is_file())
 }
-

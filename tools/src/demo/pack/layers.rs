@@ -39,18 +39,25 @@ pub(super) fn write<const N: usize>(dir: &Path, trees: [Tree; N]) -> Outcome<Vec
             .enumerate()
             .map(|(number, tree)| {
                 let path = dir.join(format!("layer{number}.tar.gz"));
-                scope.spawn(move || layer(&path, tree).explain(|| format!("cannot pack {}", path.display())))
+                scope.spawn(move || {
+                    layer(&path, tree).explain(|| format!("cannot pack {}", path.display()))
+                })
             })
             .collect();
         let died = |_| Failure::new(Exit::Failed, "packing a layer died");
-        writers.into_iter().map(|writer| writer.join().map_err(died)?).collect()
+        writers
+            .into_iter()
+            .map(|writer| writer.join().map_err(died)?)
+            .collect()
     })
 }
 
 fn layer(path: &Path, tree: &Tree) -> io::Result<PackedLayer> {
     let file = BufWriter::with_capacity(BUFFER_LEN, File::create_new(path)?);
     let gzip = GzEncoder::new(DigestWriter::new(file), Compression::new(LEVEL));
-    let mut tar = tar::Builder::new(DigestWriter::new(BufWriter::with_capacity(BUFFER_LEN, gzip)));
+    let mut tar = tar::Builder::new(DigestWriter::new(BufWriter::with_capacity(
+        BUFFER_LEN, gzip,
+    )));
     for (path, entry) in tree.entries() {
         append(&mut tar, path, entry)?;
     }
@@ -58,7 +65,13 @@ fn layer(path: &Path, tree: &Tree) -> io::Result<PackedLayer> {
     let gzip = gzip.into_inner().map_err(io::IntoInnerError::into_error)?;
     let (mut file, digest, len) = gzip.finish()?.finish();
     file.flush()?;
-    Ok(PackedLayer { path: path.to_path_buf(), digest, len, diff_id, tar_len })
+    Ok(PackedLayer {
+        path: path.to_path_buf(),
+        digest,
+        len,
+        diff_id,
+        tar_len,
+    })
 }
 
 fn append<W: Write>(tar: &mut tar::Builder<W>, path: &Path, entry: &Entry) -> io::Result<()> {
@@ -85,7 +98,12 @@ fn append<W: Write>(tar: &mut tar::Builder<W>, path: &Path, entry: &Entry) -> io
     }
 }
 
-fn append_found<W: Write>(tar: &mut tar::Builder<W>, path: &Path, name: &Path, mut header: tar::Header) -> io::Result<()> {
+fn append_found<W: Write>(
+    tar: &mut tar::Builder<W>,
+    path: &Path,
+    name: &Path,
+    mut header: tar::Header,
+) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     header.set_metadata(&found);
     if found.is_symlink() {
@@ -98,5 +116,9 @@ fn append_found<W: Write>(tar: &mut tar::Builder<W>, path: &Path, name: &Path, m
     }
     header.set_size(found.len());
     // A file that grows while it is read must not break the tar; one that shrinks is an error.
-    tar.append_data(&mut header, name, io::Read::take(File::open(path)?, found.len()))
+    tar.append_data(
+        &mut header,
+        name,
+        io::Read::take(File::open(path)?, found.len()),
+    )
 }

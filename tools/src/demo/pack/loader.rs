@@ -12,9 +12,18 @@ const MOST_HEADERS: u16 = 256;
 /// The libraries that the loader finds for `program`, with the loader itself; empty for a static program or a script.
 pub(super) fn libraries(program: &Path, default_loader: Option<&Path>) -> Vec<PathBuf> {
     let own = interpreter_of(program);
-    let Some(loader) = own.as_deref().or(default_loader) else { return Vec::new() };
-    let output = Command::new(loader).arg("--list").arg(program).stdin(Stdio::null()).stderr(Stdio::null()).output();
-    let Ok(output) = output else { return Vec::new() };
+    let Some(loader) = own.as_deref().or(default_loader) else {
+        return Vec::new();
+    };
+    let output = Command::new(loader)
+        .arg("--list")
+        .arg(program)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    let Ok(output) = output else {
+        return Vec::new();
+    };
     let mut found = paths_of(&String::from_utf8_lossy(&output.stdout));
     found.push(loader.to_path_buf());
     found
@@ -24,7 +33,12 @@ pub(super) fn libraries(program: &Path, default_loader: Option<&Path>) -> Vec<Pa
 fn paths_of(listing: &str) -> Vec<PathBuf> {
     listing
         .lines()
-        .filter_map(|line| line.split_once("=> ").map_or(line, |(_, target)| target).split_ascii_whitespace().next())
+        .filter_map(|line| {
+            line.split_once("=> ")
+                .map_or(line, |(_, target)| target)
+                .split_ascii_whitespace()
+                .next()
+        })
         .filter(|path| path.starts_with('/'))
         .map(PathBuf::from)
         .collect()
@@ -38,7 +52,10 @@ pub(super) fn interpreter_of(program: &Path) -> Option<PathBuf> {
     let (table, entry_len, count) = program_headers(&header)?;
     for number in 0..u64::from(count) {
         let mut entry = [0; 56];
-        file.seek(SeekFrom::Start(table.checked_add(number * u64::from(entry_len))?)).ok()?;
+        file.seek(SeekFrom::Start(
+            table.checked_add(number * u64::from(entry_len))?,
+        ))
+        .ok()?;
         file.read_exact(&mut entry).ok()?;
         if u32_at(&entry, 0)? == PT_INTERP {
             let (offset, len) = (u64_at(&entry, 8)?, u64_at(&entry, 32)?);
@@ -80,7 +97,13 @@ mod tests {
     #[test]
     fn listings_of_loaders_are_read() {
         let glibc = "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibc.so.6 => /lib/x/libc.so.6 (0x00007f)\n\t/lib64/ld-linux.so.2 (0x1)\n";
-        assert_eq!(paths_of(glibc), [PathBuf::from("/lib/x/libc.so.6"), PathBuf::from("/lib64/ld-linux.so.2")]);
+        assert_eq!(
+            paths_of(glibc),
+            [
+                PathBuf::from("/lib/x/libc.so.6"),
+                PathBuf::from("/lib64/ld-linux.so.2")
+            ]
+        );
         assert!(paths_of("\tstatically linked\n").is_empty());
     }
 

@@ -35,5 +35,13 @@ fn this_machine_has_an_interpreter_that_tells_what_it_reads() {
     let interpreter = Interpreter::find(dir.path()).unwrap();
     assert!(!interpreter.needed.is_empty());
     assert!(interpreter.needed.iter().all(|path| path.is_absolute()));
-    assert_eq!(interpreter.command(Path::new("/app")).last().unwrap().rsplit('/').next(), Some(&*interpreter.script_name()));
+    assert_eq!(
+        interpreter
+            .command(Path::new("/app"))
+            .last()
+            .unwrap()
+            .rsplit('/')
+            .next(),
+        Some(&*interpreter.script_name())
+    );
 }

@@ -42,7 +42,9 @@ impl Tree {
 
     /// The paths and what stands there, in order.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&Path, &Entry)> {
-        self.entries.iter().map(|(path, entry)| (path.as_path(), entry))
+        self.entries
+            .iter()
+            .map(|(path, entry)| (path.as_path(), entry))
     }
 
     /// Whether a path is in it.
@@ -52,7 +54,8 @@ impl Tree {
 
     /// Drops what a lower layer has already.
     pub(super) fn forget(&mut self, lower: &Self) {
-        self.entries.retain(|path, _| !lower.entries.contains_key(path));
+        self.entries
+            .retain(|path, _| !lower.entries.contains_key(path));
     }
 
     /// Adds a file, link or (empty) directory with all that leads to it. What is absent or unreadable is left out.
@@ -70,18 +73,27 @@ impl Tree {
 
     /// Adds a file that this machine does not have.
     pub(super) fn add_text(&mut self, path: &Path, text: &str) {
-        let mut above: Vec<&Path> = path.ancestors().skip(1).filter(|dir| *dir != Path::new("/")).collect();
+        let mut above: Vec<&Path> = path
+            .ancestors()
+            .skip(1)
+            .filter(|dir| *dir != Path::new("/"))
+            .collect();
         above.reverse();
         for dir in above {
-            self.entries.entry(dir.to_path_buf()).or_insert(Entry::EmptyDir);
+            self.entries
+                .entry(dir.to_path_buf())
+                .or_insert(Entry::EmptyDir);
         }
-        self.entries.insert(path.to_path_buf(), Entry::Text(text.to_owned()));
+        self.entries
+            .insert(path.to_path_buf(), Entry::Text(text.to_owned()));
         self.len += u64::try_from(text.len()).unwrap_or(0);
     }
 
     /// Adds a program with the libraries that it loads.
     pub(super) fn add_program(&mut self, program: &Path) {
-        let Some(real) = self.walk(program) else { return };
+        let Some(real) = self.walk(program) else {
+            return;
+        };
         if self.loader.is_none() {
             self.loader = loader::interpreter_of(&real);
         }
@@ -95,7 +107,9 @@ impl Tree {
         let Some(dir) = self.walk(dir) else { return };
         for path in sorted(&dir) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let skip = LEFT_OUT.contains(&name.as_ref()) || name.starts_with("config-") || name.ends_with(".a");
+            let skip = LEFT_OUT.contains(&name.as_ref())
+                || name.starts_with("config-")
+                || name.ends_with(".a");
             if skip || self.len >= most_len {
                 continue;
             }
@@ -119,7 +133,9 @@ impl Tree {
         let mut dirs = vec![dir.to_path_buf()];
         while let Some(dir) = dirs.pop() {
             for path in sorted(&dir) {
-                let Ok(found) = fs::symlink_metadata(&path) else { continue };
+                let Ok(found) = fs::symlink_metadata(&path) else {
+                    continue;
+                };
                 if found.is_dir() {
                     dirs.push(path);
                 } else if found.is_file() && found.len() <= LARGE_FILE {
@@ -167,7 +183,11 @@ impl Tree {
             return None;
         }
         let len = if found.is_file() { found.size() } else { 0 };
-        if self.entries.insert(path.to_path_buf(), Entry::Here).is_none() {
+        if self
+            .entries
+            .insert(path.to_path_buf(), Entry::Here)
+            .is_none()
+        {
             self.len += len;
         }
         Some(())
@@ -176,14 +196,21 @@ impl Tree {
 
 /// The components of a path, last first, without the root and `.`.
 fn names(path: &Path) -> Vec<PathBuf> {
-    let parts = path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
+    let parts = path
+        .components()
+        .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
     let mut names: Vec<PathBuf> = parts.map(|part| PathBuf::from(part.as_os_str())).collect();
     names.reverse();
     names
 }
 
 fn sorted(dir: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let mut paths: Vec<PathBuf> = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
     paths.sort();
     paths
 }

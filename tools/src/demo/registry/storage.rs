@@ -34,7 +34,12 @@ impl Storage {
         let (blobs, uploads) = (dir.join("blobs"), dir.join("uploads"));
         std::fs::create_dir_all(&blobs)?;
         std::fs::create_dir_all(&uploads)?;
-        Ok(Self { blobs, uploads, next_upload: AtomicU64::new(0), manifests: Mutex::default() })
+        Ok(Self {
+            blobs,
+            uploads,
+            next_upload: AtomicU64::new(0),
+            manifests: Mutex::default(),
+        })
     }
 
     pub(super) fn blob_path(&self, digest: &Digest) -> PathBuf {
@@ -42,27 +47,56 @@ impl Storage {
     }
 
     pub(super) fn manifest(&self, name: &str, reference: &str) -> Option<StoredManifest> {
-        let manifests = self.manifests.lock().unwrap_or_else(PoisonError::into_inner);
-        manifests.get(&(name.to_owned(), reference.to_owned())).cloned()
+        let manifests = self
+            .manifests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        manifests
+            .get(&(name.to_owned(), reference.to_owned()))
+            .cloned()
     }
 
     /// `None`: the reference is a digest and the bytes have another one.
-    pub(super) fn put_manifest(&self, name: &str, reference: &str, media_type: &str, bytes: Bytes) -> Option<Digest> {
+    pub(super) fn put_manifest(
+        &self,
+        name: &str,
+        reference: &str,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Option<Digest> {
         let digest = Digest::of(&bytes);
-        if reference.parse::<Digest>().is_ok_and(|named| named != digest) {
+        if reference
+            .parse::<Digest>()
+            .is_ok_and(|named| named != digest)
+        {
             return None;
         }
-        let stored = StoredManifest { media_type: media_type.to_owned(), digest, bytes };
-        let mut manifests = self.manifests.lock().unwrap_or_else(PoisonError::into_inner);
+        let stored = StoredManifest {
+            media_type: media_type.to_owned(),
+            digest,
+            bytes,
+        };
+        let mut manifests = self
+            .manifests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         manifests.insert((name.to_owned(), digest.to_string()), stored.clone());
         manifests.insert((name.to_owned(), reference.to_owned()), stored);
         Some(digest)
     }
 
     pub(super) fn tags(&self, name: &str) -> Vec<String> {
-        let manifests = self.manifests.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_name = manifests.keys().filter(|(repository, _)| repository == name);
-        of_name.filter(|(_, reference)| !reference.contains(':')).map(|(_, tag)| tag.clone()).collect()
+        let manifests = self
+            .manifests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let of_name = manifests
+            .keys()
+            .filter(|(repository, _)| repository == name);
+        of_name
+            .filter(|(_, reference)| !reference.contains(':'))
+            .map(|(_, tag)| tag.clone())
+            .collect()
     }
 
     pub(super) fn begin_upload(&self) -> io::Result<String> {
@@ -73,13 +107,18 @@ impl Storage {
 
     fn upload_path(&self, id: &str) -> io::Result<PathBuf> {
         // Ids are numbers that we gave out: anything else would be a path of the client's choice.
-        let number: u64 = id.parse().map_err(|_| io::Error::from(io::ErrorKind::NotFound))?;
+        let number: u64 = id
+            .parse()
+            .map_err(|_| io::Error::from(io::ErrorKind::NotFound))?;
         Ok(self.uploads.join(number.to_string()))
     }
 
     /// Adds a body to an upload; the length so far comes back.
     pub(super) async fn append(&self, id: &str, body: Body) -> io::Result<u64> {
-        let mut file = tokio::fs::OpenOptions::new().append(true).open(self.upload_path(id)?).await?;
+        let mut file = tokio::fs::OpenOptions::new()
+            .append(true)
+            .open(self.upload_path(id)?)
+            .await?;
         let mut stream = body.into_data_stream();
         while let Some(piece) = stream.next().await {
             file.write_all(&piece.map_err(io::Error::other)?).await?;
@@ -93,7 +132,11 @@ impl Storage {
         let (from, to) = (self.upload_path(id)?, self.blob_path(&digest));
         let checked = tokio::task::spawn_blocking(move || {
             let (found, _) = Digest::from_reader(std::fs::File::open(&from)?)?;
-            if found == digest { std::fs::rename(&from, &to).map(|()| true) } else { Ok(false) }
+            if found == digest {
+                std::fs::rename(&from, &to).map(|()| true)
+            } else {
+                Ok(false)
+            }
         });
         checked.await.map_err(io::Error::other)?
     }
