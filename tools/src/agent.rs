@@ -46,8 +46,12 @@ pub(crate) fn absolute(path: &Path) -> Outcome<PathBuf> {
     })
 }
 
-/// The device that a user means: by id, else by reference.
-pub(crate) async fn find(client: &Client, named: &str) -> Outcome<Option<DeviceInfo>> {
+/// The device that a user means: by id, else by reference among those that are `fit`.
+pub(crate) async fn find(
+    client: &Client,
+    named: &str,
+    fit: impl Fn(&DeviceInfo) -> bool,
+) -> Outcome<Option<DeviceInfo>> {
     let devices = client
         .devices()
         .await
@@ -57,7 +61,7 @@ pub(crate) async fn find(client: &Client, named: &str) -> Outcome<Option<DeviceI
         .or_else(|| {
             devices
                 .iter()
-                .find(|device| same_reference(&device.reference, named))
+                .find(|device| fit(device) && same_reference(&device.reference, named))
         })
         .cloned())
 }

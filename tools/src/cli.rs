@@ -63,7 +63,7 @@ pub(crate) struct RegistryArgs {
     /// Use plain HTTP for the registries named in this command (loopback registries never need it)
     #[arg(long)]
     pub(crate) plain_http: bool,
-    /// Directory of docker's config.json, for credentials [default: $DOCKER_CONFIG or ~/.docker]
+    /// Directory of docker's config.json, for credentials [default: `$DOCKER_CONFIG` or ~/.docker]
     #[arg(long, value_name = "DIR")]
     pub(crate) docker_config: Option<PathBuf>,
 }
@@ -158,7 +158,7 @@ pub(crate) struct InspectArgs {
 /// `ls`
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LsArgs {
-    /// Image, or image:/path
+    /// Image, or image and path joined by a colon
     #[arg(value_name = "REF[:PATH]")]
     pub(crate) reference: String,
     /// Path in the image
@@ -180,7 +180,7 @@ pub(crate) struct LsArgs {
 /// `cat`
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CatArgs {
-    /// Image, or image:/path
+    /// Image, or image and path joined by a colon
     #[arg(value_name = "REF[:PATH]")]
     pub(crate) reference: String,
     /// Path in the image; symbolic links are followed inside the image

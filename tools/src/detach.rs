@@ -7,11 +7,13 @@ use crate::output::{self, Format};
 
 pub(crate) async fn run(common: &Common, args: &DetachArgs) -> Outcome {
     let client = agent::client(&args.agent);
-    let device = agent::find(&client, &args.device).await?.ok_or_else(|| {
-        Failure::new(Exit::NotFound, format!("no device {}", args.device))
-            .why("the agent has none with that id or reference")
-            .next("`tranship devices` lists what is attached")
-    })?;
+    let device = agent::find(&client, &args.device, |_| true)
+        .await?
+        .ok_or_else(|| {
+            Failure::new(Exit::NotFound, format!("no device {}", args.device))
+                .why("the agent has none with that id or reference")
+                .next("`tranship devices` lists what is attached")
+        })?;
     let reply = client
         .detach(&device.id)
         .await

@@ -35,8 +35,6 @@ pub(crate) struct Image {
 /// A layer in overlaybd's form.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerBlob {
-    /// Its place in the manifest, 0 at the bottom.
-    pub(crate) number: usize,
     /// The blob's digest.
     pub(crate) digest: Digest,
     /// The blob's length in bytes.
@@ -136,7 +134,6 @@ impl Image {
             let (digest, len, descriptor) =
                 (descriptor.digest, descriptor.size, descriptor.clone());
             layers.push(LayerBlob {
-                number,
                 digest,
                 len,
                 descriptor,

@@ -1,18 +1,22 @@
 //! `tranship mount`: mounts an image's filesystem, attaching the image first if nobody has.
 
-use tranship_agent::control::MountRequest;
+use tranship_agent::control::{DeviceInfo, FrontEndChoice, FrontEndName, MountRequest};
 
 use crate::agent;
 use crate::attach::{attach, front_end};
 use crate::cli::{Common, MountArgs};
-use crate::failure::Outcome;
+use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{self, Format};
 
 pub(crate) async fn run(common: &Common, args: &MountArgs) -> Outcome {
     let client = agent::client(&args.agent);
     let target = agent::absolute(&args.target)?;
     let front_end = front_end(&args.front_end)?;
-    let (device, ours) = match agent::find(&client, &args.reference).await? {
+    let mountable = |device: &DeviceInfo| match device.front_end {
+        FrontEndName::Nbd => false,
+        name => front_end == FrontEndChoice::Auto || name.to_string() == front_end.to_string(),
+    };
+    let (device, ours) = match agent::find(&client, &args.reference, mountable).await? {
         Some(device) => (device, false),
         None => (
             attach(&client, &args.reference, front_end, args.plain_http).await?,
@@ -32,10 +36,16 @@ pub(crate) async fn run(common: &Common, args: &MountArgs) -> Outcome {
                 &error,
             );
             // Nobody asked for the device itself: without its mount it is left over.
-            if ours && let Err(left) = client.detach(&device.id).await {
-                output::say(&format!("device {} is left over: {left}", device.id));
+            if !ours {
+                return Err(failure);
             }
-            Err(failure)
+            match client.detach(&device.id).await {
+                Err(left) => Err(Failure::new(Exit::Partial, failure.what())
+                    .why(failure.reason())
+                    .why(format!("and device {} is left over: {left}", device.id))
+                    .next(format!("`tranship detach {}`", device.id))),
+                Ok(_) => Err(failure),
+            }
         }
     }
 }

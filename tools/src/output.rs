@@ -55,7 +55,7 @@ pub(crate) fn say(text: &str) {
 /// An empty table in the house's style: a header line, no boxes, so that columns can be cut by `awk` too.
 pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     table.set_header(header.map(Cell::new));
     table
 }

@@ -74,18 +74,14 @@ impl Problem {
     }
 
     fn line(&self) -> String {
-        let mut line = String::new();
-        if let Some(blob) = &self.blob {
-            line.push_str(&format!("layer {blob} "));
-        }
-        if let Some(chunk) = self.chunk {
-            line.push_str(&format!("chunk {chunk} "));
-        }
-        if let (Some(start), Some(end)) = (self.start, self.end) {
-            line.push_str(&format!("bytes {start}..{end} "));
-        }
-        line.push_str(&self.what);
-        line
+        let blob = self.blob.as_ref().map(|blob| format!("layer {blob}"));
+        let chunk = self.chunk.map(|chunk| format!("chunk {chunk}"));
+        let bytes = self
+            .start
+            .zip(self.end)
+            .map(|(start, end)| format!("bytes {start}..{end}"));
+        let parts = [blob, chunk, bytes, Some(self.what.clone())];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -195,9 +191,8 @@ fn tell(common: &Common, report: &Report) -> Outcome {
     }
     let mut text = output::text_of(&table);
     if let Some(files) = report.files {
-        text.push_str(&format!(
-            "\nevery byte is right, and {files} files and directories can be read\n"
-        ));
+        text =
+            format!("{text}\nevery byte is right, and {files} files and directories can be read\n");
     }
     output::print(&text)
 }

@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_cut_gzip_is_an_error() {
-        let stored = gzip(&[7; 100_000]);
+        let stored = gzip(&vec![7; 100_000]);
         assert!(inflated(&stored[..stored.len() - 5]).is_err());
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn convert_layer(
         source,
     };
     let (sender, receiver) = sync_channel(PIECES);
-    let (inflated, converted) = std::thread::scope(|scope| {
+    let (inflated, written) = std::thread::scope(|scope| {
         let inflating = scope.spawn(move || {
             let mut tar = Hashing {
                 inner: Inflate::new(PieceReader::new(stored))?,
@@ -72,7 +72,7 @@ pub(super) fn convert_layer(
             tar.inner.drain()?;
             Ok::<_, io::Error>(tar.hash.finish().1)
         });
-        let converted = spool::file(tmp_dir).map_err(spooling).and_then(|file| {
+        let written = spool::file(tmp_dir).map_err(spooling).and_then(|file| {
             let mut tar = PieceReader::new(receiver);
             let done = converter.layer(&mut tar, BufWriter::with_capacity(PIECE_LEN, file));
             let (file, summary) = done.map_err(LayerError::Convert)?;
@@ -84,15 +84,15 @@ pub(super) fn convert_layer(
         let inflated = inflating
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("the inflating thread died")));
-        (inflated, converted)
+        (inflated, written)
     });
     // Both may have failed, the one because of the other: a stage that lost its neighbour is never the cause.
-    let found = match (inflated, &converted) {
+    let found = match (inflated, &written) {
         (Err(error), _) => return Err(LayerError::Read(error)),
         (Ok(_), Err(_)) => None,
         (Ok(found), Ok(_)) => Some(found),
     };
-    let (file, summary) = converted?;
+    let (file, summary) = written?;
     if let Some(found) = found.filter(|found| *found != job.diff_id) {
         return Err(LayerError::WrongTar {
             expected: job.diff_id,

@@ -35,7 +35,7 @@ enum Seen {
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Compared {
     /// Files, directories and links looked at.
-    pub(crate) compared: u64,
+    pub(crate) looked_at: u64,
     /// Those that differ.
     pub(crate) wrong: u64,
     /// Bytes of the files.
@@ -51,7 +51,7 @@ const KIND_AND_PERMISSIONS: u32 = 0o177_777;
 impl Compared {
     /// Adds another comparison's counts.
     pub(crate) fn add(&mut self, other: Self) {
-        self.compared += other.compared;
+        self.looked_at += other.looked_at;
         self.wrong += other.wrong;
         self.bytes += other.bytes;
         self.examples.extend(other.examples);
@@ -59,7 +59,7 @@ impl Compared {
     }
 
     fn count(&mut self, path: &Path, expected: &Seen, found: io::Result<Seen>) {
-        self.compared += 1;
+        self.looked_at += 1;
         if let Seen::File { len, .. } = expected {
             self.bytes += len;
         }
@@ -218,7 +218,7 @@ mod tests {
         }
         let view = View::Mounted(other.clone());
         let same = all(&one, &view).unwrap();
-        assert_eq!((same.compared, same.wrong, same.bytes), (3, 0, 5));
+        assert_eq!((same.looked_at, same.wrong, same.bytes), (3, 0, 5));
 
         fs::write(other.join("d/file"), "bytEs").unwrap();
         assert_eq!(all(&one, &view).unwrap().wrong, 1);

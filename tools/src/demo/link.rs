@@ -68,11 +68,6 @@ impl Link {
         })
     }
 
-    /// Bytes sent so far.
-    pub(crate) fn sent(&self) -> u64 {
-        self.up.bytes.load(Ordering::Relaxed)
-    }
-
     /// Bytes received so far.
     pub(crate) fn received(&self) -> u64 {
         self.down.bytes.load(Ordering::Relaxed)

@@ -152,7 +152,7 @@ pub(crate) fn pack(dir: &Path) -> Outcome<Packed> {
         .collect();
     let description = format!("a shell, {} tools and {}", TOOLS.len(), interpreter.name);
     let command = interpreter.command(Path::new(APP_DIR));
-    let layers = layers::write(dir, [base, language, app])?;
+    let layers = layers::write(dir, &[base, language, app])?;
     Ok(Packed {
         layers,
         command,

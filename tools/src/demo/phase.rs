@@ -37,6 +37,8 @@ pub(crate) struct Phase {
     pub(crate) peers: u64,
     /// What was read again from the nodes' own stores.
     pub(crate) disk: u64,
+    /// What passed the nodes' links towards them, with all that protocols add.
+    pub(crate) wire: u64,
     /// Chunks that had not their hash.
     pub(crate) refused: u64,
 }
@@ -61,7 +63,7 @@ pub(crate) async fn full_pull(
     scene: &Scene,
     rights: Rights,
 ) -> Outcome<(Phase, PathBuf)> {
-    let before = stage.registry_bytes();
+    let (before, wire) = (stage.registry_bytes(), stage.wire_bytes());
     let starts = stage
         .nodes
         .iter()
@@ -69,6 +71,7 @@ pub(crate) async fn full_pull(
     let done = try_join_all(starts).await?;
     let ready = done.iter().map(|(took, _)| took.as_secs_f64()).collect();
     let registry = stage.registry_bytes() - before;
+    let wire = stage.wire_bytes() - wire;
     let mut roots = done.into_iter().map(|(_, root)| root);
     let first = roots
         .next()
@@ -80,6 +83,7 @@ pub(crate) async fn full_pull(
         Phase {
             ready,
             registry,
+            wire,
             ..Phase::default()
         },
         first,
@@ -105,10 +109,11 @@ pub(crate) async fn lazy(
     if swarm {
         try_join_all(agents(stage).map(|agent| wait_until_joined(&agent.client))).await?;
     }
-    let before = stage.registry_bytes();
+    let (before, wire) = (stage.registry_bytes(), stage.wire_bytes());
     let done = try_join_all(agents(stage).map(|agent| start::lazily(agent, scene, rights))).await?;
     let mut phase = Phase {
         registry: stage.registry_bytes() - before,
+        wire: stage.wire_bytes() - wire,
         ..Phase::default()
     };
     for agent in agents(stage) {
@@ -199,9 +204,7 @@ async fn start_tracker(stage: &mut Stage) -> Outcome<Joining> {
     let tracker = format!("{}/p2p/{}", net::multiaddr(relay.address()), ready.peer_id);
     stage.tracker = Some(TrackerMachine {
         daemon,
-        relay,
-        link,
-        address: tracker.clone(),
+        _relay: relay,
     });
     Ok(Joining { tracker, token })
 }
@@ -260,7 +263,7 @@ async fn start_agent(
             daemon,
             client: Client::connect(socket),
             dir,
-            relay,
+            _relay: relay,
         });
     }
     Ok(())

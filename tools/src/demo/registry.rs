@@ -43,16 +43,6 @@ pub(crate) struct Registry {
 struct Shared {
     storage: Storage,
     blob_bytes: AtomicU64,
-    requests: AtomicU64,
-}
-
-/// What the registry has served so far.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Served {
-    /// Bytes of blobs.
-    pub(crate) blob_bytes: u64,
-    /// Requests of any kind.
-    pub(crate) requests: u64,
 }
 
 impl Registry {
@@ -64,7 +54,6 @@ impl Registry {
         let shared = Arc::new(Shared {
             storage: Storage::open(dir)?,
             blob_bytes: AtomicU64::new(0),
-            requests: AtomicU64::new(0),
         });
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -91,12 +80,9 @@ impl Registry {
         self.address
     }
 
-    /// What it has served so far.
-    pub(crate) fn served(&self) -> Served {
-        Served {
-            blob_bytes: self.shared.blob_bytes.load(Ordering::Relaxed),
-            requests: self.shared.requests.load(Ordering::Relaxed),
-        }
+    /// Bytes of blobs that it has served so far.
+    pub(crate) fn served(&self) -> u64 {
+        self.shared.blob_bytes.load(Ordering::Relaxed)
     }
 
     /// Stops serving. Connections that clients keep open are cut: nobody needs an answer any more.
@@ -111,7 +97,7 @@ impl Registry {
 enum Place<'a> {
     Root,
     Manifest(&'a str, &'a str),
-    Blob(&'a str, &'a str),
+    Blob(&'a str),
     Uploads(&'a str),
     Upload(&'a str, &'a str),
     Tags(&'a str),
@@ -144,7 +130,7 @@ impl<'a> Place<'a> {
             path.rsplit_once("/manifests/"),
             path.rsplit_once("/referrers/"),
         ) {
-            (Some((name, digest)), _, _) => Self::Blob(name, digest),
+            (Some((_, digest)), _, _) => Self::Blob(digest),
             (_, Some((name, reference)), _) => Self::Manifest(name, reference),
             (_, _, Some(_)) => Self::Referrers,
             _ => Self::Nowhere,
@@ -153,7 +139,6 @@ impl<'a> Place<'a> {
 }
 
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    shared.requests.fetch_add(1, Ordering::Relaxed);
     let (parts, body) = request.into_parts();
     let query = parts.uri.query().unwrap_or_default();
     let result = match (Place::of(parts.uri.path()), parts.method) {
@@ -164,7 +149,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         (Place::Manifest(name, reference), Method::PUT) => {
             put_manifest(&shared, name, reference, &parts.headers, body).await
         }
-        (Place::Blob(_, digest), method @ (Method::GET | Method::HEAD)) => {
+        (Place::Blob(digest), method @ (Method::GET | Method::HEAD)) => {
             get_blob(&shared, digest, &method, &parts.headers).await
         }
         (Place::Uploads(name), Method::POST) => begin_upload(&shared, name, query, body).await,
@@ -186,31 +171,41 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             "no such place",
         )),
     };
-    result.unwrap_or_else(|refused| refused)
+    result.unwrap_or_else(IntoResponse::into_response)
 }
 
 const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 
 /// An answer, or the refusal that is the answer instead.
-#[expect(
-    clippy::result_large_err,
-    reason = "both arms are the same response type, moved once"
-)]
-type Answer = Result<Response, Response>;
+type Answer = Result<Response, Refusal>;
 
-fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
-    (
+/// A refusal in the distribution specification's form.
+struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = json!({"errors": [{"code": self.code, "message": self.message}]});
+        (self.status, axum::Json(body)).into_response()
+    }
+}
+
+fn refusal(status: StatusCode, code: &'static str, message: &str) -> Refusal {
+    Refusal {
         status,
-        axum::Json(json!({"errors": [{"code": code, "message": message}]})),
-    )
-        .into_response()
+        code,
+        message: message.to_owned(),
+    }
 }
 
 #[expect(
     clippy::needless_pass_by_value,
     reason = "map_err hands the error over"
 )]
-fn broken(error: io::Error) -> Response {
+fn broken(error: io::Error) -> Refusal {
     refusal(
         StatusCode::INTERNAL_SERVER_ERROR,
         "UNKNOWN",
@@ -218,7 +213,7 @@ fn broken(error: io::Error) -> Response {
     )
 }
 
-fn parse_digest(text: &str) -> Result<Digest, Response> {
+fn parse_digest(text: &str) -> Result<Digest, Refusal> {
     text.parse()
         .map_err(|_| refusal(StatusCode::BAD_REQUEST, "DIGEST_INVALID", text))
 }

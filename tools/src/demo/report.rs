@@ -28,7 +28,7 @@ pub(crate) struct Report {
 impl Report {
     /// One object; the names in it are kept, new ones may come.
     pub(crate) fn json(&self) -> Value {
-        let bytes = |phase: &Phase| json!({"registry": phase.registry, "seed": phase.seed, "peers": phase.peers, "disk": phase.disk});
+        let bytes = |phase: &Phase| json!({"registry": phase.registry, "seed": phase.seed, "peers": phase.peers, "disk": phase.disk, "wire": phase.wire});
         json!({
             "image": {
                 "description": self.scene.description,
@@ -65,7 +65,7 @@ impl Report {
                 "lazy_peers": bytes(&self.lazy_peers),
             },
             "chunks_refused": self.lazy_registry.refused + self.lazy_peers.refused,
-            "files": FilesJson { compared: self.files.compared, wrong: self.files.wrong, examples: &self.files.examples },
+            "files": FilesJson { compared: self.files.looked_at, wrong: self.files.wrong, examples: &self.files.examples },
         })
     }
 
@@ -81,10 +81,8 @@ impl Report {
             self.link,
         );
         if self.registry_link != self.link {
-            text.push_str(&format!(
-                "The registry's and the tracker's links have {}.\n",
-                self.registry_link
-            ));
+            let other = self.registry_link;
+            text = format!("{text}The registry's and the tracker's links have {other}.\n");
         }
         text.push('\n');
         let mut table = output::table([
@@ -126,20 +124,21 @@ impl Report {
         let mut text = if files.wrong == 0 {
             format!(
                 "Every file was right: {} compared with the unpacked original ({}), 0 wrong.\n",
-                files.compared,
+                files.looked_at,
                 size(files.bytes)
             )
         } else {
             format!(
                 "WRONG: {} of {} files differ:\n  {}\n",
                 files.wrong,
-                files.compared,
+                files.looked_at,
                 files.examples.join("\n  ")
             )
         };
         match self.rights {
             Rights::Mount => {
-                text.push_str(&format!("Ready means: `{}` succeeded inside the image.\n", self.scene.command.join(" ")));
+                let command = self.scene.command.join(" ");
+                text = format!("{text}Ready means: `{command}` succeeded inside the image.\n");
             }
             Rights::ReadOnly => text.push_str(
                 "Without the rights to mount, nothing was mounted and no command ran: ready means that every file the\n\

@@ -37,6 +37,13 @@ pub(crate) struct Scene {
     pub(crate) convert_seconds: f64,
 }
 
+/// The image before it is converted.
+struct Original {
+    command: Vec<String>,
+    needed: Vec<PathBuf>,
+    description: String,
+}
+
 /// Puts the image into the demo's registry and converts it there.
 pub(crate) async fn set(stage: &Stage, args: &DemoArgs, progress: &Progress) -> Outcome<Scene> {
     let no_registry = || Failure::new(Exit::Failed, "the demo's registry does not run");
@@ -47,38 +54,26 @@ pub(crate) async fn set(stage: &Stage, args: &DemoArgs, progress: &Progress) -> 
         .ok_or_else(no_registry)?
         .address();
     let original = format!("docker://{host}/{REPOSITORY}:original");
-    let (command, needed, description) = match &args.image {
-        Some(named) => {
-            progress.note(&format!("copying {named} into the demo's registry"));
-            copy(named, &original, &args.registry, progress).await?;
-            let command = if args.command.is_empty() {
-                shell()
-            } else {
-                args.command.clone()
-            };
-            (command, Vec::new(), named.clone())
+    let original_image = if let Some(named) = &args.image {
+        progress.note(&format!("copying {named} into the demo's registry"));
+        copy(named, &original, &args.registry, progress).await?;
+        Original {
+            command: shell(),
+            needed: Vec::new(),
+            description: named.clone(),
         }
-        None => {
-            progress.note("packing an image from this machine's own files");
-            let dir = stage.make_dir("pack")?;
-            let packing = dir.clone();
-            let packed = blocking(move || pack(&packing)).await??;
-            push_packed(&packed, &original).await?;
-            // The layers are in the registry now; the files would only fill the disk.
-            std::fs::remove_dir_all(&dir).explain(|| format!("cannot remove {}", dir.display()))?;
-            let ours = args.command.is_empty();
-            let command = if ours {
-                packed.command
-            } else {
-                args.command.clone()
-            };
-            (
-                command,
-                if ours { packed.needed } else { Vec::new() },
-                packed.description,
-            )
-        }
+    } else {
+        progress.note("packing an image from this machine's own files");
+        packed(stage, &original).await?
     };
+    let Original {
+        mut command,
+        needed,
+        description,
+    } = original_image;
+    if !args.command.is_empty() {
+        command.clone_from(&args.command);
+    }
     progress.note("converting it");
     let begin = std::time::Instant::now();
     let converted = convert(
@@ -94,6 +89,20 @@ pub(crate) async fn set(stage: &Stage, args: &DemoArgs, progress: &Progress) -> 
         description,
         converted,
         convert_seconds: begin.elapsed().as_secs_f64(),
+    })
+}
+
+async fn packed(stage: &Stage, original: &str) -> Outcome<Original> {
+    let dir = stage.make_dir("pack")?;
+    let packing = dir.clone();
+    let packed = blocking(move || pack(&packing)).await??;
+    push_packed(&packed, original).await?;
+    // The layers are in the registry now; the files would only fill the disk.
+    std::fs::remove_dir_all(&dir).explain(|| format!("cannot remove {}", dir.display()))?;
+    Ok(Original {
+        command: packed.command,
+        needed: packed.needed,
+        description: packed.description,
     })
 }
 
@@ -128,9 +137,7 @@ async fn copy(named: &str, to: &str, args: &RegistryArgs, progress: &Progress) -
         task.advance(descriptor.size);
     }
     let pushed = store.push_root(&image.manifest).await;
-    pushed
-        .map(|_| ())
-        .map_err(|error| place::failure(format!("cannot copy {named}"), &error))
+    pushed.map_err(|error| place::failure(format!("cannot copy {named}"), &error))
 }
 
 async fn push_packed(packed: &Packed, to: &str) -> Outcome {
@@ -167,6 +174,5 @@ async fn push_packed(packed: &Packed, to: &str) -> Outcome {
     store
         .push_root(&manifest)
         .await
-        .map(|_| ())
         .map_err(|error| place::failure(what(), &error))
 }

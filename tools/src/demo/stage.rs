@@ -35,7 +35,7 @@ pub(crate) struct Agent {
     /// Its state, store, mount point; new for each phase, so that nothing is warm.
     pub(crate) dir: PathBuf,
     /// Peers reach it through this; without a swarm there is none.
-    pub(crate) relay: Option<Relay>,
+    pub(crate) _relay: Option<Relay>,
 }
 
 impl Agent {
@@ -49,10 +49,8 @@ impl Agent {
 #[derive(Debug)]
 pub(crate) struct TrackerMachine {
     pub(crate) daemon: Daemon,
-    pub(crate) relay: Relay,
-    pub(crate) link: Arc<Link>,
-    /// The address that agents are given.
-    pub(crate) address: String,
+    /// Agents reach it through this, as long as it is here.
+    pub(crate) _relay: Relay,
 }
 
 /// Everything that is set up.
@@ -130,11 +128,14 @@ impl Stage {
         Ok(())
     }
 
+    /// Bytes that have reached the nodes over their links so far.
+    pub(crate) fn wire_bytes(&self) -> u64 {
+        self.nodes.iter().map(|node| node.link.received()).sum()
+    }
+
     /// Blob bytes that the registry has served so far.
     pub(crate) fn registry_bytes(&self) -> u64 {
-        self.registry
-            .as_ref()
-            .map_or(0, |registry| registry.served().blob_bytes)
+        self.registry.as_ref().map_or(0, Registry::served)
     }
 
     /// Ends the agents and the tracker of a phase, with their mounts, devices and files.

@@ -58,7 +58,7 @@ pub(crate) async fn eagerly(
     let dir = stage.make_dir(&format!("pull{}", node.number))?;
     let (download, root) = (dir.join("download"), dir.join("root"));
     let begin = Instant::now();
-    let mut pulling = Command::new(this_program()?)
+    let pulling = Command::new(this_program()?)
         .args(["demo-step", "pull", &scene.original, "--download"])
         .arg(&download)
         .arg("--root")
@@ -144,11 +144,16 @@ pub(crate) async fn view(device: &DeviceInfo, agent: &Agent, rights: Rights) -> 
     .await?
 }
 
-/// Reads whole what the command would need, or where that is not known, some beginning of the root directory.
+/// Reads whole what the command would need; where that is not known, the root directory.
 async fn read_needed(view: View, scene: &Scene) -> Outcome {
     let needed = scene.needed.clone();
     blocking(move || {
-        for path in &needed {
+        let root = [PathBuf::from("/")];
+        for path in if needed.is_empty() {
+            &root[..]
+        } else {
+            &needed
+        } {
             view.read(path)
                 .explain(|| format!("cannot read {}", path.display()))?;
         }

@@ -120,6 +120,8 @@ mod tests {
         for (path, text) in entries {
             let mut header = tar::Header::new_gnu();
             header.set_size(text.len() as u64);
+            header.set_uid(0);
+            header.set_gid(0);
             header.set_mode(0o644);
             builder
                 .append_data(&mut header, path, text.as_bytes())

@@ -27,12 +27,10 @@ pub(crate) struct PackedLayer {
     pub(crate) len: u64,
     /// Digest of the tar inside.
     pub(crate) diff_id: Digest,
-    /// Length of the tar inside.
-    pub(crate) tar_len: u64,
 }
 
 /// Writes each tree as a layer, one thread each.
-pub(super) fn write<const N: usize>(dir: &Path, trees: [Tree; N]) -> Outcome<Vec<PackedLayer>> {
+pub(super) fn write(dir: &Path, trees: &[Tree]) -> Outcome<Vec<PackedLayer>> {
     std::thread::scope(|scope| {
         let writers: Vec<_> = trees
             .iter()
@@ -61,7 +59,7 @@ fn layer(path: &Path, tree: &Tree) -> io::Result<PackedLayer> {
     for (path, entry) in tree.entries() {
         append(&mut tar, path, entry)?;
     }
-    let (gzip, diff_id, tar_len) = tar.into_inner()?.finish();
+    let (gzip, diff_id, _) = tar.into_inner()?.finish();
     let gzip = gzip.into_inner().map_err(io::IntoInnerError::into_error)?;
     let (mut file, digest, len) = gzip.finish()?.finish();
     file.flush()?;
@@ -70,7 +68,6 @@ fn layer(path: &Path, tree: &Tree) -> io::Result<PackedLayer> {
         digest,
         len,
         diff_id,
-        tar_len,
     })
 }
 
@@ -81,6 +78,8 @@ fn append<W: Write>(tar: &mut tar::Builder<W>, path: &Path, entry: &Entry) -> io
     }
     let mut header = tar::Header::new_gnu();
     header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
     match entry {
         Entry::Text(text) => {
             header.set_mode(0o644);
