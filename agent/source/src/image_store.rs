@@ -183,7 +183,7 @@ impl ImageStore {
                     return Ok(FoundImage {
                         root,
                         manifest,
-                        image,
+                        image: *image,
                     });
                 }
                 Document::Index(index) => {

@@ -84,8 +84,8 @@ impl OciLayout {
         make: impl FnOnce(&Path) -> Result<Place, LayoutFailure> + Send + 'static,
     ) -> Result<Self, LayoutError> {
         let owned = path.to_owned();
-        let made = blocking(move || make(&owned)).await;
-        let place = made.map_err(|failure| LayoutError::new(path, deed, failure))?;
+        let opened = blocking(move || make(&owned)).await;
+        let place = opened.map_err(|failure| LayoutError::new(path, deed, failure))?;
         Ok(Self {
             place: Arc::new(place),
         })

@@ -31,9 +31,9 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Document {
     /// One image for one platform.
-    Image(ImageManifest),
+    Image(Box<ImageManifest>),
     /// A list of manifests, usually one a platform.
-    Index(ImageIndex),
+    Index(Box<ImageIndex>),
 }
 
 /// A document that cannot be used as what it claims to be.
@@ -75,7 +75,7 @@ pub enum ManifestError {
     #[error("the image index holds no image for {wanted}; it offers {offered}")]
     NoSuchPlatform {
         /// Platform asked for.
-        wanted: Platform,
+        wanted: String,
         /// Platforms in the index, for people.
         offered: String,
     },
@@ -148,7 +148,7 @@ impl Manifest {
     /// Parses it, and it must be an image manifest.
     pub fn image(&self) -> Result<ImageManifest, ManifestError> {
         match self.parse()? {
-            Document::Image(image) => Ok(image),
+            Document::Image(image) => Ok(*image),
             Document::Index(_) => Err(ManifestError::WrongKind {
                 digest: self.digest,
                 found: "an image index",
@@ -160,7 +160,7 @@ impl Manifest {
     /// Parses it, and it must be an image index.
     pub fn index(&self) -> Result<ImageIndex, ManifestError> {
         match self.parse()? {
-            Document::Index(index) => Ok(index),
+            Document::Index(index) => Ok(*index),
             Document::Image(_) => Err(ManifestError::WrongKind {
                 digest: self.digest,
                 found: "an image manifest",

@@ -83,10 +83,10 @@ impl Default for RegistryOptions {
             connect_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(30),
             // A registry that restarts is back within this.
-            deadline: Duration::from_secs(60),
+            deadline: Duration::from_mins(1),
             first_pause: Duration::from_millis(100),
             // The shortest signed addresses seen live five minutes.
-            redirect_life: Duration::from_secs(60),
+            redirect_life: Duration::from_mins(1),
         }
     }
 }

@@ -11,7 +11,7 @@ pub struct LayoutError {
     path: PathBuf,
     deed: &'static str,
     #[source]
-    failure: Box<LayoutFailure>,
+    pub(super) failure: Box<LayoutFailure>,
 }
 
 impl LayoutError {

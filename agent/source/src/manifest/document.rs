@@ -213,12 +213,12 @@ pub(super) fn parse(manifest: &Manifest) -> Result<Document, ManifestError> {
     if shape.schema_version == SCHEMA_VERSION {
         if has_image && !has_index && said(media_type::is_manifest) {
             return serde_json::from_slice(&manifest.bytes)
-                .map(Document::Image)
+                .map(|image| Document::Image(Box::new(image)))
                 .map_err(malformed);
         }
         if has_index && !has_image && said(media_type::is_index) {
             return serde_json::from_slice(&manifest.bytes)
-                .map(Document::Index)
+                .map(|index| Document::Index(Box::new(index)))
                 .map_err(malformed);
         }
     }

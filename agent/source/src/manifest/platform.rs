@@ -152,7 +152,7 @@ pub(super) fn select<'a>(
     match (all.next(), all.next()) {
         (Some(only), None) if only.platform.is_none() => Ok(only),
         _ => Err(ManifestError::NoSuchPlatform {
-            wanted: wanted.clone(),
+            wanted: wanted.to_string(),
             offered: offered(images()),
         }),
     }

@@ -15,7 +15,7 @@ const ERROR_LEN_MAX: u64 = 64 << 10;
 const DETAIL_LEN_MAX: usize = 300;
 
 /// The longest pause a registry may ask for; more is taken as this.
-const PAUSE_MAX: Duration = Duration::from_secs(60 * 60);
+const PAUSE_MAX: Duration = Duration::from_hours(1);
 
 /// The specification's error document.
 #[derive(Deserialize)]

@@ -67,7 +67,7 @@ pub(super) struct Http {
     outside: Client,
     /// This machine is not behind a proxy.
     loopback: Client,
-    plain_http: PlainHttp,
+    plain: PlainHttp,
     connect_timeout: Duration,
     read_timeout: Duration,
 }
@@ -107,14 +107,14 @@ impl Http {
         Ok(Self {
             outside,
             loopback,
-            plain_http: options.plain_http.clone(),
+            plain: options.plain_http.clone(),
             connect_timeout: options.connect_timeout,
             read_timeout: options.read_timeout,
         })
     }
 
     pub(super) fn plain_http(&self) -> &PlainHttp {
-        &self.plain_http
+        &self.plain
     }
 
     /// Sends a request and waits for the head of the answer, whatever its status.
@@ -268,5 +268,35 @@ impl Response {
             body.extend_from_slice(&bytes);
         }
         Ok(body.freeze())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_moves_is_not_stalled() {
+        let second = Duration::from_secs(1);
+        let options = RegistryOptions {
+            connect_timeout: 10 * second,
+            read_timeout: 30 * second,
+            ..RegistryOptions::default()
+        };
+        let http = Http::new(&options).unwrap();
+        let progress = Progress::default();
+        let start = Instant::now();
+        let moving = async {
+            for _ in 0..10 {
+                tokio::time::sleep(25 * second).await;
+                progress.add(1);
+            }
+        };
+        tokio::join!(http.stalled(&progress), moving);
+        let stalled_after = start.elapsed();
+        assert!(stalled_after > 280 * second, "{stalled_after:?}");
+        assert!(stalled_after < 320 * second, "{stalled_after:?}");
     }
 }

@@ -122,36 +122,33 @@ async fn request(
     range: ByteRange,
 ) -> Result<Response, RegistryFailure> {
     let shared = inner.routes.of(repo, digest);
-    let mut route = shared.lock().await;
-    if let Route::Via(url, until) = &*route
-        && Instant::now() < *until
-    {
-        let url = url.clone();
-        drop(route);
-        let mut request = HttpRequest::new(Method::GET, url.clone());
-        request.headers.insert(RANGE, header(range)?);
-        let response = inner.http.send(request).await?;
-        if !REFUSALS.contains(&response.status().as_u16()) {
-            return Ok(response);
-        }
-        tracing::debug!(status = %response.status(), %digest, "redirect target refused, asking the registry again");
-        route = shared.lock().await;
-        if matches!(&*route, Route::Via(current, _) if *current == url) {
-            *route = Route::Unknown;
-        }
-    }
     let url = inner.blob_url(repo, digest)?;
-    match &*route {
-        Route::Direct => {
-            drop(route);
-            from_registry(inner, repo, url, range).await
-        }
-        Route::Unknown | Route::Via(..) => {
-            let response = from_registry(inner, repo, url.clone(), range).await?;
-            *route = inner.routes.learnt(&url, response.url());
-            Ok(response)
+    let mut refused = None;
+    // First the known route, then the one that somebody else may have learnt since.
+    for _ in 0..2 {
+        let mut route = shared.lock().await;
+        match &*route {
+            Route::Via(via, until) if Instant::now() < *until && refused.as_ref() != Some(via) => {
+                let via = via.clone();
+                drop(route);
+                let mut request = HttpRequest::new(Method::GET, via.clone());
+                request.headers.insert(RANGE, header(range)?);
+                let response = inner.http.send(request).await?;
+                if !REFUSALS.contains(&response.status().as_u16()) {
+                    return Ok(response);
+                }
+                tracing::debug!(status = %response.status(), %digest, "redirect target refused, asking the registry again");
+                refused = Some(via);
+            }
+            Route::Direct => break,
+            Route::Unknown | Route::Via(..) => {
+                let response = from_registry(inner, repo, url.clone(), range).await?;
+                *route = inner.routes.learnt(&url, response.url());
+                return Ok(response);
+            }
         }
     }
+    from_registry(inner, repo, url, range).await
 }
 
 async fn from_registry(

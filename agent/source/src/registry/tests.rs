@@ -1,1 +1,8 @@
+//! The client against a server that plays what registries do, and what they should not do.
 
+mod auth;
+mod blob;
+mod manifests;
+mod push;
+mod range;
+mod server;

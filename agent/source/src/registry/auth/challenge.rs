@@ -43,9 +43,7 @@ fn parse(header: &str) -> Vec<Challenge> {
     let mut offers: Vec<(String, Vec<(String, String)>)> = Vec::new();
     loop {
         rest = rest.trim_start_matches([' ', '\t', ',']);
-        let name_len = rest
-            .find(|c: char| matches!(c, ' ' | '\t' | ',' | '='))
-            .unwrap_or(rest.len());
+        let name_len = rest.find([' ', '\t', ',', '=']).unwrap_or(rest.len());
         if name_len == 0 {
             break;
         }
@@ -115,19 +113,23 @@ mod tests {
         Challenge::of(&map)
     }
 
-    fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Option<Challenge> {
-        Some(Challenge::Bearer {
+    fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Challenge {
+        Challenge::Bearer {
             realm: realm.into(),
             service: service.map(str::to_owned),
             scope: scope.map(str::to_owned),
-        })
+        }
     }
 
     #[test]
     fn scopes_hold_commas() {
         assert_eq!(
             of(&[r#"Bearer realm="https://a/t",service="s",scope="repository:x:pull,push""#]),
-            bearer("https://a/t", Some("s"), Some("repository:x:pull,push"))
+            Some(bearer(
+                "https://a/t",
+                Some("s"),
+                Some("repository:x:pull,push")
+            ))
         );
     }
 
@@ -135,7 +137,7 @@ mod tests {
     fn odd_spellings_are_understood() {
         assert_eq!(
             of(&[r#"bearer  Realm = "https://a/\"t" , service=s,"#]),
-            bearer("https://a/\"t", Some("s"), None)
+            Some(bearer("https://a/\"t", Some("s"), None))
         );
         assert_eq!(of(&["BASIC"]), Some(Challenge::Basic));
         assert_eq!(of(&[r#"Basic realm="a registry""#]), Some(Challenge::Basic));
@@ -143,7 +145,7 @@ mod tests {
 
     #[test]
     fn tokens_are_preferred_to_passwords() {
-        let both = bearer("https://a", None, None);
+        let both = Some(bearer("https://a", None, None));
         assert_eq!(of(&[r#"Basic realm="x", Bearer realm="https://a""#]), both);
         assert_eq!(of(&["Basic", r#"Bearer realm="https://a""#]), both);
         assert_eq!(of(&["Negotiate", "Basic"]), Some(Challenge::Basic));
@@ -164,6 +166,9 @@ mod tests {
             assert_eq!(of(&[header]), None, "{header}");
         }
         assert_eq!(of(&[]), None);
-        assert_eq!(of(&["Bearer realm=\"open"]), bearer("open", None, None));
+        assert_eq!(
+            of(&["Bearer realm=\"open"]),
+            Some(bearer("open", None, None))
+        );
     }
 }

@@ -18,10 +18,10 @@ use crate::registry::http::{Http, HttpRequest};
 const CLIENT_ID: &str = "tranship";
 
 /// The life of a token that does not say: the specification's number.
-const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+const DEFAULT_LIFE: Duration = Duration::from_mins(1);
 
 /// The longest life that is believed, so that no sum of times overflows.
-const LIFE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+const LIFE_MAX: Duration = Duration::from_hours(24);
 
 /// The most that a token is given up before its end, so that it does not expire on its way.
 const MARGIN_MAX: Duration = Duration::from_secs(10);
