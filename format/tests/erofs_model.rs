@@ -10,7 +10,7 @@
     clippy::print_stderr,
     reason = "a test may stop, and runs other programs on files"
 )]
-#![allow(dead_code, reason = "each test uses a part of the harness")]
+#![expect(dead_code, reason = "each test uses a part of the harness")]
 
 #[path = "harness/images.rs"]
 mod images;
@@ -297,6 +297,7 @@ fn item() -> impl Strategy<Value = Vec<Item>> {
                 gid,
                 mtime,
                 xattrs,
+                records: Vec::new(),
             }]
         },
     );

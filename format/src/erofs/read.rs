@@ -74,13 +74,14 @@ pub struct Filesystem<R> {
 impl<R: ReadAt> Filesystem<R> {
     /// Reads and checks the superblock of `device`.
     pub fn open(device: R) -> Result<Self, ErofsError> {
-        let mut head = Vec::new();
         let available = device.len().saturating_sub(SUPERBLOCK_OFFSET);
         let len = usize::try_from(available.min(MAX_BLOCK_LEN)).unwrap_or_default();
-        head.resize(len, 0);
-        device
-            .read_exact_at(SUPERBLOCK_OFFSET, &mut head)
-            .map_err(ErofsError::Read)?;
+        let mut head = vec![0; len];
+        if len > 0 {
+            device
+                .read_exact_at(SUPERBLOCK_OFFSET, &mut head)
+                .map_err(ErofsError::Read)?;
+        }
         let superblock = Superblock::decode(&head)?;
         Ok(Self { device, superblock })
     }

@@ -100,11 +100,11 @@ impl Superblock {
     /// Reads a superblock from `bytes`, which start at [`SUPERBLOCK_OFFSET`] and go on for at least the rest of the
     /// block. The checksum is checked where the filesystem has one.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, ErofsError> {
-        let short = ErofsError::Corrupt {
-            what: "superblock",
-            why: "it is cut short",
-        };
-        let (superblock, expected, features, dir_block_bits) = fields(bytes).ok_or(short)?;
+        if !bytes.starts_with(&MAGIC.to_le_bytes()) {
+            return Err(corrupt("it has not the magic of EROFS"));
+        }
+        let decoded = fields(bytes).ok_or_else(|| corrupt("it is cut short"))?;
+        let (superblock, expected, features, dir_block_bits) = decoded;
         if !BLOCK_BITS.contains(&superblock.block_bits) {
             return Err(ErofsError::Unsupported {
                 what: "a block length outside 512 bytes to 64 KiB",
@@ -128,18 +128,21 @@ impl Superblock {
             } else {
                 block_len
             };
-            let covered = bytes.get(..covered).ok_or(ErofsError::Corrupt {
-                what: "superblock",
-                why: "its block is cut short",
-            })?;
+            let covered = bytes
+                .get(..covered)
+                .ok_or_else(|| corrupt("its block is cut short"))?;
             if checksum(covered) != expected {
-                return Err(ErofsError::Corrupt {
-                    what: "superblock",
-                    why: "its checksum does not match",
-                });
+                return Err(corrupt("its checksum does not match"));
             }
         }
         Ok(superblock)
+    }
+}
+
+fn corrupt(why: &'static str) -> ErofsError {
+    ErofsError::Corrupt {
+        what: "superblock",
+        why,
     }
 }
 
@@ -148,9 +151,7 @@ type Decoded = (Superblock, Option<u32>, u32, u8);
 
 fn fields(bytes: &[u8]) -> Option<Decoded> {
     let mut record = Fields(bytes);
-    if record.u32()? != MAGIC {
-        return None;
-    }
+    let _magic = record.u32()?;
     let expected = record.u32()?;
     let compat = record.u32()?;
     let block_bits = record.u8()?;

@@ -94,7 +94,8 @@ impl Image {
 /// Everything in a filesystem.
 pub(crate) fn listing<R: ReadAt>(filesystem: &Filesystem<R>) -> Listing {
     let mut out = Listing::new();
-    let mut first_names = BTreeMap::new();
+    let mut first_names = BTreeMap::<_, Vec<u8>>::new();
+    let mut nids = BTreeMap::new();
     for step in filesystem.walk() {
         let step = step.unwrap();
         let inode = step.inode;
@@ -108,11 +109,15 @@ pub(crate) fn listing<R: ReadAt>(filesystem: &Filesystem<R>) -> Listing {
             FileKind::Symlink => filesystem.read_link(&inode).unwrap(),
             _ => Vec::new(),
         };
-        let xattrs = filesystem.xattrs(&inode).unwrap();
+        let xattrs = filesystem.xattrs(&inode).unwrap().into_iter();
+        assert_eq!(filesystem.lookup(&step.path).unwrap(), inode);
         let first_name = first_names
             .entry(inode.nid)
             .or_insert_with(|| step.path.clone());
-        assert_eq!(filesystem.lookup(&step.path).unwrap(), inode);
+        if step.path < *first_name {
+            first_name.clone_from(&step.path);
+        }
+        nids.insert(step.path.clone(), inode.nid);
         let seen = Seen {
             mode: inode.mode,
             uid: inode.uid,
@@ -121,13 +126,13 @@ pub(crate) fn listing<R: ReadAt>(filesystem: &Filesystem<R>) -> Listing {
             nlink: inode.nlink,
             rdev: inode.rdev,
             content,
-            xattrs: xattrs
-                .into_iter()
-                .map(|xattr| (xattr.name, xattr.value))
-                .collect(),
-            first_name: first_name.clone(),
+            xattrs: xattrs.map(|xattr| (xattr.name, xattr.value)).collect(),
+            first_name: Vec::new(),
         };
         assert!(out.insert(step.path, seen).is_none(), "a path came twice");
+    }
+    for (path, seen) in &mut out {
+        seen.first_name.clone_from(&first_names[&nids[path]]);
     }
     out
 }
@@ -140,7 +145,8 @@ pub(crate) fn fsck(device: &[u8]) {
         Err(error) => eprintln!("fsck.erofs is not here ({error}): not checked by it"),
         Ok(output) => assert!(
             output.status.success(),
-            "fsck.erofs: {}{}",
+            "fsck.erofs: {} {}{}",
+            output.status,
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         ),

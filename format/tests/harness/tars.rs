@@ -24,6 +24,8 @@ pub(crate) struct Item {
     pub(crate) gid: u32,
     pub(crate) mtime: (i64, u32),
     pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Further PAX records.
+    pub(crate) records: Vec<(String, String)>,
 }
 
 impl std::fmt::Debug for Item {
@@ -57,6 +59,7 @@ impl Item {
             gid: 0,
             mtime: (1_700_000_000, 0),
             xattrs: BTreeMap::new(),
+            records: Vec::new(),
         }
     }
 
@@ -121,6 +124,9 @@ impl Item {
             say(b"mtime", text.as_bytes());
         } else if seconds < 0 {
             say(b"mtime", seconds.to_string().as_bytes());
+        }
+        for (key, value) in &self.records {
+            say(key.as_bytes(), value.as_bytes());
         }
         for (name, value) in &self.xattrs {
             say(&[b"SCHILY.xattr.", name.as_slice()].concat(), value);
