@@ -1,2 +1,82 @@
-//! tracker
-fn main() {}
+//! `tranship-tracker`: reads its settings, runs, and stops when told to.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use tranship_source::net::JoinToken;
+use tranship_tracker::{Config, Service};
+
+/// Who has which chunks, and the seed beside the registry.
+#[derive(Debug, Parser)]
+#[command(name = "tranship-tracker", version)]
+struct Arguments {
+    /// File with the settings (TOML); without it all are at their defaults.
+    #[arg(long, env = "TRANSHIP_TRACKER_CONFIG")]
+    config: Option<PathBuf>,
+    /// The join token; without it the token file counts.
+    #[arg(long, env = "TRANSHIP_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Prints one line of JSON on standard output as soon as it can be reached.
+    #[arg(long)]
+    print_ready: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut stderr = std::io::stderr();
+            // With standard error closed there is nobody to tell.
+            let _ = writeln!(stderr, "tranship-tracker: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let text = match &arguments.config {
+        Some(path) => std::fs::read_to_string(path)
+            .with_context(|| format!("read the settings in {}", path.display()))?,
+        None => String::new(),
+    };
+    let loaded = Config::parse(&text)?;
+    let filter = EnvFilter::try_from_default_env()
+        .or_else(|_| EnvFilter::try_new(&loaded.config.log))
+        .context("understand the setting log")?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    for key in &loaded.unknown {
+        tracing::warn!(key, "a setting that does not exist");
+    }
+    let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
+    let token = arguments.token.as_deref().map(JoinToken::new);
+    runtime.block_on(serve(loaded.config, token, arguments.print_ready))
+}
+
+async fn serve(config: Config, token: Option<JoinToken>, print_ready: bool) -> anyhow::Result<()> {
+    // Before anything that takes time, so that no signal is lost.
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let service = Service::start(config, token).await?;
+    let ready = service.ready();
+    tracing::info!(listen = ?ready.listen, http = ready.http, "ready");
+    if print_ready {
+        let mut stdout = std::io::stdout();
+        writeln!(stdout, "{}", serde_json::to_string(ready)?)?;
+        stdout.flush()?;
+    }
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    tracing::info!("stopping");
+    service.stop().await;
+    Ok(())
+}

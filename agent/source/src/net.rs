@@ -112,6 +112,7 @@ pub struct SwarmNet {
     events: mpsc::Sender<Event>,
     status: watch::Receiver<NetStatus>,
     transport: Transport,
+    member: Member,
     tasks: TaskTracker,
     driver: TaskTracker,
     /// Ends the driver, which then says good-bye.
@@ -153,7 +154,7 @@ impl SwarmNet {
         let counters = Arc::new(Counters::default());
         let (events, received) = mpsc::channel(EVENTS);
         let (ours, certificate) = watch::channel(None);
-        let boot_id = boot_id();
+        let boot_id = random_bytes().ok_or(NetError::Random)?;
         let carrier = Carrier {
             transport: transport.clone(),
             membership: authority.clone().map(|authority| Membership {
@@ -200,7 +201,10 @@ impl SwarmNet {
             ..NetStatus::default()
         });
         let driver = Driver {
-            node: Node::new(NodeOptions::new(member, u64::from_le_bytes(seed(&boot_id)))),
+            node: Node::new(NodeOptions::new(
+                member.clone(),
+                u64::from_le_bytes(seed(&boot_id)),
+            )),
             started: Instant::now(),
             links: Links::new(carrier),
             session: Session::new(applicant, ours, Arc::clone(&counters)),
@@ -226,6 +230,7 @@ impl SwarmNet {
             events,
             status: shown,
             transport,
+            member,
             tasks,
             driver: driving,
             farewell,
@@ -274,6 +279,11 @@ impl SwarmNet {
     /// Changes of how it stands, to wait for; without the addresses.
     pub fn watch(&self) -> watch::Receiver<NetStatus> {
         self.status.clone()
+    }
+
+    /// It as a member, as it presents itself.
+    pub fn member(&self) -> &Member {
+        &self.member
     }
 
     /// Its peer id.
@@ -360,17 +370,11 @@ fn room(options: &NetOptions) -> usize {
     options.in_flight_len.max(MIN_ROOM) as usize
 }
 
-/// Random, new at each start. Zeros if the system has no randomness, in which
-/// case the TLS keys could not have been made either.
-fn boot_id() -> [u8; 16] {
-    let mut id = [0; 16];
-    let filled = rustls::crypto::ring::default_provider()
-        .secure_random
-        .fill(&mut id);
-    if filled.is_err() {
-        tracing::warn!("the system gives no random bytes");
-    }
-    id
+/// Sixteen bytes that nobody can guess; `None` if the system has no randomness.
+pub fn random_bytes() -> Option<[u8; 16]> {
+    let mut bytes = [0; 16];
+    let random = rustls::crypto::ring::default_provider().secure_random;
+    random.fill(&mut bytes).ok().map(|()| bytes)
 }
 
 fn seed(boot_id: &[u8; 16]) -> [u8; 8] {

@@ -65,6 +65,11 @@ impl Identity {
         }
     }
 
+    /// Whether there is a key in `state_dir`, so that this is not the node's first start.
+    pub fn exists(state_dir: &Path) -> bool {
+        state_dir.join(KEY_FILE).exists()
+    }
+
     /// Reads the key in `state_dir`, or makes directory and key when there is none.
     pub fn open(state_dir: &Path) -> Result<Self, IdentityError> {
         let path = state_dir.join(KEY_FILE);

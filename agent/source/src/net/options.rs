@@ -172,6 +172,9 @@ pub enum NetError {
     /// The tracker's peer id cannot be used to check memberships.
     #[error("use the tracker's peer id")]
     Tracker(#[source] CertificateError),
+    /// The system gives no random bytes.
+    #[error("get random bytes from the system")]
+    Random,
     /// The task that decides has ended.
     #[error("the node has stopped")]
     Stopped,

@@ -1,0 +1,358 @@
+//! Drives the tracker's decisions: one task that owns the machine.
+//!
+//! Each node's stream has a task that only reads; what it reads comes here in
+//! order, and answers go straight into the streams' queues. Joining is checked
+//! here, because keys and tokens are none of the machine's business.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tranship_format::Digest;
+use tranship_format::wire::tracker::Join;
+use tranship_format::wire::{
+    ErrorCode, ImageSource, Member, PeerId, Role, TrackerReply, TrackerRequest,
+};
+use tranship_source::net::certificate::libp2p_peer;
+use tranship_source::net::{Replies, TrackerStream};
+use tranship_swarm::tracker::{Action, Input, Tracker, TrackerOptions};
+
+use crate::join::Gate;
+use crate::seed::Seed;
+use crate::status::{BlobStatus, ImageStatus, MemberStatus, Status};
+
+mod bans;
+mod stream;
+
+pub(crate) use bans::Bans;
+use stream::Heard;
+
+/// What may wait for the server; readers of streams wait beyond it.
+const HEARD: usize = 4096;
+/// A member whose stream ended has so long to come back before its children get
+/// other parents. Longer than a reconnect, shorter than their patience.
+const COME_BACK: Duration = Duration::from_secs(2);
+/// Images remembered for the status page.
+const MAX_IMAGES: usize = 4096;
+/// How long the server may sleep when the machine has no plans.
+const LONG: Duration = Duration::from_hours(1);
+
+/// What the server is made of.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) tracker: Tracker,
+    pub(crate) options: TrackerOptions,
+    pub(crate) gate: Gate,
+    pub(crate) bans: Bans,
+    pub(crate) seed: Option<(Member, Arc<Seed>)>,
+    pub(crate) started: Instant,
+    pub(crate) tasks: TaskTracker,
+    sessions: BTreeMap<PeerId, Session>,
+    images: BTreeMap<Digest, (ImageSource, u64)>,
+    request_count: u64,
+    refused_join_count: u64,
+}
+
+/// A member's stream, or what is left of it.
+#[derive(Debug)]
+struct Session {
+    replies: Replies,
+    /// When a stream that ended is taken for good.
+    gone_at: Option<Instant>,
+}
+
+/// Asks the server for its status; the parts that it does not know are left empty.
+pub(crate) type StatusRequest = oneshot::Sender<Status>;
+
+impl Server {
+    pub(crate) fn new(
+        tracker: Tracker,
+        options: TrackerOptions,
+        gate: Gate,
+        bans: Bans,
+        seed: Option<(Member, Arc<Seed>)>,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self {
+            tracker,
+            options,
+            gate,
+            bans,
+            seed,
+            started: Instant::now(),
+            tasks,
+            sessions: BTreeMap::new(),
+            images: BTreeMap::new(),
+            request_count: 0,
+            refused_join_count: 0,
+        }
+    }
+
+    /// Serves until told to stop.
+    pub(crate) async fn run(
+        mut self,
+        mut streams: mpsc::Receiver<TrackerStream>,
+        mut asked: mpsc::Receiver<StatusRequest>,
+        stop: CancellationToken,
+    ) {
+        let (hear, mut heard) = mpsc::channel(HEARD);
+        loop {
+            let wake_at = self.wake_at();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(stream) = streams.recv() => {
+                    let listening = stream::listen(stream, hear.clone(), stop.clone());
+                    self.tasks.spawn(listening);
+                }
+                Some(heard) = heard.recv() => self.heard(heard),
+                Some(status) = asked.recv() => {
+                    // Whoever asked may have gone.
+                    let _ = status.send(self.status());
+                }
+                () = tokio::time::sleep_until(wake_at) => self.bury(),
+            }
+            self.act_all();
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn wake_at(&self) -> Instant {
+        let machine = self.tracker.wake_at().map(|at| self.started + at);
+        let gone = self.sessions.values().filter_map(|session| session.gone_at);
+        let soonest = machine.into_iter().chain(gone).min();
+        soonest.unwrap_or_else(|| Instant::now() + LONG)
+    }
+
+    /// Gives up those who did not come back.
+    fn bury(&mut self) {
+        let now = Instant::now();
+        let is_gone = |session: &Session| session.gone_at.is_some_and(|at| at <= now);
+        let gone: Vec<PeerId> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| is_gone(session))
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in gone {
+            self.sessions.remove(&peer);
+            self.tracker.handle(self.now(), Input::Gone { peer });
+        }
+    }
+
+    fn heard(&mut self, heard: Heard) {
+        match heard {
+            Heard::Request {
+                from,
+                request,
+                message,
+                replies,
+            } => {
+                self.request_count += 1;
+                self.request(from, request, message, &replies);
+            }
+            Heard::Ended { from, replies } => {
+                if let Some(session) = self.sessions.get_mut(&from)
+                    && session.replies.same_as(&replies)
+                {
+                    session.gone_at = Some(Instant::now() + COME_BACK);
+                }
+            }
+        }
+    }
+
+    fn request(&mut self, from: PeerId, request: u32, message: TrackerRequest, replies: &Replies) {
+        match message {
+            TrackerRequest::Join(join) => {
+                let reply = match self.join(from, &join, replies) {
+                    Ok(joined) => joined,
+                    Err(refused) => {
+                        self.refused_join_count += 1;
+                        refused
+                    }
+                };
+                // A node that does not read its answer comes again.
+                replies.send(request, &reply);
+            }
+            message => {
+                let joined = self.sessions.get(&from);
+                if !joined.is_some_and(|session| session.replies.same_as(replies)) {
+                    let refused = error(ErrorCode::NotAMember, "join first");
+                    replies.send(request, &refused);
+                    return;
+                }
+                if let TrackerRequest::Open { image, .. } = &message {
+                    self.remember(image);
+                }
+                let input = Input::Request {
+                    from,
+                    request,
+                    message,
+                };
+                self.tracker.handle(self.now(), input);
+            }
+        }
+    }
+
+    fn join(
+        &mut self,
+        from: PeerId,
+        join: &Join,
+        replies: &Replies,
+    ) -> Result<TrackerReply, TrackerReply> {
+        if self.tracker.is_banned(&from) {
+            return Err(error(ErrorCode::Banned, "banned"));
+        }
+        let ours = self.seed.as_ref().map(|(seed, _)| seed.peer);
+        if join.member.role == Role::Seed && ours != Some(from) {
+            return Err(error(
+                ErrorCode::NotAdmitted,
+                "the seed is the tracker's own",
+            ));
+        }
+        let (version, certificate) = self
+            .gate
+            .admit(join, &from)
+            .map_err(|refusal| error(refusal.code, refusal.text))?;
+        let input = Input::Joined {
+            member: join.member.clone(),
+            boot_id: join.boot_id,
+        };
+        self.tracker.handle(self.now(), input);
+        let session = Session {
+            replies: replies.clone(),
+            gone_at: None,
+        };
+        self.sessions.insert(from, session);
+        let heartbeat_ms = u32::try_from(self.options.heartbeat.as_millis()).unwrap_or(u32::MAX);
+        Ok(TrackerReply::Joined {
+            version,
+            certificate: Box::new(certificate),
+            epoch: self.tracker.epoch(),
+            heartbeat_ms,
+            seed: self
+                .seed
+                .as_ref()
+                .map(|(member, _)| Box::new(member.clone())),
+        })
+    }
+
+    fn remember(&mut self, image: &ImageSource) {
+        if self.images.len() >= MAX_IMAGES && !self.images.contains_key(&image.manifest) {
+            return;
+        }
+        let seen = self.images.entry(image.manifest);
+        let (_, count) = seen.or_insert_with(|| (image.clone(), 0));
+        *count += 1;
+    }
+
+    fn act_all(&mut self) {
+        while let Some(action) = self.tracker.poll(self.now()) {
+            match action {
+                Action::Reply { to, request, reply } => {
+                    if let Some(session) = self.sessions.get(&to) {
+                        // A node that does not read is found by its heartbeats.
+                        session.replies.send(request, &reply);
+                    }
+                }
+                Action::Opened { image, blobs: _ } => {
+                    if let Some((_, seed)) = &self.seed {
+                        let (seed, tasks) = (Arc::clone(seed), &self.tasks);
+                        tasks.spawn(async move { seed.open(image).await });
+                    }
+                }
+                Action::Banned { peer } => {
+                    tracing::warn!(peer = %name(&peer), "a member is banned");
+                    // Dropping the session ends its stream.
+                    self.sessions.remove(&peer);
+                    self.bans.add(&peer);
+                }
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let census = self.tracker.census();
+        Status {
+            epoch: self.tracker.epoch(),
+            uptime_seconds: self.now().as_secs(),
+            members: self.members(),
+            images: self.images(),
+            blobs: self.blobs(),
+            lease_count: census.leases as u64,
+            ban_count: census.bans as u64,
+            request_count: self.request_count,
+            refused_join_count: self.refused_join_count,
+            ..Status::default()
+        }
+    }
+
+    fn members(&self) -> Vec<MemberStatus> {
+        let connected = |peer| {
+            let session = self.sessions.get(peer);
+            session.is_some_and(|session| session.gone_at.is_none())
+        };
+        let members = self.tracker.members();
+        members
+            .map(|member| MemberStatus {
+                peer_id: name(&member.peer),
+                role: match member.role {
+                    Role::Agent => "agent".to_owned(),
+                    Role::Seed => "seed".to_owned(),
+                },
+                zone: member.zone.clone(),
+                addresses: member.addresses.clone(),
+                connected: connected(&member.peer),
+            })
+            .collect()
+    }
+
+    fn images(&self) -> Vec<ImageStatus> {
+        let images = self.images.values();
+        images
+            .map(|(image, count)| ImageStatus {
+                registry: image.registry.clone(),
+                repository: image.repository.clone(),
+                manifest: image.manifest.to_string(),
+                open_count: *count,
+            })
+            .collect()
+    }
+
+    fn blobs(&self) -> Vec<BlobStatus> {
+        let mut blobs: BTreeMap<Digest, BlobStatus> = BTreeMap::new();
+        for view in self.tracker.stripes() {
+            let digest = view.stripe.blob;
+            let blob = blobs.entry(digest).or_insert_with(|| BlobStatus {
+                digest: digest.to_string(),
+                stripe_count: 0,
+                complete_count: 0,
+                leased_count: 0,
+                registration_count: 0,
+            });
+            blob.stripe_count += 1;
+            blob.complete_count += u64::from(view.joiners.iter().any(|(_, _, complete)| *complete));
+            blob.leased_count += u64::from(view.lease_holder.is_some());
+            blob.registration_count += view.joiners.len() as u64;
+        }
+        blobs.into_values().collect()
+    }
+}
+
+/// A peer as people know it.
+fn name(peer: &PeerId) -> String {
+    libp2p_peer(peer).map_or_else(|| peer.to_string(), |peer| peer.to_string())
+}
+
+fn error(code: ErrorCode, text: &str) -> TrackerReply {
+    TrackerReply::Error {
+        code,
+        text: text.to_owned(),
+    }
+}

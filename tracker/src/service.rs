@@ -1,0 +1,252 @@
+//! A running tracker: its parts put together, and taken apart again.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tranship_format::wire::Role;
+use tranship_source::net::certificate::{Authority, CertificateError};
+use tranship_source::net::identity::{Identity, IdentityError};
+use tranship_source::net::{
+    JoinToken, NetError, NetOptions, PeerId, TrackerAddress, parse_address, random_bytes,
+};
+use tranship_source::{
+    Credentials, PlainHttp, RegistryClient, RegistryFailure, RegistryOptions, SwarmNet,
+};
+use tranship_store::{ChunkStore, StoreError, StoreOptions};
+use tranship_swarm::tracker::{Tracker, TrackerOptions};
+
+use crate::config::{Config, SeedMode};
+use crate::http::{self, Shown};
+use crate::join::{Gate, TokenError, token};
+use crate::seed::Seed;
+use crate::server::{Bans, Server};
+
+/// Stopping takes at most so long.
+const STOP: Duration = Duration::from_secs(5);
+/// Status requests that may wait.
+const ASKED: usize = 16;
+
+/// Where a tracker can be reached, once it can.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ready {
+    /// Its peer id.
+    pub peer_id: String,
+    /// Addresses for nodes, each ending in the peer id.
+    pub listen: Vec<String>,
+    /// `address:port` of the status page.
+    pub http: String,
+}
+
+/// Why a tracker does not start.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting cannot be used.
+    #[error("use the setting {key} = {value:?}: it is neither address:port nor a multiaddr")]
+    Address {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// The key.
+    #[error("have a key")]
+    Identity(#[source] IdentityError),
+    /// The key is of a kind that cannot sign memberships.
+    #[error("sign memberships")]
+    Authority(#[source] CertificateError),
+    /// The join token.
+    #[error("have a join token")]
+    Token(#[source] TokenError),
+    /// The list of bans.
+    #[error("open the bans in {path}")]
+    Bans {
+        /// The file.
+        path: PathBuf,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
+    },
+    /// The seed's chunks.
+    #[error("open the seed's store")]
+    Store(#[source] StoreError),
+    /// The seed's way to registries.
+    #[error("set up the registry client")]
+    Registry(#[source] Box<RegistryFailure>),
+    /// The transport.
+    #[error("take part in the swarm")]
+    Net(#[source] NetError),
+    /// The HTTP listener.
+    #[error("listen for HTTP on {address}")]
+    Http {
+        /// Where.
+        address: SocketAddr,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
+    },
+    /// The system gives no random bytes.
+    #[error("get random bytes from the system")]
+    Random,
+}
+
+/// A running tracker.
+#[derive(Debug)]
+pub struct Service {
+    net: Arc<SwarmNet>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    ready: Ready,
+}
+
+impl Service {
+    /// Starts a tracker; it serves when this returns. `join_token` is used instead
+    /// of the token file, as the environment gives it.
+    ///
+    /// # Errors
+    /// [`StartError`] when this machine lacks something; the network is not waited for.
+    pub async fn start(config: Config, join_token: Option<JoinToken>) -> Result<Self, StartError> {
+        let was_here = Identity::exists(&config.state_dir);
+        let identity = Identity::open(&config.state_dir).map_err(StartError::Identity)?;
+        let authority = Authority::of(identity.libp2p_peer()).map_err(StartError::Authority)?;
+        let token = match join_token {
+            Some(token) => token,
+            None => token(&config.token_path()).map_err(StartError::Token)?,
+        };
+        let bans_path = config.state_dir.join("bans");
+        let (bans, banned) = Bans::open(&bans_path).map_err(|source| StartError::Bans {
+            path: bans_path,
+            source,
+        })?;
+        let http = TcpListener::bind(config.http_listen).await;
+        let http = http.map_err(|source| StartError::Http {
+            address: config.http_listen,
+            source,
+        })?;
+        let http_address = http.local_addr().map_or_else(
+            |_| config.http_listen.to_string(),
+            |address| address.to_string(),
+        );
+
+        let has_seed = config.seed.mode == SeedMode::OnOpen;
+        let options = net_options(&config, identity.libp2p_peer(), &token, has_seed)?;
+        let (net, streams) = SwarmNet::start_with_tracker(options)
+            .await
+            .map_err(StartError::Net)?;
+        let net = Arc::new(net);
+        let seed = if has_seed {
+            let seed = Arc::new(seed(&config, &net)?);
+            Some((net.member().clone(), seed))
+        } else {
+            None
+        };
+
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let ready = Ready {
+            peer_id: net.peer().to_string(),
+            listen: net.addresses().iter().map(ToString::to_string).collect(),
+            http: http_address,
+        };
+        let options = TrackerOptions {
+            grace: if was_here {
+                TrackerOptions::default().grace
+            } else {
+                Duration::ZERO
+            },
+            ..TrackerOptions::default()
+        };
+        let epoch = random_bytes().ok_or(StartError::Random)?;
+        let epoch = u64::from_le_bytes(epoch.first_chunk().copied().unwrap_or_default());
+        let tracker = Tracker::new(options.clone(), epoch, banned);
+        let gate = Gate::new(identity, authority, &token, config.membership);
+        let (ask, asked) = mpsc::channel(ASKED);
+        let shown = Shown::new(ask, seed.as_ref().map(|(_, seed)| Arc::clone(seed)), &ready);
+        let server = Server::new(tracker, options, gate, bans, seed, tasks.clone());
+        tasks.spawn(server.run(streams, asked, stop.clone()));
+        tasks.spawn(http::serve(http, shown, stop.clone()));
+        Ok(Self {
+            net,
+            tasks,
+            stop,
+            ready,
+        })
+    }
+
+    /// Where it can be reached.
+    pub fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// Stops, within a few seconds. Nodes notice by their streams and go on without it.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(STOP, self.tasks.wait()).await.is_err() {
+            tracing::warn!("the tracker did not stop in time");
+        }
+        // The parts that shared it are gone by now.
+        if let Ok(net) = Arc::try_unwrap(self.net) {
+            net.stop().await;
+        }
+    }
+}
+
+fn net_options(
+    config: &Config,
+    peer: PeerId,
+    token: &JoinToken,
+    has_seed: bool,
+) -> Result<NetOptions, StartError> {
+    let parse = |key, value: &str| {
+        parse_address(value).ok_or_else(|| StartError::Address {
+            key,
+            value: value.to_owned(),
+        })
+    };
+    let mut options = NetOptions::new(config.state_dir.clone());
+    let listen = parse("listen", &config.listen)?;
+    for address in &config.advertise {
+        options.advertise.push(parse("advertise", address)?);
+    }
+    // The seed's tracker lives in the same process: the transport sees that the
+    // peer is itself, and the address is not dialled.
+    options.tracker = has_seed.then(|| TrackerAddress {
+        address: listen.clone(),
+        peer,
+    });
+    options.listen = vec![listen];
+    options.token = Some(token.clone());
+    options.role = Role::Seed;
+    Ok(options)
+}
+
+fn seed(config: &Config, net: &Arc<SwarmNet>) -> Result<Seed, StartError> {
+    let quota_len = config.seed.quota.as_u64();
+    let store = ChunkStore::open(&config.seed_dir(), StoreOptions::with_quota(quota_len))
+        .map_err(StartError::Store)?;
+    let credentials = match config.registry.docker_config.as_os_str() {
+        none if none.is_empty() => Credentials::anonymous(),
+        path => Credentials::default().with_docker_config(path),
+    };
+    let options = RegistryOptions {
+        plain_http: if config.registry.plain_http.is_empty() {
+            PlainHttp::Loopback
+        } else {
+            PlainHttp::Always(config.registry.plain_http.clone())
+        },
+        credentials,
+        ..RegistryOptions::default()
+    };
+    let client =
+        RegistryClient::new(options).map_err(|failure| StartError::Registry(Box::new(failure)))?;
+    Ok(Seed::new(Arc::clone(net), store, client))
+}

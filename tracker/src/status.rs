@@ -1,0 +1,91 @@
+//! What the tracker shows of itself, as JSON, as metrics and as a page.
+
+use serde::{Deserialize, Serialize};
+use tranship_source::CountersSnapshot;
+
+/// Everything at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the software.
+    pub version: String,
+    /// The tracker's peer id.
+    pub peer_id: String,
+    /// Where nodes reach it, as multiaddrs that end in its peer id.
+    pub listen: Vec<String>,
+    /// Changes when it forgets.
+    pub epoch: u64,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// Who is in.
+    pub members: Vec<MemberStatus>,
+    /// What they use.
+    pub images: Vec<ImageStatus>,
+    /// Blobs and how far they have spread.
+    pub blobs: Vec<BlobStatus>,
+    /// Leases to read the registry that are held now.
+    pub lease_count: u64,
+    /// Peers that were banned.
+    pub ban_count: u64,
+    /// Requests answered, since it started.
+    pub request_count: u64,
+    /// Attempts to join that were refused, since it started.
+    pub refused_join_count: u64,
+    /// The seed, if there is one.
+    pub seed: Option<SeedStatus>,
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its peer id.
+    pub peer_id: String,
+    /// `agent` or `seed`.
+    pub role: String,
+    /// Failure and cost domain, empty if unknown.
+    pub zone: String,
+    /// Where it is dialled.
+    pub addresses: Vec<String>,
+    /// Whether its stream stands.
+    pub connected: bool,
+}
+
+/// One image that was opened since the tracker started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageStatus {
+    /// Registry host; empty for an image that no registry has.
+    pub registry: String,
+    /// Repository.
+    pub repository: String,
+    /// Digest of the manifest.
+    pub manifest: String,
+    /// Times that a member opened it.
+    pub open_count: u64,
+}
+
+/// One blob that members use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobStatus {
+    /// The blob.
+    pub digest: String,
+    /// Stripes that somebody has or gets.
+    pub stripe_count: u64,
+    /// Stripes that somebody has whole.
+    pub complete_count: u64,
+    /// Stripes whose read of the registry is leased.
+    pub leased_count: u64,
+    /// Members registered in its stripes, summed.
+    pub registration_count: u64,
+}
+
+/// The seed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SeedStatus {
+    /// Bytes of chunks that it holds.
+    pub stored_len: u64,
+    /// Most that it may hold.
+    pub quota_len: u64,
+    /// Images that it takes part in.
+    pub image_count: u64,
+    /// What happened to its chunks.
+    pub counters: CountersSnapshot,
+}

@@ -1,0 +1,89 @@
+//! The chunk tables of an image, read from its registry and checked against its manifest.
+//!
+//! The manifest digest vouches for the manifest, its annotations for each table,
+//! each table for its chunks: so the seed trusts no more than a node does.
+
+use thiserror::Error;
+use tranship_format::{ChunkTable, DecodeError, Digest, LayerAnnotations};
+use tranship_source::manifest::ManifestError;
+use tranship_source::reference::{ManifestSelector, ParseReferenceError};
+use tranship_source::{RegistryClient, RegistryError, RepoRef};
+
+/// Longest table that is read, which is far more than a blob of 1 TiB needs.
+const MAX_TABLE_LEN: u64 = 256 << 20;
+
+/// A layer that can be fetched by chunks.
+#[derive(Debug)]
+pub(crate) struct LayerTable {
+    pub(crate) digest: Digest,
+    pub(crate) len: u64,
+    pub(crate) table: ChunkTable,
+}
+
+/// Why an image's tables cannot be had.
+#[derive(Debug, Error)]
+pub(crate) enum TableError {
+    #[error("understand the repository's name")]
+    Reference(#[source] ParseReferenceError),
+    #[error("read from the registry")]
+    Registry(#[source] RegistryError),
+    #[error("understand the manifest")]
+    Manifest(#[source] ManifestError),
+    #[error("understand the annotations of layer {layer}")]
+    Annotations {
+        layer: Digest,
+        #[source]
+        source: tranship_format::AnnotationError,
+    },
+    #[error("the chunk table of layer {layer} has {len} bytes, more than {MAX_TABLE_LEN}")]
+    TooLong { layer: Digest, len: u64 },
+    #[error("the chunk table of layer {layer} is not the one that the manifest names")]
+    WrongDigest { layer: Digest },
+    #[error("decode the chunk table of layer {layer}")]
+    Decode {
+        layer: Digest,
+        #[source]
+        source: DecodeError,
+    },
+}
+
+/// The tables of all layers that have one, bottom first.
+pub(crate) async fn read(
+    client: &RegistryClient,
+    repo: &RepoRef,
+    manifest: Digest,
+) -> Result<Vec<LayerTable>, TableError> {
+    let which = ManifestSelector::Digest(manifest);
+    let manifest = client.manifest(repo, &which).await;
+    let image = manifest
+        .map_err(TableError::Registry)?
+        .image()
+        .map_err(TableError::Manifest)?;
+    let mut tables = Vec::new();
+    for descriptor in &image.layers {
+        let layer = descriptor.digest;
+        let annotations = LayerAnnotations::from_map(&descriptor.annotations)
+            .map_err(|source| TableError::Annotations { layer, source })?;
+        let Some(at) = annotations.and_then(|annotations| annotations.chunks) else {
+            continue;
+        };
+        if at.len > MAX_TABLE_LEN {
+            return Err(TableError::TooLong { layer, len: at.len });
+        }
+        let bytes = client
+            .blob_range(repo, &layer, at.range())
+            .await
+            .map_err(TableError::Registry)?;
+        if Digest::of(&bytes) != at.digest {
+            return Err(TableError::WrongDigest { layer });
+        }
+        let table =
+            ChunkTable::decode(&bytes).map_err(|source| TableError::Decode { layer, source })?;
+        tables.push(LayerTable {
+            digest: layer,
+            len: descriptor.size,
+            table,
+        });
+    }
+    Ok(tables)
+}
