@@ -32,7 +32,7 @@ mod retry;
 mod stream;
 mod upload;
 
-pub use error::{Detail, RegistryError, RegistryFailure, Request, Verb};
+pub use error::{Detail, RegistryError, RegistryFailure, Request, TokenError, Verb};
 pub use stream::BlobStream;
 
 use auth::{Access, Auth, Scope};

@@ -1,17 +1,35 @@
 //! What can go wrong with an image on disk.
 
+use std::error::Error;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use tranship_format::{ByteRange, Digest};
 
-/// A layout that could not be used; the source says why.
-#[derive(Debug, thiserror::Error)]
-#[error("could not {deed} OCI layout {}", path.display())]
+/// A layout that could not be used; the source says why, and is a [`LayoutFailure`].
+#[derive(Debug)]
 pub struct LayoutError {
     path: PathBuf,
     deed: &'static str,
-    #[source]
     pub(super) failure: Box<LayoutFailure>,
+}
+
+// Written by hand, because a derived source would be the box and not what is in it.
+impl Error for LayoutError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.failure)
+    }
+}
+
+impl fmt::Display for LayoutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "could not {} OCI layout {}",
+            self.deed,
+            self.path.display()
+        )
+    }
 }
 
 impl LayoutError {

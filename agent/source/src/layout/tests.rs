@@ -227,6 +227,8 @@ async fn a_name_means_one_image() {
         "{text}"
     );
     let missing = layout.manifest(Some(&tag("v2"))).await.unwrap_err();
+    let cause = std::error::Error::source(&missing).unwrap();
+    assert!(cause.is::<LayoutFailure>());
     assert!(
         matches!(failure(missing), LayoutFailure::NoSuchImage { wanted, .. } if wanted == "v2")
     );

@@ -13,7 +13,7 @@ use reqwest::header::HeaderValue;
 use tokio::time::Instant;
 
 use super::endpoint::Origin;
-use super::error::RegistryFailure;
+use super::error::{RegistryFailure, TokenError};
 use super::http::Http;
 use crate::credentials::{Credential, Credentials};
 use crate::reference::RepoRef;
@@ -184,9 +184,11 @@ impl Auth {
             (Challenge::Basic, Credential::Anonymous | Credential::IdentityToken(_)) => Ok(None),
             (Challenge::Bearer { realm, .. }, credential) => {
                 let token = token::fetch(http, challenge, &scope.names(), &credential).await;
-                token.map(Some).map_err(|source| RegistryFailure::Token {
-                    realm: realm.clone(),
-                    source: Box::new(source),
+                token.map(Some).map_err(|failure| {
+                    RegistryFailure::Token(TokenError {
+                        realm: realm.clone(),
+                        failure: Box::new(failure),
+                    })
                 })
             }
         }

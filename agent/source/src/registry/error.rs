@@ -1,5 +1,6 @@
 //! What can go wrong between us and a registry, told apart by what one would do about it.
 
+use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
@@ -13,36 +14,50 @@ use crate::verdict::Verdict;
 /// How long to leave a registry alone after a failure that passes by itself.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
-/// A request to a registry that did not succeed; the source says why.
-#[derive(Debug, thiserror::Error)]
-#[error("could not {request}")]
-pub struct RegistryError {
-    request: Box<Request>,
-    #[source]
-    failure: Box<RegistryFailure>,
+/// A request to a registry that did not succeed; the source says why, and is a [`RegistryFailure`].
+#[derive(Debug)]
+pub struct RegistryError(Box<Failed>);
+
+#[derive(Debug)]
+struct Failed {
+    request: Request,
+    failure: RegistryFailure,
+}
+
+// Written by hand, because a derived source would be the box and not what is in it.
+impl Error for RegistryError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0.failure)
+    }
+}
+
+impl fmt::Display for RegistryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "could not {}", self.0.request)
+    }
 }
 
 impl RegistryError {
     pub(super) fn new(request: &Request, failure: impl Into<RegistryFailure>) -> Self {
-        Self {
-            request: Box::new(request.clone()),
-            failure: Box::new(failure.into()),
-        }
+        Self(Box::new(Failed {
+            request: request.clone(),
+            failure: failure.into(),
+        }))
     }
 
     /// What was asked of whom.
     pub fn request(&self) -> &Request {
-        &self.request
+        &self.0.request
     }
 
     /// Why it failed.
     pub fn failure(&self) -> &RegistryFailure {
-        &self.failure
+        &self.0.failure
     }
 
     /// What to do next.
     pub fn verdict(&self) -> Verdict {
-        self.failure.verdict()
+        self.0.failure.verdict()
     }
 }
 
@@ -218,14 +233,8 @@ pub enum RegistryFailure {
     #[error("could not get credentials")]
     Credentials(#[from] CredentialsError),
     /// The token service did not give us a token.
-    #[error("could not get a token from {realm}")]
-    Token {
-        /// The token service.
-        realm: String,
-        /// Why.
-        #[source]
-        source: Box<RegistryFailure>,
-    },
+    #[error(transparent)]
+    Token(TokenError),
     /// A manifest that is none.
     #[error("the manifest cannot be used")]
     Manifest(#[from] ManifestError),
@@ -251,7 +260,7 @@ impl RegistryFailure {
                     after: PAUSE_AFTER_FAILURE,
                 }
             }
-            Self::Token { source, .. } => source.verdict(),
+            Self::Token(error) => error.failure.verdict(),
             Self::WrongDigest { .. } => Verdict::Ban,
             Self::NotFound(_)
             | Self::Unauthorized(_)
@@ -266,6 +275,25 @@ impl RegistryFailure {
             | Self::Setup(_) => Verdict::TryElsewhere,
             Self::RangeNotSatisfiable | Self::Manifest(_) | Self::ReadSource(_) => Verdict::GiveUp,
         }
+    }
+}
+
+/// A token service that did not give a token; the source says why, and is a [`RegistryFailure`].
+#[derive(Debug)]
+pub struct TokenError {
+    pub(super) realm: String,
+    pub(super) failure: Box<RegistryFailure>,
+}
+
+impl Error for TokenError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.failure)
+    }
+}
+
+impl fmt::Display for TokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "could not get a token from {}", self.realm)
     }
 }
 

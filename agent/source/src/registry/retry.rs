@@ -63,7 +63,7 @@ fn worth_retrying(failure: &RegistryFailure) -> Option<Duration> {
     match failure {
         RegistryFailure::TooManyRequests { retry_after, .. }
         | RegistryFailure::Server { retry_after, .. } => Some(retry_after.unwrap_or_default()),
-        RegistryFailure::Token { source, .. } => worth_retrying(source),
+        RegistryFailure::Token(error) => worth_retrying(&error.failure),
         other => match other.verdict() {
             Verdict::TryAgain { .. } => Some(Duration::ZERO),
             Verdict::TryElsewhere | Verdict::Ban | Verdict::GiveUp => None,

@@ -248,7 +248,11 @@ async fn a_token_service_that_fails_is_named() {
     .await;
     let client = client_with(&server, user());
     let error = client.blob_range(&server.repo(), &digest, RANGE).await;
-    let text = chain(&error.unwrap_err());
+    let error = error.unwrap_err();
+    let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+    let last = causes.last().unwrap().downcast_ref();
+    assert!(matches!(last, Some(RegistryFailure::Unauthorized(_))));
+    let text = chain(&error);
     assert!(
         text.contains("could not get a token from http://127.0.0.1"),
         "{text}"
