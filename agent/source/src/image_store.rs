@@ -3,24 +3,22 @@
 //! An enum and not a trait: there are three kinds of place, all known here, and the tools that copy between any two
 //! of them should not be generic for it.
 
-use std::fmt;
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use bytes::Bytes;
-use tokio::io::{AsyncRead, ReadBuf};
 use tranship_format::{ByteRange, Digest};
 
-use crate::blob::{AnyReader, BlobBody};
-use crate::layout::{LayoutError, LayoutFailure, OciLayout};
-use crate::manifest::{
-    Descriptor, Document, ImageManifest, MANIFEST_LEN_MAX, Manifest, ManifestError, Platform,
-};
+use crate::blob::BlobBody;
+use crate::layout::OciLayout;
+use crate::manifest::{Descriptor, Document, ImageManifest, MANIFEST_LEN_MAX, Manifest, Platform};
 use crate::reference::{
     ImageReference, LayoutReference, ManifestSelector, RegistryReference, RepoRef,
 };
-use crate::registry::{RegistryClient, RegistryError, RegistryFailure};
+use crate::registry::RegistryClient;
+
+mod error;
+mod reader;
+
+pub use error::ImageStoreError;
+pub use reader::BlobReader;
 
 /// The longest image configuration that is read, in bytes.
 const CONFIG_LEN_MAX: u64 = 16 << 20;
@@ -56,49 +54,6 @@ pub struct FoundImage {
     pub manifest: Manifest,
     /// The same, parsed.
     pub image: ImageManifest,
-}
-
-/// A place that failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ImageStoreError {
-    /// A registry.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// A layout.
-    #[error(transparent)]
-    Layout(#[from] LayoutError),
-    /// A document in it.
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    /// Indexes within indexes without an image in sight.
-    #[error("manifest {0} lists indexes in more than {NESTING_MAX} levels")]
-    TooDeep(Digest),
-    /// A blob whose length is not the one its descriptor gives.
-    #[error("blob {digest} has {got} bytes where its descriptor says {wanted}")]
-    WrongLength {
-        /// The blob.
-        digest: Digest,
-        /// Bytes its descriptor gives.
-        wanted: u64,
-        /// Bytes it has.
-        got: u64,
-    },
-}
-
-impl ImageStoreError {
-    /// Whether what was asked for is simply not there.
-    pub fn is_not_found(&self) -> bool {
-        match self {
-            Self::Registry(error) => matches!(error.failure(), RegistryFailure::NotFound(_)),
-            Self::Layout(error) => matches!(
-                error.failure(),
-                LayoutFailure::NoSuchImage { .. } | LayoutFailure::NoSuchBlob(_)
-            ),
-            Self::Manifest(error) => matches!(error, ManifestError::NoSuchPlatform { .. }),
-            Self::TooDeep(_) | Self::WrongLength { .. } => false,
-        }
-    }
 }
 
 impl ImageStore {
@@ -213,7 +168,7 @@ impl ImageStore {
 
     /// A whole blob; the reader fails at its end if the digest is wrong.
     pub async fn blob(&self, digest: &Digest) -> Result<BlobReader, ImageStoreError> {
-        Ok(BlobReader(match self {
+        Ok(BlobReader::new(match self {
             Self::Registry { client, reference } => {
                 let stream = client.blob(&reference.repo, digest).await?;
                 Box::new(stream.into_reader())
@@ -331,24 +286,5 @@ impl ImageStore {
             Self::Registry { .. } => Ok(()),
             Self::Layout { layout, .. } => Ok(layout.finish().await?),
         }
-    }
-}
-
-/// A blob on its way. It ends well only if its bytes had the right digest.
-pub struct BlobReader(AnyReader);
-
-impl fmt::Debug for BlobReader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("BlobReader")
-    }
-}
-
-impl AsyncRead for BlobReader {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_read(context, buf)
     }
 }

@@ -5,7 +5,6 @@
 //! what to do next. A registry is trusted for nothing but availability: every byte that has a digest is checked.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -13,7 +12,6 @@ use reqwest::{Method, Url};
 use tranship_format::{ByteRange, Digest};
 
 use crate::blob::BlobBody;
-use crate::credentials::Credentials;
 use crate::manifest::{Descriptor, Manifest};
 use crate::reference::{ManifestSelector, RepoRef};
 
@@ -25,6 +23,7 @@ mod exchange;
 mod http;
 mod http_date;
 mod manifests;
+mod options;
 mod push;
 mod range;
 mod redirect;
@@ -33,6 +32,7 @@ mod stream;
 mod upload;
 
 pub use error::{Detail, RegistryError, RegistryFailure, Request, TokenError, Verb};
+pub use options::{PlainHttp, RegistryOptions};
 pub use stream::BlobStream;
 
 use auth::{Access, Auth, Scope};
@@ -41,55 +41,6 @@ use http::Http;
 use redirect::Routes;
 use retry::Retry;
 use upload::Upload;
-
-/// Which registries are spoken to without TLS.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub enum PlainHttp {
-    /// Those on this machine only (`localhost`, `127.0.0.0/8`, `[::1]`).
-    #[default]
-    Loopback,
-    /// Those on this machine and these hosts, written as in references, with their ports.
-    Always(Vec<String>),
-}
-
-/// How a [`RegistryClient`] behaves.
-#[derive(Clone, Debug)]
-pub struct RegistryOptions {
-    /// Which registries are spoken to without TLS.
-    pub plain_http: PlainHttp,
-    /// Where credentials come from.
-    pub credentials: Credentials,
-    /// Certificates (PEM) to trust besides the machine's own.
-    pub extra_roots: Vec<Bytes>,
-    /// The longest wait for a connection.
-    pub connect_timeout: Duration,
-    /// The longest time without progress: no answer, no further byte.
-    pub read_timeout: Duration,
-    /// How long a request is tried again after failures that pass by themselves. A stream's time begins anew
-    /// with each byte it brings.
-    pub deadline: Duration,
-    /// The first pause between two tries; it doubles, with jitter.
-    pub first_pause: Duration,
-    /// How long the target of a redirect is used for further ranges of the same blob.
-    pub redirect_life: Duration,
-}
-
-impl Default for RegistryOptions {
-    fn default() -> Self {
-        Self {
-            plain_http: PlainHttp::default(),
-            credentials: Credentials::anonymous(),
-            extra_roots: Vec::new(),
-            connect_timeout: Duration::from_secs(10),
-            read_timeout: Duration::from_secs(30),
-            // A registry that restarts is back within this.
-            deadline: Duration::from_mins(1),
-            first_pause: Duration::from_millis(100),
-            // The shortest signed addresses seen live five minutes.
-            redirect_life: Duration::from_mins(1),
-        }
-    }
-}
 
 /// What a push of a blob came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

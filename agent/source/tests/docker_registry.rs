@@ -6,6 +6,10 @@
     clippy::unwrap_used,
     reason = "a test that cannot go on says where and why by panicking"
 )]
+#![expect(
+    clippy::print_stderr,
+    reason = "whoever runs the tests must see what was not run"
+)]
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
