@@ -7,6 +7,7 @@
 mod client;
 mod http;
 mod message;
+pub(crate) mod server;
 
 pub use client::{Client, ControlError};
 pub use message::{

@@ -4,4 +4,27 @@
 //! `swarm`, how to ask in `source`, and how the kernel sees the answer in `device`; this crate ties them together, and
 //! is the only one that knows the configuration file and the environment.
 
+#![forbid(unsafe_code)]
+
+mod agent;
+pub mod config;
 pub mod control;
+mod devices;
+mod disk;
+mod fill;
+mod front_end;
+mod http;
+mod image;
+mod lazy;
+mod metrics;
+mod mounts;
+mod origin;
+mod read_ahead;
+mod recent;
+mod records;
+
+pub use agent::{Agent, StartError};
+pub use devices::DeviceError;
+pub use front_end::FrontEndError;
+pub use image::{OpenImageError, StartImagesError};
+pub use lazy::LazyReadError;

@@ -1,0 +1,256 @@
+//! The daemon as a value: started from settings, stopped from the top down.
+//!
+//! Nothing at the start needs the network, and no single device can keep the daemon from starting. Stopping goes from
+//! those who ask to those who answer: no more calls, devices down, the tracker told, the store on disk; each step has its
+//! grace, and whoever is late is named.
+
+use std::error::Error;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tranship_source::net::{NetError, SwarmNet};
+use tranship_store::{ChunkStore, StoreError};
+
+use crate::config::{Config, HttpListen, OptionsError};
+use crate::control::server::{self, Control};
+use crate::control::{ReadyLine, SourceCounters, Status, StoreStatus, SwarmStatus};
+use crate::devices::Devices;
+use crate::http::{self, Health};
+use crate::image::{Images, StartImagesError};
+use crate::metrics::{self, Numbers, Reads};
+
+/// How long a start waits for devices of an earlier run before it says that it is ready.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why the daemon does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The settings.
+    #[error("the settings cannot be used")]
+    Options(#[from] OptionsError),
+    /// The state directory.
+    #[error("the state directory {} cannot be used", .path.display())]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The store.
+    #[error("the store does not open")]
+    Store(#[from] StoreError),
+    /// The swarm.
+    #[error("the node of the swarm does not start")]
+    Net(#[from] NetError),
+    /// Images.
+    #[error("images cannot be opened")]
+    Images(#[from] StartImagesError),
+    /// A socket.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A running daemon. It must be [stopped](Self::stop) to take its devices down in order.
+#[derive(Debug)]
+pub struct Agent {
+    ready: ReadyLine,
+    devices: Arc<Devices>,
+    net: Arc<SwarmNet>,
+    store: ChunkStore,
+    is_ready: Arc<AtomicBool>,
+    grace: Duration,
+    servers: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Agent {
+    /// Starts everything, and brings back the devices of an earlier run.
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let state_error = |source| StartError::State {
+            path: config.state_dir.clone(),
+            source,
+        };
+        std::fs::create_dir_all(&config.state_dir).map_err(state_error)?;
+        // The store's lock keeps a second daemon from everything below.
+        let store = ChunkStore::open(&config.store_dir(), config.store_options())?;
+        let listener =
+            server::bind(&config.control_socket).map_err(|source| StartError::Listen {
+                address: config.control_socket.display().to_string(),
+                source,
+            })?;
+        let http_listener = listen(config.http_listen).await?;
+        let net = Arc::new(SwarmNet::start(config.net_options()?).await?);
+        let device_reads = Arc::new(Reads::default());
+        let images = Images::open_in(
+            &config.state_dir,
+            store.clone(),
+            Arc::clone(&net),
+            config.image_options()?,
+            Arc::clone(&device_reads),
+        )?;
+        let devices =
+            Devices::open_in(&config.state_dir, Arc::new(images), config.device_options())
+                .map_err(state_error)?;
+        let devices = Arc::new(devices);
+        let numbers: Arc<dyn Numbers> = Arc::new(Gauges {
+            devices: Arc::clone(&devices),
+            net: Arc::clone(&net),
+            store: store.clone(),
+        });
+
+        devices.recover(PATIENCE).await;
+        let (servers, stop) = (TaskTracker::new(), CancellationToken::new());
+        let control = Control {
+            devices: Arc::clone(&devices),
+            numbers: Arc::clone(&numbers),
+        };
+        servers.spawn(watch(
+            "control",
+            server::serve(listener, control, stop.clone()),
+        ));
+        let is_ready = Arc::new(AtomicBool::new(true));
+        let mut http_address = None;
+        if let Some((listener, address)) = http_listener {
+            let health = Health {
+                registry: Arc::new(metrics::registry(numbers, device_reads)),
+                ready: Arc::clone(&is_ready),
+            };
+            servers.spawn(watch("http", http::serve(listener, health, stop.clone())));
+            http_address = Some(address.to_string());
+        }
+        let ready = ReadyLine {
+            peer_id: net.peer().to_string(),
+            control: config.control_socket.clone(),
+            http: http_address,
+            listen: net.addresses().iter().map(ToString::to_string).collect(),
+        };
+        tracing::info!(peer = ready.peer_id, control = %ready.control.display(), "the agent is ready");
+        Ok(Self {
+            ready,
+            devices,
+            net,
+            store,
+            is_ready,
+            grace: config.device.stop_grace,
+            servers,
+            stop,
+        })
+    }
+
+    /// Where it can be reached.
+    pub fn ready(&self) -> &ReadyLine {
+        &self.ready
+    }
+
+    /// Stops from the top down. Devices come back with the next start.
+    pub async fn stop(self) {
+        self.is_ready.store(false, Ordering::Relaxed);
+        self.stop.cancel();
+        self.servers.close();
+        if timeout(self.grace, self.servers.wait()).await.is_err() {
+            tracing::warn!("calls of the control API are late to end");
+        }
+        self.devices.stop(self.grace).await;
+        drop(self.devices);
+        if let Ok(net) = Arc::try_unwrap(self.net) {
+            net.stop().await;
+        } else {
+            // Somebody who is late holds it; the tracker finds out by itself.
+            tracing::warn!("the tracker was not told that this node leaves");
+        }
+        let store = self.store;
+        let synced = tokio::task::spawn_blocking(move || store.sync());
+        match timeout(self.grace, synced).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::warn!(
+                error = &error as &dyn Error,
+                "the store is not wholly on disk"
+            ),
+            Ok(Err(_)) | Err(_) => tracing::warn!("the store is late to reach the disk"),
+        }
+    }
+}
+
+async fn listen(listen: HttpListen) -> Result<Option<(TcpListener, SocketAddr)>, StartError> {
+    let HttpListen::At(address) = listen else {
+        return Ok(None);
+    };
+    let failed = |source| StartError::Listen {
+        address: address.to_string(),
+        source,
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok(Some((listener, address)))
+}
+
+/// A server that ends early is worth a line.
+async fn watch(name: &'static str, server: impl Future<Output = io::Result<()>>) {
+    if let Err(error) = server.await {
+        tracing::error!(name, %error, "a server ended");
+    }
+}
+
+#[derive(Debug)]
+struct Gauges {
+    devices: Arc<Devices>,
+    net: Arc<SwarmNet>,
+    store: ChunkStore,
+}
+
+impl Numbers for Gauges {
+    fn status(&self) -> Status {
+        let devices = self.devices.list();
+        let mounts: usize = devices.iter().map(|device| device.mounts.len()).sum();
+        let (net, counted, kept) = (
+            self.net.status(),
+            self.net.counters().snapshot(),
+            self.store.counters(),
+        );
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            peer_id: net.peer_id,
+            swarm: SwarmStatus {
+                listen: net.addresses,
+                tracker: net.tracker,
+                joined: net.joined,
+                peer_count: u32::try_from(net.peer_count).unwrap_or(u32::MAX),
+            },
+            store: StoreStatus {
+                used_len: self.store.used_len(),
+                quota_len: self.store.options().quota_len,
+                blob_count: u32::try_from(self.store.blobs().len()).unwrap_or(u32::MAX),
+                corrupt_count: kept.corrupt_count,
+                evicted_count: kept.evicted_count,
+                refused_count: kept.refused_count,
+            },
+            sources: SourceCounters {
+                store_len: counted.store.len,
+                peer_len: counted.peer.len,
+                seed_len: counted.seed.len,
+                registry_len: counted.registry.len,
+                served_len: counted.served.len,
+                refused_count: counted.refused.count,
+                hedge_count: counted.hedge_count,
+            },
+            device_count: u32::try_from(devices.len()).unwrap_or(u32::MAX),
+            mount_count: u32::try_from(mounts).unwrap_or(u32::MAX),
+        }
+    }
+}

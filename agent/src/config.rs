@@ -1,0 +1,267 @@
+//! What an operator can set, with its defaults.
+//!
+//! Only this module knows the file and the environment; every other part is handed the options of its own. Sizes and
+//! durations carry units (`"50GiB"`, `"30s"`), since a number without one is a mistake waiting for its day.
+
+mod load;
+mod options;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+use crate::control::{DEFAULT_SOCKET, FrontEndChoice};
+
+pub use load::{ConfigError, Layers, Loaded};
+pub use options::OptionsError;
+
+/// All settings of the daemon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Where it keeps what must outlive it: its key, manifests, which devices it had, upper directories of mounts.
+    pub state_dir: PathBuf,
+    /// Unix socket of the control API.
+    pub control_socket: PathBuf,
+    /// Address of metrics and health; `"off"` for none.
+    pub http_listen: HttpListen,
+    /// Which log messages are written: a level, or `tracing` directives such as `info,tranship_source=debug`.
+    pub log: String,
+    /// How log messages are written.
+    pub log_format: LogFormat,
+    /// Registries and how to speak to them.
+    pub registry: Registry,
+    /// Chunks on this node's disk.
+    pub store: Store,
+    /// The swarm.
+    pub swarm: Swarm,
+    /// Devices.
+    pub device: Device,
+    /// What is fetched before anyone reads it.
+    pub prefetch: Prefetch,
+    /// Misbehaviour for tests.
+    pub fault: Fault,
+}
+
+/// Address of metrics and health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum HttpListen {
+    /// Nobody listens.
+    Off,
+    /// Listens there; port 0 takes any free one.
+    At(SocketAddr),
+}
+
+impl TryFrom<String> for HttpListen {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text.is_empty() || text == "off" {
+            return Ok(Self::Off);
+        }
+        text.parse().map(Self::At).map_err(|_| {
+            format!(
+                "{text:?} is neither \"off\" nor an address with a port, such as 127.0.0.1:9477"
+            )
+        })
+    }
+}
+
+impl From<HttpListen> for String {
+    fn from(listen: HttpListen) -> Self {
+        match listen {
+            HttpListen::Off => "off".to_owned(),
+            HttpListen::At(address) => address.to_string(),
+        }
+    }
+}
+
+/// How log messages are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// A line of text each.
+    #[default]
+    Text,
+    /// A JSON object each.
+    Json,
+}
+
+/// Registries and how to speak to them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Registry {
+    /// Hosts (with port) that are spoken to without TLS. Those on this machine always are.
+    pub plain_http: Vec<String>,
+    /// Docker's `config.json` with credentials and helpers.
+    pub docker_config: Option<PathBuf>,
+    /// Certificates (PEM) to trust besides the machine's own.
+    pub extra_roots: Vec<PathBuf>,
+}
+
+/// Chunks on this node's disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Store {
+    /// Where; `store` in the state directory unless set.
+    pub dir: Option<PathBuf>,
+    /// Stored bytes at most.
+    pub quota: ByteSize,
+    /// Percent of the quota at which eviction begins.
+    pub high_water: u8,
+    /// Percent of the quota at which eviction ends.
+    pub low_water: u8,
+    /// Bytes that stay free on the filesystem whatever the quota says.
+    pub free_floor: ByteSize,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            dir: None,
+            quota: ByteSize::gib(50),
+            high_water: 95,
+            low_water: 90,
+            free_floor: ByteSize::gib(2),
+        }
+    }
+}
+
+/// The swarm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Swarm {
+    /// The tracker, as a multiaddr that ends in `/p2p/<peer id>`. Without one chunks come from the registry alone.
+    pub tracker: Option<String>,
+    /// What lets this node into the swarm.
+    pub token: Option<String>,
+    /// The same in a file, which is read at the start.
+    pub token_file: Option<PathBuf>,
+    /// Where this node listens for peers: a socket address or a multiaddr.
+    pub listen: String,
+    /// What others should dial, if that is not what it listens on.
+    pub advertise: Vec<String>,
+    /// Failure and cost domain; peers of the same one are preferred.
+    pub zone: String,
+    /// Group of near neighbours inside the zone.
+    pub rack: String,
+    /// Bytes of chunks that may be in memory on their way in or out.
+    pub in_flight: ByteSize,
+    /// Most bytes a second given to others; 0 is without limit.
+    pub upload_rate: ByteSize,
+    /// Images that are still given to others after their last device went.
+    pub idle_images: usize,
+}
+
+impl Default for Swarm {
+    fn default() -> Self {
+        Self {
+            tracker: None,
+            token: None,
+            token_file: None,
+            listen: "0.0.0.0:0".to_owned(),
+            advertise: Vec::new(),
+            zone: String::new(),
+            rack: String::new(),
+            in_flight: ByteSize::mib(64),
+            upload_rate: ByteSize::b(0),
+            idle_images: 16,
+        }
+    }
+}
+
+/// Devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Device {
+    /// The front end of devices that do not ask for one.
+    pub front_end: FrontEndChoice,
+    /// Decompressed blocks of one device that are kept in memory.
+    pub block_cache: ByteSize,
+    /// Threads that answer one device's reads.
+    pub workers: usize,
+    /// How long a read waits for bytes that no source gives at the moment, before it fails. A container sees that
+    /// failure as a broken disk, so it is long.
+    #[serde(with = "humantime_serde")]
+    pub read_deadline: Duration,
+    /// Whether devices and mounts are taken down when the daemon stops. They come back when it starts again.
+    pub detach_on_stop: bool,
+    /// How long each step of stopping may take.
+    #[serde(with = "humantime_serde")]
+    pub stop_grace: Duration,
+}
+
+impl Default for Device {
+    fn default() -> Self {
+        Self {
+            front_end: FrontEndChoice::Auto,
+            block_cache: ByteSize::mib(64),
+            workers: 8,
+            read_deadline: Duration::from_mins(5),
+            detach_on_stop: true,
+            stop_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What is fetched before anyone reads it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Prefetch {
+    /// Whether the rest of an image is fetched once it is attached.
+    pub background: bool,
+    /// Chunks of an image on their way at once for that.
+    pub in_flight: usize,
+    /// Chunks that a sequential reader is kept ahead of, at most; 0 turns it off.
+    pub read_ahead: u32,
+}
+
+impl Default for Prefetch {
+    fn default() -> Self {
+        Self {
+            background: false,
+            in_flight: 8,
+            read_ahead: 16,
+        }
+    }
+}
+
+/// Misbehaviour for tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Fault {
+    /// Share of the chunks given to others in which a bit is flipped, 0 to 1. Never set this in earnest.
+    pub corrupt_share: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: PathBuf::from("/var/lib/tranship"),
+            control_socket: PathBuf::from(DEFAULT_SOCKET),
+            http_listen: HttpListen::At(SocketAddr::from(([127, 0, 0, 1], 9477))),
+            log: "info".to_owned(),
+            log_format: LogFormat::Text,
+            registry: Registry::default(),
+            store: Store::default(),
+            swarm: Swarm::default(),
+            device: Device::default(),
+            prefetch: Prefetch::default(),
+            fault: Fault::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Where the store is.
+    pub fn store_dir(&self) -> PathBuf {
+        self.store
+            .dir
+            .clone()
+            .unwrap_or_else(|| self.state_dir.join("store"))
+    }
+}

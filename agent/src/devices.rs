@@ -1,0 +1,234 @@
+//! Devices of this node: made once however many ask, kept across restarts, taken away when nobody wants them.
+//!
+//! Each device is a slot with a lock of its own, so that a slow registry holds up one image and no other, and nobody who
+//! only wants to look. What a slot should be is written down before it is made, so that a crash in between leaves nothing
+//! that the next start does not know of.
+
+mod error;
+mod lifecycle;
+mod recover;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tranship_device::front_end::Probed;
+use tranship_format::Digest;
+
+use crate::control::{DeviceInfo, DeviceState, FrontEndChoice, FrontEndName, MountInfo};
+use crate::front_end::{FrontEndOptions, Presented};
+use crate::image::{Image, Images};
+use crate::mounts::MountRecord;
+use crate::records::Records;
+
+pub use error::DeviceError;
+
+/// How devices are made.
+#[derive(Clone, Debug)]
+pub(crate) struct DeviceOptions {
+    /// For requests that leave it open.
+    pub(crate) front_end: FrontEndChoice,
+    pub(crate) bounds: FrontEndOptions,
+    /// Whether stopping takes devices and mounts away.
+    pub(crate) detach_on_stop: bool,
+    /// Chunks under way at once to fill an attached image; `None` leaves it lazy.
+    pub(crate) fill: Option<usize>,
+}
+
+/// What is kept of a device.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct DeviceRecord {
+    reference: String,
+    plain_http: Option<bool>,
+    manifest: Digest,
+    front_end: FrontEndName,
+    use_count: u32,
+    mounts: Vec<MountRecord>,
+}
+
+/// A device that answers reads.
+#[derive(Debug)]
+struct Attached {
+    image: Arc<Image>,
+    presented: Presented,
+}
+
+/// What one slot should be and is; whoever changes either holds the lock.
+#[derive(Debug, Default)]
+struct Work {
+    record: Option<DeviceRecord>,
+    attached: Option<Attached>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    id: String,
+    work: tokio::sync::Mutex<Work>,
+    /// The last finished state, for those who only look.
+    shown: Mutex<Option<Shown>>,
+}
+
+#[derive(Clone, Debug)]
+struct Shown {
+    info: DeviceInfo,
+    image: Option<Arc<Image>>,
+}
+
+impl Slot {
+    fn info(&self) -> Option<DeviceInfo> {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.as_ref().map(|shown| DeviceInfo {
+            fill: shown
+                .image
+                .as_ref()
+                .map(|image| image.fill())
+                .unwrap_or_default(),
+            ..shown.info.clone()
+        })
+    }
+
+    /// Shows what the slot is now.
+    fn show(&self, work: &Work, run_dir: &Path) {
+        let shown = work.record.as_ref().map(|record| {
+            let attached = work.attached.as_ref();
+            let info = DeviceInfo {
+                id: self.id.clone(),
+                reference: record.reference.clone(),
+                manifest: record.manifest.to_string(),
+                front_end: record.front_end,
+                size: attached.map_or(0, |attached| attached.image.len()),
+                path: attached.map_or_else(
+                    || run_dir.to_path_buf(),
+                    |attached| attached.presented.path().to_path_buf(),
+                ),
+                nbd_uri: attached.and_then(|attached| attached.presented.nbd_uri()),
+                state: if attached.is_some() {
+                    DeviceState::Attached
+                } else {
+                    DeviceState::Recovering
+                },
+                use_count: record.use_count,
+                mounts: record
+                    .mounts
+                    .iter()
+                    .map(|mount| mount_info(&self.id, mount))
+                    .collect(),
+                fill: crate::control::FillInfo::default(),
+            };
+            Shown {
+                info,
+                image: attached.map(|attached| Arc::clone(&attached.image)),
+            }
+        });
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+    }
+}
+
+fn mount_info(id: &str, mount: &MountRecord) -> MountInfo {
+    MountInfo {
+        device: id.to_owned(),
+        target: mount.target.clone(),
+        writable: mount.overlay.is_some(),
+    }
+}
+
+/// All devices of this node.
+#[derive(Debug)]
+pub(crate) struct Devices {
+    images: Arc<Images>,
+    options: DeviceOptions,
+    records: Records<DeviceRecord>,
+    /// One directory a device, for sockets, FUSE mounts and what was written to writable mounts.
+    run_dir: PathBuf,
+    slots: Mutex<BTreeMap<String, Arc<Slot>>>,
+    /// Held while a mount point is chosen and taken, so that no two devices take the same.
+    targets: tokio::sync::Mutex<()>,
+    probed: OnceCell<Vec<Probed>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Devices {
+    pub(crate) fn open_in(
+        state_dir: &Path,
+        images: Arc<Images>,
+        options: DeviceOptions,
+    ) -> io::Result<Self> {
+        let run_dir = state_dir.join("run");
+        std::fs::create_dir_all(&run_dir)?;
+        Ok(Self {
+            images,
+            options,
+            records: Records::open(state_dir.join("devices"))?,
+            // The kernel shows paths without symbolic links, and ours are compared with what it shows.
+            run_dir: run_dir.canonicalize()?,
+            slots: Mutex::default(),
+            targets: tokio::sync::Mutex::default(),
+            probed: OnceCell::new(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// All devices, by id.
+    pub(crate) fn list(&self) -> Vec<DeviceInfo> {
+        self.all_slots()
+            .iter()
+            .filter_map(|slot| slot.info())
+            .collect()
+    }
+
+    fn all_slots(&self) -> Vec<Arc<Slot>> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.values().cloned().collect()
+    }
+
+    fn slot(&self, id: &str) -> Result<Arc<Slot>, DeviceError> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots
+            .get(id)
+            .cloned()
+            .ok_or_else(|| DeviceError::NoSuchDevice { id: id.to_owned() })
+    }
+
+    fn slot_or_new(&self, id: &str) -> Arc<Slot> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = slots.entry(id.to_owned()).or_insert_with(|| {
+            Arc::new(Slot {
+                id: id.to_owned(),
+                work: tokio::sync::Mutex::default(),
+                shown: Mutex::default(),
+            })
+        });
+        Arc::clone(slot)
+    }
+
+    /// Forgets a slot that holds nothing, unless somebody else is about to use it.
+    fn tidy(&self, slot: &Arc<Slot>) {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        // One is the map's and one the caller's.
+        if Arc::strong_count(slot) <= 2 && slot.info().is_none() {
+            slots.remove(&slot.id);
+        }
+    }
+
+    fn device_dir(&self, id: &str) -> PathBuf {
+        self.run_dir.join(id)
+    }
+
+    /// Runs blocking work of devices; it is finished even when nobody waits for it any more.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, DeviceError> {
+        self.tasks
+            .spawn_blocking(work)
+            .await
+            .map_err(|_| DeviceError::Stopping)
+    }
+}

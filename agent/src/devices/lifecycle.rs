@@ -1,0 +1,385 @@
+//! Attach, detach, mount, unmount.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::control::{
+    AttachRequest, DetachReply, DeviceInfo, FrontEndChoice, MountInfo, MountRequest,
+};
+use crate::fill;
+use crate::front_end::{self, FrontEndError, Presented};
+use crate::image::Resolved;
+use crate::mounts::{self, MountRecord};
+
+use super::{Attached, DeviceError, DeviceRecord, Devices, Slot, Work, mount_info};
+
+/// Hex digits of the manifest's digest in a device's id: enough that no node ever has two alike.
+const ID_DIGITS: usize = 12;
+
+impl Devices {
+    /// Makes a device of an image, or shares the one that is there. Goes on to its end even when the caller leaves.
+    pub(crate) async fn attach(
+        self: &Arc<Self>,
+        request: AttachRequest,
+    ) -> Result<DeviceInfo, DeviceError> {
+        let devices = Arc::clone(self);
+        let work = self
+            .tasks
+            .spawn(async move { devices.attach_now(request).await });
+        work.await.map_err(|_| DeviceError::Stopping)?
+    }
+
+    async fn attach_now(&self, request: AttachRequest) -> Result<DeviceInfo, DeviceError> {
+        let resolved = self
+            .images
+            .resolve(&request.reference, request.plain_http)
+            .await?;
+        let choice = match request.front_end {
+            FrontEndChoice::Auto => self.options.front_end,
+            named => named,
+        };
+        let scratch = self.run_dir.join("probe");
+        let probed = self.probed.get_or_try_init(|| async {
+            let probed = self.blocking(move || front_end::probe(&scratch)).await?;
+            Ok::<_, DeviceError>(probed?)
+        });
+        let front_end = front_end::choose(choice, probed.await?)?;
+        let digits: String = resolved.manifest.hex().chars().take(ID_DIGITS).collect();
+        let slot = self.slot_or_new(&format!("{digits}-{front_end}"));
+        let mut work = slot.work.lock().await;
+        let fresh = work.record.is_none();
+        let record = work.record.get_or_insert_with(|| DeviceRecord {
+            reference: request.reference.clone(),
+            plain_http: request.plain_http,
+            manifest: resolved.manifest,
+            front_end,
+            use_count: 0,
+            mounts: Vec::new(),
+        });
+        record.use_count = record.use_count.saturating_add(1);
+        let outcome = match work.attached {
+            Some(_) => self.save(&slot, &work),
+            None => self.bring_up(&slot, &mut work, &resolved).await,
+        };
+        if outcome.is_err() {
+            match &mut work.record {
+                Some(record) if !fresh => record.use_count = record.use_count.saturating_sub(1),
+                _ => self.give_up(&slot, &mut work).await,
+            }
+        }
+        slot.show(&work, &self.device_dir(&slot.id));
+        drop(work);
+        if let Err(error) = outcome {
+            self.tidy(&slot);
+            return Err(error);
+        }
+        slot.info().ok_or(DeviceError::Stopping)
+    }
+
+    /// Opens the image, makes the device, and mounts what the record says. The record is written first.
+    pub(super) async fn bring_up(
+        &self,
+        slot: &Slot,
+        work: &mut Work,
+        resolved: &Resolved,
+    ) -> Result<(), DeviceError> {
+        if self.stop.is_cancelled() {
+            return Err(DeviceError::Stopping);
+        }
+        let Some(record) = work.record.clone() else {
+            return Err(DeviceError::NoSuchDevice {
+                id: slot.id.clone(),
+            });
+        };
+        let image = Arc::new(self.images.open(resolved).await?);
+        self.save(slot, work)?;
+        let (dir, content, bounds) = (
+            self.device_dir(&slot.id),
+            image.content(),
+            self.options.bounds,
+        );
+        let front_end = record.front_end;
+        let presented = self
+            .blocking(move || {
+                let presented = Presented::new(front_end, &dir, &record.reference, content, bounds)?;
+                for mount in &record.mounts {
+                    if let Err(error) = mount.make(&presented) {
+                        tracing::warn!(target = %mount.target.display(), error = &error as &dyn std::error::Error, "a mount does not come back");
+                    }
+                }
+                Ok(presented)
+            })
+            .await;
+        match presented.and_then(|presented| presented.map_err(DeviceError::FrontEnd)) {
+            Ok(presented) => {
+                if let Some(at_once) = self.options.fill {
+                    fill::begin(&image, self.images.fetcher(), at_once);
+                }
+                tracing::info!(device = slot.id, path = %presented.path().display(), "a device is attached");
+                work.attached = Some(Attached { image, presented });
+                Ok(())
+            }
+            Err(error) => {
+                self.images.close(&image).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives up one attach; the last one takes the device away.
+    pub(crate) async fn detach(self: &Arc<Self>, id: &str) -> Result<DetachReply, DeviceError> {
+        let (devices, slot) = (Arc::clone(self), self.slot(id)?);
+        let work = self
+            .tasks
+            .spawn(async move { devices.detach_now(slot).await });
+        work.await.map_err(|_| DeviceError::Stopping)?
+    }
+
+    async fn detach_now(&self, slot: Arc<Slot>) -> Result<DetachReply, DeviceError> {
+        let mut work = slot.work.lock().await;
+        let Some(record) = &mut work.record else {
+            return Err(DeviceError::NoSuchDevice {
+                id: slot.id.clone(),
+            });
+        };
+        if record.use_count > 1 {
+            record.use_count = record.use_count.saturating_sub(1);
+            let use_count = record.use_count;
+            self.save(&slot, &work)?;
+            slot.show(&work, &self.device_dir(&slot.id));
+            return Ok(DetachReply { use_count });
+        }
+        if let Some(mount) = record.mounts.first() {
+            return Err(DeviceError::Mounted {
+                id: slot.id.clone(),
+                target: mount.target.clone(),
+            });
+        }
+        self.give_up(&slot, &mut work).await;
+        slot.show(&work, &self.device_dir(&slot.id));
+        drop(work);
+        self.tidy(&slot);
+        tracing::info!(device = slot.id, "a device is detached");
+        Ok(DetachReply { use_count: 0 })
+    }
+
+    /// Takes the device away and forgets that it should be there.
+    async fn give_up(&self, slot: &Slot, work: &mut Work) {
+        self.take_down(slot, work, true).await;
+        work.record = None;
+        let (dir, outcome) = (self.device_dir(&slot.id), self.records.remove(&slot.id));
+        if let Err(error) = outcome {
+            tracing::warn!(device = slot.id, %error, "the record of a detached device stays");
+        }
+        // Only empty directories: whatever else lies there is worth a look.
+        for dir in [dir.join("fuse"), dir] {
+            let _ = std::fs::remove_dir(dir);
+        }
+    }
+
+    /// Takes the kernel's part away, or leaves it as it is, and closes the image.
+    pub(super) async fn take_down(&self, slot: &Slot, work: &mut Work, detach: bool) {
+        let Some(Attached { image, presented }) = work.attached.take() else {
+            return;
+        };
+        let stopped = self
+            .blocking(move || {
+                if detach {
+                    presented.stop()
+                } else {
+                    presented.leave()
+                }
+            })
+            .await;
+        if let Ok(Err(error)) = stopped {
+            tracing::warn!(
+                device = slot.id,
+                error = &error as &dyn std::error::Error,
+                "a device stops badly"
+            );
+        }
+        self.images.close(&image).await;
+    }
+
+    /// Mounts a device's filesystem.
+    pub(crate) async fn mount(
+        self: &Arc<Self>,
+        id: &str,
+        request: MountRequest,
+    ) -> Result<MountInfo, DeviceError> {
+        if !request.target.is_absolute() {
+            return Err(DeviceError::RelativeTarget {
+                target: request.target,
+            });
+        }
+        let (devices, slot) = (Arc::clone(self), self.slot(id)?);
+        let work = self
+            .tasks
+            .spawn(async move { devices.mount_now(slot, request).await });
+        work.await.map_err(|_| DeviceError::Stopping)?
+    }
+
+    async fn mount_now(
+        &self,
+        slot: Arc<Slot>,
+        request: MountRequest,
+    ) -> Result<MountInfo, DeviceError> {
+        let _turn = self.targets.lock().await;
+        let wanted = request.target.clone();
+        let target = self
+            .blocking(move || mounts::settle_target(&wanted))
+            .await??;
+        if let Some(other) = self.mounted_at(&target) {
+            return Err(DeviceError::TargetTaken {
+                id: other.id.clone(),
+                target,
+            });
+        }
+        let mut work = slot.work.lock().await;
+        let Some(attached) = work.attached.take() else {
+            return Err(DeviceError::Recovering {
+                id: slot.id.clone(),
+            });
+        };
+        let (attached, outcome) = self
+            .make_mount(&slot, &mut work, attached, target, request.writable)
+            .await;
+        work.attached = attached;
+        slot.show(&work, &self.device_dir(&slot.id));
+        outcome
+    }
+
+    async fn make_mount(
+        &self,
+        slot: &Slot,
+        work: &mut Work,
+        attached: Attached,
+        target: PathBuf,
+        writable: bool,
+    ) -> (Option<Attached>, Result<MountInfo, DeviceError>) {
+        if matches!(attached.presented, Presented::Nbd { .. }) {
+            return (Some(attached), Err(FrontEndError::NotMountable.into()));
+        }
+        if attached.image.fs_name != "erofs" {
+            let fs_name = attached.image.fs_name.clone();
+            return (Some(attached), Err(DeviceError::Filesystem { fs_name }));
+        }
+        let overlay = writable.then(|| self.overlay_dir(&slot.id, work));
+        let mount = MountRecord { target, overlay };
+        if let Some(record) = &mut work.record {
+            record.mounts.push(mount.clone());
+        }
+        if let Err(error) = self.save(slot, work) {
+            self.forget_mount(slot, work, &mount);
+            return (Some(attached), Err(error));
+        }
+        let making = mount.clone();
+        let made = self
+            .blocking(move || {
+                let outcome = making.make(&attached.presented);
+                (attached, outcome)
+            })
+            .await;
+        match made {
+            Ok((attached, Ok(()))) => (Some(attached), Ok(mount_info(&slot.id, &mount))),
+            Ok((attached, Err(error))) => {
+                self.forget_mount(slot, work, &mount);
+                (Some(attached), Err(error.into()))
+            }
+            Err(error) => (None, Err(error)),
+        }
+    }
+
+    /// Takes a mount away and throws away what was written to it.
+    pub(crate) async fn unmount(self: &Arc<Self>, target: &Path) -> Result<MountInfo, DeviceError> {
+        let slot = if let Some(slot) = self.mounted_at(target) {
+            Some((slot, target.to_path_buf()))
+        } else {
+            // Perhaps it was named by way of a symbolic link.
+            let target = target.to_path_buf();
+            let found = self.blocking(move || target.canonicalize().ok()).await?;
+            found.and_then(|target| Some((self.mounted_at(&target)?, target)))
+        };
+        let Some((slot, target)) = slot else {
+            return Err(DeviceError::NoSuchMount {
+                target: target.to_path_buf(),
+            });
+        };
+        let devices = Arc::clone(self);
+        let work = self
+            .tasks
+            .spawn(async move { devices.unmount_now(slot, target).await });
+        work.await.map_err(|_| DeviceError::Stopping)?
+    }
+
+    async fn unmount_now(
+        &self,
+        slot: Arc<Slot>,
+        target: PathBuf,
+    ) -> Result<MountInfo, DeviceError> {
+        let mut work = slot.work.lock().await;
+        let found = work
+            .record
+            .iter()
+            .flat_map(|record| &record.mounts)
+            .find(|mount| mount.target == target);
+        let Some(mount) = found.cloned() else {
+            return Err(DeviceError::NoSuchMount { target });
+        };
+        let taking = mount.clone();
+        self.blocking(move || taking.unmake(false))
+            .await?
+            .map_err(DeviceError::Unmount)?;
+        self.forget_mount(&slot, &mut work, &mount);
+        slot.show(&work, &self.device_dir(&slot.id));
+        Ok(mount_info(&slot.id, &mount))
+    }
+
+    fn forget_mount(&self, slot: &Slot, work: &mut Work, mount: &MountRecord) {
+        if let Some(record) = &mut work.record {
+            record.mounts.retain(|other| other != mount);
+        }
+        mount.discard();
+        if let Err(error) = self.save(slot, work) {
+            tracing::warn!(
+                device = slot.id,
+                error = &error as &dyn std::error::Error,
+                "a mount that is gone stays on record"
+            );
+        }
+    }
+
+    /// A directory for what is written, that no other mount of the device has.
+    fn overlay_dir(&self, id: &str, work: &Work) -> PathBuf {
+        let taken: Vec<&PathBuf> = work
+            .record
+            .iter()
+            .flat_map(|record| &record.mounts)
+            .filter_map(|mount| mount.overlay.as_ref())
+            .collect();
+        let dir = self.device_dir(id);
+        (0..=u32::MAX)
+            .map(|number| dir.join(format!("written-{number}")))
+            .find(|dir| !taken.contains(&dir) && !dir.exists())
+            .unwrap_or(dir)
+    }
+
+    fn mounted_at(&self, target: &Path) -> Option<Arc<Slot>> {
+        self.all_slots().into_iter().find(|slot| {
+            slot.info()
+                .is_some_and(|info| info.mounts.iter().any(|mount| mount.target == target))
+        })
+    }
+
+    pub(super) fn save(&self, slot: &Slot, work: &Work) -> Result<(), DeviceError> {
+        let Some(record) = &work.record else {
+            return Ok(());
+        };
+        self.records
+            .save(&slot.id, record)
+            .map_err(|source| DeviceError::Record {
+                id: slot.id.clone(),
+                source,
+            })
+    }
+}

@@ -1,0 +1,164 @@
+//! Devices after a restart, and before one.
+//!
+//! A daemon that was killed leaves FUSE mounts without a server and loop devices on them. They are cleared away first,
+//! before anyone can ask for anything; then each device is made again beside the others, as long as it takes. A device
+//! that cannot come back keeps nobody from starting.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use crate::front_end;
+
+use super::{DeviceError, DeviceRecord, Devices, Slot};
+
+/// First pause between tries to bring a device back.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// And the longest.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+impl Devices {
+    /// Clears away what is left of an earlier run and begins to bring its devices back. Returns when each was tried once
+    /// or `patience` is over; the rest goes on behind.
+    pub(crate) async fn recover(self: &Arc<Self>, patience: Duration) {
+        let records = match self.records.load_all() {
+            Ok(records) => records,
+            Err(error) => {
+                tracing::error!(%error, "the records of devices cannot be read; none comes back");
+                return;
+            }
+        };
+        self.clear_away(&records).await;
+        let mut tried = Vec::new();
+        for (id, record) in records {
+            let slot = self.slot_or_new(&id);
+            {
+                let mut work = slot.work.lock().await;
+                work.record = Some(record);
+                slot.show(&work, &self.device_dir(&id));
+            }
+            let (done, first) = tokio::sync::oneshot::channel();
+            let devices = Arc::clone(self);
+            self.tasks.spawn(async move {
+                let stop = devices.stop.clone();
+                stop.run_until_cancelled(devices.bring_back(&slot, done))
+                    .await;
+            });
+            tried.push(first);
+        }
+        if timeout(patience, futures::future::join_all(tried))
+            .await
+            .is_err()
+        {
+            tracing::warn!("some devices are not back yet");
+        }
+    }
+
+    async fn clear_away(self: &Arc<Self>, records: &[(String, DeviceRecord)]) {
+        for (id, record) in records {
+            let (dir, mounts) = (self.device_dir(id), record.mounts.clone());
+            let cleared = self.blocking(move || {
+                for mount in &mounts {
+                    mount.clear_away(&dir);
+                }
+                front_end::clear_away(&dir);
+            });
+            if let Err(error) = cleared.await {
+                tracing::warn!(
+                    device = id,
+                    error = &error as &dyn std::error::Error,
+                    "what is left of a device stays"
+                );
+            }
+        }
+    }
+
+    async fn bring_back(&self, slot: &Slot, done: tokio::sync::oneshot::Sender<()>) {
+        let mut done = Some(done);
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let outcome = self.bring_back_once(slot).await;
+            if let Some(done) = done.take() {
+                // Nobody listens any more once patience is over.
+                let _ = done.send(());
+            }
+            match outcome {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::warn!(
+                        device = slot.id,
+                        error = &error as &dyn std::error::Error,
+                        "a device is not back yet"
+                    );
+                }
+            }
+            sleep(pause).await;
+            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn bring_back_once(&self, slot: &Slot) -> Result<(), DeviceError> {
+        let mut work = slot.work.lock().await;
+        let Some(record) = work.record.clone() else {
+            return Ok(());
+        };
+        if work.attached.is_some() {
+            return Ok(());
+        }
+        let known = self
+            .images
+            .recall(&record.reference, record.plain_http, record.manifest)?;
+        let resolved = match known {
+            Some(resolved) => resolved,
+            None => {
+                self.images
+                    .resolve(&record.reference, record.plain_http)
+                    .await?
+            }
+        };
+        if resolved.manifest != record.manifest {
+            // A tag that has moved: what stands on the device is of the other image.
+            return Err(DeviceError::NoSuchDevice {
+                id: slot.id.clone(),
+            });
+        }
+        self.bring_up(slot, &mut work, &resolved).await?;
+        slot.show(&work, &self.device_dir(&slot.id));
+        Ok(())
+    }
+
+    /// Takes all devices down, or leaves the kernel's part of them, and waits for what is under way. Their records stay:
+    /// they come back with the next start.
+    pub(crate) async fn stop(&self, grace: Duration) {
+        self.stop.cancel();
+        let detach = self.options.detach_on_stop;
+        let slots = self.all_slots();
+        let stopping = slots.iter().map(|slot| async move {
+            let mut work = slot.work.lock().await;
+            let mounts = work.record.as_ref().map(|record| record.mounts.clone()).unwrap_or_default();
+            if detach && work.attached.is_some() {
+                let unmade = self.blocking(move || {
+                    for mount in &mounts {
+                        if let Err(error) = mount.unmake(true) {
+                            tracing::warn!(target = %mount.target.display(), error = &error as &dyn std::error::Error, "a mount stays");
+                        }
+                    }
+                });
+                // It ends by itself even when it is late.
+                let _ = unmade.await;
+            }
+            self.take_down(slot, &mut work, detach).await;
+        });
+        if timeout(grace, futures::future::join_all(stopping))
+            .await
+            .is_err()
+        {
+            tracing::warn!(?grace, "some devices are late to stop");
+        }
+        self.tasks.close();
+        if timeout(grace, self.tasks.wait()).await.is_err() {
+            tracing::warn!(?grace, "some work on devices is late to stop");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The content of a device: an image's merged layers, as front ends read them.
+//!
+//! A read that needs several chunks fetches them side by side before the layers are asked, since the layers themselves
+//! would ask for one after the other.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tranship_device::{BlockRead, BlockReadError};
+use tranship_format::{ByteRange, ChunkIndex, Disk};
+
+use crate::lazy::{LazyBlob, LazyReadError};
+use crate::metrics::Reads;
+
+/// An image as a device reads it.
+pub(crate) struct ImageDisk {
+    disk: Disk,
+    layers: Vec<Arc<LazyBlob>>,
+    runtime: Handle,
+    stop: CancellationToken,
+    reads: Arc<Reads>,
+}
+
+impl ImageDisk {
+    /// `disk` was opened over `layers`, the bottom one first. Reads fail once `stop` is cancelled.
+    pub(crate) fn new(
+        disk: Disk,
+        layers: Vec<Arc<LazyBlob>>,
+        runtime: Handle,
+        stop: CancellationToken,
+        reads: Arc<Reads>,
+    ) -> Self {
+        Self {
+            disk,
+            layers,
+            runtime,
+            stop,
+            reads,
+        }
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockReadError> {
+        let len = buf.len() as u64;
+        BlockReadError::check_range(offset, len, self.disk.len())?;
+        if self.stop.is_cancelled() {
+            return Err(BlockReadError::Stopping);
+        }
+        self.gather(ByteRange::new(offset, offset.saturating_add(len)))
+            .map_err(|error| explain(offset, len, io::Error::other(error)))?;
+        self.disk
+            .read_at(offset, buf)
+            .map_err(|error| explain(offset, len, error))
+    }
+
+    /// Fetches what the read will miss, all at once.
+    fn gather(&self, range: ByteRange) -> Result<(), LazyReadError> {
+        if self.layers.iter().all(|layer| layer.is_complete()) {
+            return Ok(());
+        }
+        let mut wanted: Vec<(&Arc<LazyBlob>, ChunkIndex)> = Vec::new();
+        for (layer, stored) in self.disk.stored_ranges(range) {
+            let Some(layer) = self.layers.get(layer) else {
+                continue;
+            };
+            for index in layer.missing(stored) {
+                if !wanted
+                    .iter()
+                    .any(|(other, chunk)| Arc::ptr_eq(other, layer) && *chunk == index)
+                {
+                    wanted.push((layer, index));
+                }
+            }
+        }
+        if wanted.len() < 2 {
+            return Ok(());
+        }
+        let fetches = wanted.iter().map(|(layer, index)| layer.demand(*index));
+        self.runtime
+            .block_on(futures::future::try_join_all(fetches))
+            .map(drop)
+    }
+}
+
+impl BlockRead for ImageDisk {
+    fn len(&self) -> u64 {
+        self.disk.len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockReadError> {
+        let start = Instant::now();
+        let outcome = self.read(offset, buf);
+        self.reads
+            .note(buf.len() as u64, start.elapsed(), outcome.is_ok());
+        if let Err(error) = &outcome {
+            tracing::error!(
+                offset,
+                len = buf.len(),
+                error = error as &dyn Error,
+                "a read of a device fails"
+            );
+        }
+        outcome
+    }
+}
+
+impl fmt::Debug for ImageDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImageDisk")
+            .field("len", &self.disk.len())
+            .field("layer_count", &self.layers.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Says in the words of devices what a layer or a blob said in its own.
+fn explain(offset: u64, len: u64, error: io::Error) -> BlockReadError {
+    match find_lazy(&error) {
+        Some(LazyReadError::TimedOut { .. }) => BlockReadError::TimedOut { offset, len },
+        Some(LazyReadError::Stopping) => BlockReadError::Stopping,
+        None if matches!(
+            error.kind(),
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+        ) =>
+        {
+            BlockReadError::Corrupt {
+                offset,
+                len,
+                source: error.into(),
+            }
+        }
+        Some(LazyReadError::Refused { .. }) | None => BlockReadError::Unavailable {
+            offset,
+            len,
+            source: error.into(),
+        },
+    }
+}
+
+fn find_lazy(error: &io::Error) -> Option<&LazyReadError> {
+    let mut next: Option<&(dyn Error + 'static)> =
+        error.get_ref().map(|inner| inner as &(dyn Error + 'static));
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<LazyReadError>() {
+            return Some(found);
+        }
+        next = match error.downcast_ref::<io::Error>() {
+            Some(wrapped) => wrapped
+                .get_ref()
+                .map(|inner| inner as &(dyn Error + 'static)),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn deadline_stays_a_deadline_through_the_layers() {
+        let inner = LazyReadError::TimedOut {
+            chunk: 3,
+            deadline: Duration::from_secs(1),
+            last: None,
+        };
+        let error = io::Error::other(io::Error::other(inner));
+        assert!(matches!(
+            explain(1, 2, error),
+            BlockReadError::TimedOut { offset: 1, len: 2 }
+        ));
+    }
+
+    #[test]
+    fn bytes_that_do_not_decompress_are_corrupt() {
+        let error = io::Error::new(io::ErrorKind::InvalidData, "block");
+        assert!(matches!(
+            explain(0, 1, error),
+            BlockReadError::Corrupt { .. }
+        ));
+    }
+
+    #[test]
+    fn stopping_is_told_from_failing() {
+        let error = io::Error::other(LazyReadError::Stopping);
+        assert!(matches!(explain(0, 1, error), BlockReadError::Stopping));
+    }
+}

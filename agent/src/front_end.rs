@@ -1,0 +1,287 @@
+//! A device as the kernel or a virtual machine sees it, made and unmade by one of the front ends.
+//!
+//! Everything here blocks on the kernel and runs on threads that may.
+
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tranship_device::front_end::Probed;
+use tranship_device::{
+    BlockRead, Export, FrontEnd, FuseError, FuseFile, FuseOptions, LoopDevice, LoopError,
+    MountError, NbdError, NbdOptions, NbdServer, front_end, mount,
+};
+
+use crate::control::{FrontEndChoice, FrontEndName};
+
+/// Name of the one file in a device's FUSE mount.
+const FILE: &str = "device";
+/// Where that is mounted, in the device's directory.
+const FUSE_DIR: &str = "fuse";
+/// Name of an NBD server's socket.
+const SOCKET: &str = "nbd.sock";
+
+/// Why a front end did not do as it was told.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrontEndError {
+    /// This machine cannot do it.
+    #[error("the front end {front_end} does not work on this machine: {obstacle}")]
+    Obstacle {
+        /// The front end.
+        front_end: FrontEndName,
+        /// Why not.
+        obstacle: String,
+    },
+    /// A directory could not be made.
+    #[error("cannot make {}", .path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The FUSE file.
+    #[error("the FUSE file does not work")]
+    Fuse(#[from] FuseError),
+    /// The loop device.
+    #[error("the loop device does not work")]
+    Loop(#[from] LoopError),
+    /// The NBD server.
+    #[error("the NBD server does not work")]
+    Nbd(#[from] NbdError),
+    /// A mount.
+    #[error("the mount does not work")]
+    Mount(#[from] MountError),
+    /// NBD devices are not mounted here.
+    #[error("a device with the front end nbd cannot be mounted by the agent")]
+    NotMountable,
+}
+
+/// Bounds of front ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FrontEndOptions {
+    pub(crate) worker_count: usize,
+    pub(crate) stop_grace: Duration,
+}
+
+/// A device as it is seen.
+#[derive(Debug)]
+pub(crate) enum Presented {
+    FuseLoop { fuse: FuseFile, device: LoopDevice },
+    ErofsFile { fuse: FuseFile },
+    Nbd { server: NbdServer },
+}
+
+/// Tries all front ends on this machine, in `scratch`.
+pub(crate) fn probe(scratch: &Path) -> Result<Vec<Probed>, FrontEndError> {
+    fs::create_dir_all(scratch).map_err(|source| FrontEndError::Directory {
+        path: scratch.to_path_buf(),
+        source,
+    })?;
+    Ok(front_end::probe(scratch))
+}
+
+/// Finds the front end for a wish: the first that works here, or the one named if it does.
+pub(crate) fn choose(
+    choice: FrontEndChoice,
+    probed: &[Probed],
+) -> Result<FrontEndName, FrontEndError> {
+    let wanted = match choice {
+        FrontEndChoice::Auto => None,
+        FrontEndChoice::FuseLoop => Some(FrontEnd::FuseLoop),
+        FrontEndChoice::ErofsFile => Some(FrontEnd::ErofsFile),
+        FrontEndChoice::Nbd => Some(FrontEnd::Nbd),
+    };
+    let mut refused = None;
+    for probed in probed {
+        if wanted.is_some_and(|wanted| wanted != probed.front_end) {
+            continue;
+        }
+        match &probed.obstacle {
+            None => return Ok(name(probed.front_end)),
+            Some(obstacle) => {
+                refused.get_or_insert((name(probed.front_end), obstacle.clone()));
+            }
+        }
+    }
+    let (front_end, obstacle) =
+        refused.unwrap_or((FrontEndName::FuseLoop, "it is not known here".to_owned()));
+    Err(FrontEndError::Obstacle {
+        front_end,
+        obstacle,
+    })
+}
+
+fn name(front_end: FrontEnd) -> FrontEndName {
+    match front_end {
+        FrontEnd::ErofsFile => FrontEndName::ErofsFile,
+        FrontEnd::FuseLoop => FrontEndName::FuseLoop,
+        FrontEnd::Nbd => FrontEndName::Nbd,
+    }
+}
+
+impl Presented {
+    /// Makes a device of `content`; what it needs lies in `dir`, which is its own.
+    pub(crate) fn new(
+        front_end: FrontEndName,
+        dir: &Path,
+        description: &str,
+        content: Arc<dyn BlockRead>,
+        options: FrontEndOptions,
+    ) -> Result<Self, FrontEndError> {
+        let fuse_dir = dir.join(FUSE_DIR);
+        fs::create_dir_all(&fuse_dir).map_err(|source| FrontEndError::Directory {
+            path: fuse_dir.clone(),
+            source,
+        })?;
+        let fuse = |content| {
+            let options = FuseOptions {
+                worker_count: options.worker_count,
+                stop_grace: options.stop_grace,
+                ..FuseOptions::default()
+            };
+            FuseFile::mount(&fuse_dir, FILE, content, options)
+        };
+        Ok(match front_end {
+            FrontEndName::ErofsFile => Self::ErofsFile {
+                fuse: fuse(content)?,
+            },
+            FrontEndName::FuseLoop => {
+                let fuse = fuse(content)?;
+                let device = LoopDevice::attach_read_only(fuse.path())?;
+                Self::FuseLoop { fuse, device }
+            }
+            FrontEndName::Nbd => {
+                let export = Export {
+                    name: "device".to_owned(),
+                    description: description.chars().take(1000).collect(),
+                    content,
+                };
+                let options = NbdOptions {
+                    stop_grace: options.stop_grace,
+                    ..NbdOptions::default()
+                };
+                Self::Nbd {
+                    server: NbdServer::bind(&dir.join(SOCKET), vec![export], options)?,
+                }
+            }
+        })
+    }
+
+    /// The block device, the FUSE file or the NBD socket.
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::FuseLoop { device, .. } => device.path(),
+            Self::ErofsFile { fuse } => fuse.path(),
+            Self::Nbd { server } => server.path(),
+        }
+    }
+
+    /// The same for NBD clients.
+    pub(crate) fn nbd_uri(&self) -> Option<String> {
+        match self {
+            Self::FuseLoop { .. } | Self::ErofsFile { .. } => None,
+            Self::Nbd { server } => Some(server.uri("")),
+        }
+    }
+
+    /// Mounts the device's EROFS at an existing directory.
+    pub(crate) fn mount_erofs(&self, target: &Path) -> Result<(), FrontEndError> {
+        match self {
+            Self::FuseLoop { device, .. } => mount::erofs_device(device.path(), target)?,
+            Self::ErofsFile { fuse } => {
+                mount::erofs_file(fuse.path(), target)?;
+            }
+            Self::Nbd { .. } => return Err(FrontEndError::NotMountable),
+        }
+        Ok(())
+    }
+
+    /// Takes the device away.
+    pub(crate) fn stop(self) -> Result<(), FrontEndError> {
+        match self {
+            Self::FuseLoop { fuse, device } => {
+                let detached = device.detach();
+                fuse.stop()?;
+                detached?;
+            }
+            Self::ErofsFile { fuse } => fuse.stop()?,
+            Self::Nbd { server } => server.stop()?,
+        }
+        Ok(())
+    }
+
+    /// Ends this process's part and leaves the kernel's as it is, for the next start to clear away or take over.
+    pub(crate) fn leave(self) -> Result<(), FrontEndError> {
+        match self {
+            Self::FuseLoop { fuse, device } => {
+                drop(fuse.leave()?);
+                drop(device);
+            }
+            Self::ErofsFile { fuse } => drop(fuse.leave()?),
+            Self::Nbd { server } => server.stop()?,
+        }
+        Ok(())
+    }
+}
+
+/// Clears away what a crashed daemon left of a device in `dir`: whatever stood on it is gone already.
+pub(crate) fn clear_away(dir: &Path) {
+    let fuse_dir = dir.join(FUSE_DIR);
+    match LoopDevice::find(&fuse_dir.join(FILE)) {
+        Ok(devices) => {
+            for device in devices {
+                report(device.detach());
+            }
+        }
+        Err(error) => report(Err(error)),
+    }
+    while let Ok(true) = mount::is_mounted(&fuse_dir) {
+        if let Err(error) = mount::unmount_by_force(&fuse_dir) {
+            tracing::warn!(dir = %fuse_dir.display(), error = &error as &dyn Error, "a stale FUSE mount stays");
+            break;
+        }
+    }
+}
+
+fn report(outcome: Result<(), LoopError>) {
+    if let Err(error) = outcome {
+        tracing::warn!(error = &error as &dyn Error, "a stale loop device stays");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probed(front_end: FrontEnd, obstacle: Option<&str>) -> Probed {
+        Probed {
+            front_end,
+            obstacle: obstacle.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn first_front_end_that_works_is_taken_unless_one_is_named() {
+        let machine = [
+            probed(FrontEnd::ErofsFile, Some("an old kernel")),
+            probed(FrontEnd::FuseLoop, None),
+            probed(FrontEnd::Nbd, None),
+        ];
+        assert_eq!(
+            choose(FrontEndChoice::Auto, &machine).unwrap(),
+            FrontEndName::FuseLoop
+        );
+        assert_eq!(
+            choose(FrontEndChoice::Nbd, &machine).unwrap(),
+            FrontEndName::Nbd
+        );
+        let error = choose(FrontEndChoice::ErofsFile, &machine).unwrap_err();
+        assert!(error.to_string().contains("an old kernel"), "{error}");
+    }
+}

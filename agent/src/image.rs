@@ -1,0 +1,241 @@
+//! From a reference to an open image: manifest, chunk tables, lazy blobs, merged disk.
+//!
+//! The chain of trust is walked here. A manifest has the digest that was asked for; its annotations name the digest of
+//! each layer's chunk table; a table is taken only with that digest; and from then on chunks may come from anyone. Blobs
+//! of other tools have no table: those are read whole, must have their own digest, and get a table made here.
+//!
+//! What was learnt is kept, so that the same image opens again without any network.
+
+mod error;
+mod open;
+mod resolve;
+mod table;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tranship_device::BlockRead;
+use tranship_format::Digest;
+use tranship_format::annotation::LayerAnnotations;
+use tranship_source::fetch::Fetcher;
+use tranship_source::manifest::Platform;
+use tranship_source::net::SwarmNet;
+use tranship_source::registry::{RegistryClient, RegistryFailure, RegistryOptions};
+use tranship_store::{BlobStore, ChunkStore};
+
+use crate::control::FillInfo;
+use crate::disk::ImageDisk;
+use crate::lazy::LazyBlob;
+use crate::metrics::Reads;
+use crate::origin::ImageOrigin;
+use crate::records::Records;
+
+pub use error::OpenImageError;
+
+/// What is kept of an image, under its manifest's digest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct ImageRecord {
+    /// References that led to it, the latest one last.
+    references: Vec<String>,
+    /// The manifest, byte for byte.
+    manifest: String,
+    /// What the registry called it.
+    media_type: String,
+}
+
+/// How images are opened.
+#[derive(Clone, Debug)]
+pub(crate) struct ImageOptions {
+    pub(crate) registry: RegistryOptions,
+    pub(crate) platform: Platform,
+    pub(crate) block_cache_len: u64,
+    pub(crate) read_deadline: Duration,
+    pub(crate) read_ahead: u32,
+    pub(crate) idle_images: usize,
+}
+
+/// An image whose manifest is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Resolved {
+    pub(crate) reference: String,
+    pub(crate) manifest: Digest,
+    layers: Vec<LayerAnnotations>,
+    origin: ImageOrigin,
+}
+
+impl Resolved {
+    /// The filesystem on the device.
+    pub(crate) fn fs_name(&self) -> &str {
+        self.layers.last().map_or("", LayerAnnotations::fs_name)
+    }
+}
+
+/// An image that devices read.
+#[derive(Debug)]
+pub(crate) struct Image {
+    pub(crate) manifest: Digest,
+    pub(crate) fs_name: String,
+    disk: Arc<ImageDisk>,
+    layers: Vec<Arc<LazyBlob>>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Image {
+    /// What front ends read from.
+    pub(crate) fn content(&self) -> Arc<dyn BlockRead> {
+        Arc::<ImageDisk>::clone(&self.disk)
+    }
+
+    /// Length of the device, in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.disk.len()
+    }
+
+    /// The layers' blobs, the bottom one first.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = &BlobStore> {
+        self.layers.iter().map(|layer| layer.blob())
+    }
+
+    /// How much of it is here.
+    pub(crate) fn fill(&self) -> FillInfo {
+        self.blobs()
+            .fold(FillInfo::default(), |sum, blob| FillInfo {
+                present_len: sum.present_len.saturating_add(blob.present_len()),
+                stored_len: sum.stored_len.saturating_add(blob.table().covered_len()),
+            })
+    }
+
+    /// Ends with the image.
+    pub(crate) fn stop_token(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Owns what goes on behind the image's reads.
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+}
+
+/// Why images cannot be opened at all.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartImagesError {
+    /// The state directory cannot be used.
+    #[error("the state directory cannot be used")]
+    State(#[from] io::Error),
+    /// The HTTP client does not start.
+    #[error("the registry client does not start")]
+    Client(#[source] Box<RegistryFailure>),
+}
+
+/// Opens and closes images.
+#[derive(Debug)]
+pub(crate) struct Images {
+    store: ChunkStore,
+    net: Arc<SwarmNet>,
+    client: RegistryClient,
+    options: ImageOptions,
+    records: Records<ImageRecord>,
+    /// For blobs that are read whole.
+    scratch: PathBuf,
+    reads: Arc<Reads>,
+    runtime: Handle,
+    /// Images without a device that are still given to others, the longest without one first.
+    idle: Mutex<VecDeque<Digest>>,
+    /// How many open images have each blob, since images share layers.
+    pins: Mutex<BTreeMap<Digest, u32>>,
+}
+
+impl Images {
+    pub(crate) fn open_in(
+        state_dir: &Path,
+        store: ChunkStore,
+        net: Arc<SwarmNet>,
+        options: ImageOptions,
+        reads: Arc<Reads>,
+    ) -> Result<Self, StartImagesError> {
+        let scratch = state_dir.join("scratch");
+        // What lies there is half a blob of an earlier run.
+        match std::fs::remove_dir_all(&scratch) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        std::fs::create_dir_all(&scratch)?;
+        Ok(Self {
+            store,
+            net,
+            client: RegistryClient::new(options.registry.clone())
+                .map_err(|failure| StartImagesError::Client(Box::new(failure)))?,
+            options,
+            records: Records::open(state_dir.join("images"))?,
+            scratch,
+            reads,
+            runtime: Handle::current(),
+            idle: Mutex::default(),
+            pins: Mutex::default(),
+        })
+    }
+
+    /// Gets chunks of open images.
+    pub(crate) fn fetcher(&self) -> &Fetcher {
+        self.net.fetcher()
+    }
+
+    /// Ends an image's reads and tasks. Its chunks stay, and are given to others until as many other images as the
+    /// configuration says have closed after it.
+    pub(crate) async fn close(&self, image: &Image) {
+        image.stop.cancel();
+        image.tasks.close();
+        image.tasks.wait().await;
+        self.unpin(image.blobs().map(BlobStore::digest));
+        let over = {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.push_back(image.manifest);
+            if idle.len() > self.options.idle_images {
+                idle.pop_front()
+            } else {
+                None
+            }
+        };
+        if let Some(manifest) = over {
+            self.net.close(manifest).await;
+        }
+    }
+
+    /// These blobs' chunks are evicted last from now on.
+    fn pin(&self, blobs: impl Iterator<Item = Digest>) {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        for blob in blobs {
+            let count = pins.entry(blob).or_default();
+            *count = count.saturating_add(1);
+            self.store.set_pinned(&blob, true);
+        }
+    }
+
+    fn unpin(&self, blobs: impl Iterator<Item = Digest>) {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        for blob in blobs {
+            let count = pins.entry(blob).or_default();
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                pins.remove(&blob);
+                self.store.set_pinned(&blob, false);
+            }
+        }
+    }
+
+    /// Whether the image is open for others only; it then counts as closed from here on.
+    fn leave_idle(&self, manifest: Digest) -> bool {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = idle.iter().position(|other| *other == manifest);
+        place.and_then(|place| idle.remove(place)).is_some()
+    }
+}

@@ -1,0 +1,114 @@
+//! From known layers to a disk that can be read.
+
+use std::io;
+use std::sync::Arc;
+
+use futures::future::try_join_all;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tranship_format::{Disk, Layer, OpenLayerError, ReadAt};
+use tranship_source::net::OpenImage;
+
+use super::{Image, Images, OpenImageError, Resolved};
+use crate::disk::ImageDisk;
+use crate::lazy::{LazyBlob, LazyContext};
+
+/// Chunks that may be read ahead for one image at one time, over all its readers.
+const AHEAD_AT_ONCE: usize = 32;
+
+impl Images {
+    /// Opens the image: its chunk tables, its part in the swarm, and its layers' indexes, layers side by side.
+    pub(crate) async fn open(&self, resolved: &Resolved) -> Result<Image, OpenImageError> {
+        let blobs = try_join_all(
+            resolved
+                .layers
+                .iter()
+                .map(|layer| self.blob(resolved, layer)),
+        )
+        .await?;
+        let part = OpenImage {
+            manifest: resolved.manifest,
+            registry: resolved.origin.repo.host().to_owned(),
+            repository: resolved.origin.repo.path().to_owned(),
+            blobs: blobs.clone(),
+            origin: resolved.origin.of_chunks(),
+        };
+        self.net
+            .open(part)
+            .await
+            .map_err(|_| OpenImageError::Stopping)?;
+        if self.leave_idle(resolved.manifest) {
+            self.net.close(resolved.manifest).await;
+        }
+        let context = LazyContext {
+            fetcher: self.net.fetcher().clone(),
+            runtime: self.runtime.clone(),
+            deadline: self.options.read_deadline,
+            read_ahead: self.options.read_ahead,
+            ahead: Arc::new(Semaphore::new(AHEAD_AT_ONCE)),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        let layers: Vec<Arc<LazyBlob>> = blobs
+            .into_iter()
+            .map(|blob| Arc::new(LazyBlob::new(blob, context.clone())))
+            .collect();
+        match self.merge(&layers).await {
+            Ok(disk) => {
+                self.pin(layers.iter().map(|layer| layer.blob().digest()));
+                let disk = ImageDisk::new(
+                    disk,
+                    layers.clone(),
+                    self.runtime.clone(),
+                    context.stop.clone(),
+                    Arc::clone(&self.reads),
+                );
+                Ok(Image {
+                    manifest: resolved.manifest,
+                    fs_name: resolved.fs_name().to_owned(),
+                    disk: Arc::new(disk),
+                    layers,
+                    stop: context.stop,
+                    tasks: context.tasks,
+                })
+            }
+            Err(source) => {
+                context.stop.cancel();
+                self.net.close(resolved.manifest).await;
+                Err(OpenImageError::Layer {
+                    reference: resolved.reference.clone(),
+                    source,
+                })
+            }
+        }
+    }
+
+    /// Opens each layer once beside the others, which brings what all of them need, and then all of them as one.
+    async fn merge(&self, layers: &[Arc<LazyBlob>]) -> Result<Disk, OpenLayerError> {
+        let tries = layers.iter().map(|layer| {
+            let layer = Arc::clone(layer);
+            opening(move || Layer::open(layer).map(drop))
+        });
+        try_join_all(tries).await?;
+        let blobs: Vec<Arc<dyn ReadAt>> = layers
+            .iter()
+            .map(|layer| Arc::clone(layer) as Arc<dyn ReadAt>)
+            .collect();
+        let cache_len = self.options.block_cache_len;
+        opening(move || Disk::open(blobs, cache_len)).await
+    }
+}
+
+async fn opening<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, OpenLayerError> + Send + 'static,
+) -> Result<T, OpenLayerError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| {
+            Err(OpenLayerError::Read {
+                what: "index",
+                source: io::Error::other(error),
+            })
+        })
+}

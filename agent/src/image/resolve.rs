@@ -1,0 +1,264 @@
+//! From a reference to the layers of one image.
+//!
+//! A digest is looked up here first: it means the same bytes for ever. A tag is asked of the registry, and only when that
+//! cannot be reached does what it meant last time count, so that a node comes up while its registry is down.
+
+use bytes::Bytes;
+use tranship_format::Digest;
+use tranship_format::annotation::LayerAnnotations;
+use tranship_source::manifest::{
+    Descriptor, Document, ImageIndex, ImageManifest, Manifest, ManifestError,
+};
+use tranship_source::registry::{PlainHttp, RegistryClient};
+use tranship_source::{ImageReference, ManifestSelector, Verdict};
+
+use super::{ImageRecord, Images, OpenImageError, Resolved};
+use crate::origin::ImageOrigin;
+
+/// References remembered for one manifest.
+const MAX_REFERENCES: usize = 16;
+/// Manifests of one index that are looked at for a converted one.
+const MAX_CANDIDATES: usize = 8;
+
+impl Images {
+    /// Finds the image that a reference means now.
+    pub(crate) async fn resolve(
+        &self,
+        reference: &str,
+        plain_http: Option<bool>,
+    ) -> Result<Resolved, OpenImageError> {
+        let (name, origin) = self.origin(reference, plain_http)?;
+        if let ManifestSelector::Digest(digest) = &name
+            && let Some(manifest) = self.kept(*digest)
+            && let Ok(Document::Image(image)) = manifest.parse()
+        {
+            return resolved(reference, manifest.digest(), &image, origin);
+        }
+        let found = self.find(reference, &name, &origin).await;
+        let (manifest, image) = match found {
+            Err(OpenImageError::Resolve { reference, source })
+                if matches!(source.verdict(), Verdict::TryAgain { .. }) =>
+            {
+                let Some(kept) = self.last_known(&reference) else {
+                    return Err(OpenImageError::Resolve { reference, source });
+                };
+                tracing::warn!(reference, manifest = %kept.0.digest(), error = &source as &dyn std::error::Error, "the registry cannot be asked; the reference is taken to mean what it meant last");
+                kept
+            }
+            found => found?,
+        };
+        let resolved = resolved(reference, manifest.digest(), &image, origin)?;
+        self.keep(reference, &manifest);
+        Ok(resolved)
+    }
+
+    /// The image of a manifest that was opened before, without asking anyone.
+    pub(crate) fn recall(
+        &self,
+        reference: &str,
+        plain_http: Option<bool>,
+        manifest: Digest,
+    ) -> Result<Option<Resolved>, OpenImageError> {
+        let (_, origin) = self.origin(reference, plain_http)?;
+        match self
+            .kept(manifest)
+            .and_then(|manifest| manifest.image().ok())
+        {
+            Some(image) => resolved(reference, manifest, &image, origin).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn origin(
+        &self,
+        reference: &str,
+        plain_http: Option<bool>,
+    ) -> Result<(ManifestSelector, ImageOrigin), OpenImageError> {
+        let parsed: ImageReference =
+            reference
+                .parse()
+                .map_err(|source| OpenImageError::Reference {
+                    reference: reference.to_owned(),
+                    source,
+                })?;
+        let ImageReference::Registry(parsed) = parsed else {
+            return Err(OpenImageError::NotInRegistry {
+                reference: reference.to_owned(),
+            });
+        };
+        let mut client = self.client.clone();
+        if plain_http == Some(true) {
+            let mut options = self.options.registry.clone();
+            options.plain_http = PlainHttp::Always(vec![parsed.repo.host().to_owned()]);
+            client = RegistryClient::new(options)
+                .map_err(|failure| OpenImageError::Client(Box::new(failure)))?;
+        }
+        let origin = ImageOrigin {
+            client,
+            repo: parsed.repo.clone(),
+        };
+        Ok((parsed.selector(), origin))
+    }
+
+    /// Asks the registry. Of an index it takes the image for this machine, and of several the one that is converted.
+    async fn find(
+        &self,
+        reference: &str,
+        name: &ManifestSelector,
+        origin: &ImageOrigin,
+    ) -> Result<(Manifest, ImageManifest), OpenImageError> {
+        let manifest = read(reference, name, origin).await?;
+        let parsed = manifest
+            .parse()
+            .map_err(|source| unusable(reference, source))?;
+        let index = match parsed {
+            Document::Image(image) => return Ok((manifest, image)),
+            Document::Index(index) => index,
+        };
+        let candidates = self
+            .candidates(&index)
+            .map_err(|source| unusable(reference, source))?;
+        let mut first = None;
+        for digest in candidates {
+            let manifest = read(reference, &ManifestSelector::Digest(digest), origin).await?;
+            let image = manifest
+                .image()
+                .map_err(|source| unusable(reference, source))?;
+            if is_converted(&image) {
+                return Ok((manifest, image));
+            }
+            first.get_or_insert((manifest, image));
+        }
+        first.ok_or_else(|| OpenImageError::NotConverted {
+            reference: reference.to_owned(),
+        })
+    }
+
+    /// The images of an index that this machine can run, the most fitting one first.
+    fn candidates(&self, index: &ImageIndex) -> Result<Vec<Digest>, Box<ManifestError>> {
+        let best = index.select(&self.options.platform)?;
+        let platform = |entry: &Descriptor| {
+            entry
+                .platform
+                .as_ref()
+                .map(|found| (found.os.clone(), found.architecture.clone()))
+        };
+        let others = index
+            .manifests
+            .iter()
+            .filter(|entry| {
+                entry.digest != best.digest
+                    && !entry.is_attestation()
+                    && platform(entry) == platform(best)
+            })
+            .map(|entry| entry.digest);
+        Ok([best.digest]
+            .into_iter()
+            .chain(others)
+            .take(MAX_CANDIDATES)
+            .collect())
+    }
+
+    fn keep(&self, reference: &str, manifest: &Manifest) {
+        let name = manifest.digest().hex();
+        let mut references = self
+            .records
+            .load(&name)
+            .map(|record| record.references)
+            .unwrap_or_default();
+        references.retain(|known| known != reference);
+        references.push(reference.to_owned());
+        let surplus = references.len().saturating_sub(MAX_REFERENCES);
+        references.drain(..surplus);
+        let Ok(text) = String::from_utf8(manifest.bytes().to_vec()) else {
+            return;
+        };
+        let record = ImageRecord {
+            references,
+            manifest: text,
+            media_type: manifest.media_type().to_owned(),
+        };
+        if let Err(error) = self.records.save(&name, &record) {
+            tracing::warn!(reference, %error, "the manifest could not be kept; after a restart it must be read again");
+        }
+    }
+
+    fn kept(&self, digest: Digest) -> Option<Manifest> {
+        let record = self.records.load(&digest.hex())?;
+        let manifest = Manifest::new(Bytes::from(record.manifest), Some(&record.media_type));
+        (manifest.digest() == digest).then_some(manifest)
+    }
+
+    fn last_known(&self, reference: &str) -> Option<(Manifest, ImageManifest)> {
+        let records = self.records.load_all().ok()?;
+        let (name, _) = records
+            .into_iter()
+            .find(|(_, record)| record.references.iter().any(|known| known == reference))?;
+        let manifest = self.kept(format!("sha256:{name}").parse().ok()?)?;
+        let image = manifest.image().ok()?;
+        Some((manifest, image))
+    }
+}
+
+async fn read(
+    reference: &str,
+    name: &ManifestSelector,
+    origin: &ImageOrigin,
+) -> Result<Manifest, OpenImageError> {
+    origin
+        .manifest(name)
+        .await
+        .map_err(|source| OpenImageError::Resolve {
+            reference: reference.to_owned(),
+            source,
+        })
+}
+
+fn unusable(reference: &str, source: impl Into<Box<ManifestError>>) -> OpenImageError {
+    OpenImageError::Manifest {
+        reference: reference.to_owned(),
+        source: source.into(),
+    }
+}
+
+fn is_converted(image: &ImageManifest) -> bool {
+    !image.layers.is_empty()
+        && image
+            .layers
+            .iter()
+            .all(|layer| matches!(LayerAnnotations::from_map(&layer.annotations), Ok(Some(_))))
+}
+
+fn resolved(
+    reference: &str,
+    manifest: Digest,
+    image: &ImageManifest,
+    origin: ImageOrigin,
+) -> Result<Resolved, OpenImageError> {
+    let not_converted = || OpenImageError::NotConverted {
+        reference: reference.to_owned(),
+    };
+    let mut layers = Vec::with_capacity(image.layers.len());
+    for (number, layer) in image.layers.iter().enumerate() {
+        let found = LayerAnnotations::from_map(&layer.annotations).map_err(|source| {
+            OpenImageError::Annotations {
+                reference: reference.to_owned(),
+                layer: number,
+                source,
+            }
+        })?;
+        // A descriptor that names one blob and describes another would let a table vouch for bytes of something else.
+        let found = found
+            .filter(|found| found.blob_digest == layer.digest && found.blob_size == layer.size);
+        layers.push(found.ok_or_else(not_converted)?);
+    }
+    if layers.is_empty() {
+        return Err(not_converted());
+    }
+    Ok(Resolved {
+        reference: reference.to_owned(),
+        manifest,
+        layers,
+        origin,
+    })
+}

@@ -1,0 +1,153 @@
+//! A layer's blob in the store, under a chunk table that the manifest vouches for.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use bytes::BytesMut;
+use tranship_format::annotation::{ChunkTableRef, LayerAnnotations};
+use tranship_format::{ChunkTable, Digest, HashAlgorithm};
+use tranship_store::{BlobStore, StoreError};
+
+use super::{Images, OpenImageError, Resolved};
+use crate::origin::ImageOrigin;
+
+/// Chunks of blobs that nobody cut: as long as the converter's.
+const CHUNK_LEN: u32 = 256 << 10;
+
+impl Images {
+    /// Opens the blob of one layer: from what is here, else with its table read from the registry.
+    pub(super) async fn blob(
+        &self,
+        image: &Resolved,
+        layer: &LayerAnnotations,
+    ) -> Result<BlobStore, OpenImageError> {
+        match layer.chunks {
+            Some(chunks) => self.blob_with_table(image, layer, chunks).await,
+            None => self.blob_without_table(image, layer).await,
+        }
+    }
+
+    async fn blob_with_table(
+        &self,
+        image: &Resolved,
+        layer: &LayerAnnotations,
+        chunks: ChunkTableRef,
+    ) -> Result<BlobStore, OpenImageError> {
+        let blob = layer.blob_digest;
+        if let Some(known) = self.store.known(&blob)
+            && known.len() == layer.blob_size
+            && Digest::of(&known.table().encode()) == chunks.digest
+        {
+            return Ok(known);
+        }
+        let bytes = image
+            .origin
+            .range(&blob, chunks.range())
+            .await
+            .map_err(|source| OpenImageError::ReadTable { blob, source })?;
+        let found = Digest::of(&bytes);
+        if found != chunks.digest {
+            return Err(OpenImageError::WrongTable {
+                blob,
+                wanted: chunks.digest,
+                found,
+            });
+        }
+        let table = ChunkTable::decode(&bytes)
+            .map_err(|source| OpenImageError::BadTable { blob, source })?;
+        self.keep_blob(image, layer, table).await
+    }
+
+    /// Reads the whole blob, which must have its digest, cuts it, and puts all of it into the store.
+    async fn blob_without_table(
+        &self,
+        image: &Resolved,
+        layer: &LayerAnnotations,
+    ) -> Result<BlobStore, OpenImageError> {
+        let blob = layer.blob_digest;
+        if let Some(known) = self.store.known(&blob)
+            && known.len() == layer.blob_size
+            && known.table().covered_len() == layer.blob_size
+        {
+            return Ok(known);
+        }
+        let unread = |source| OpenImageError::ReadWhole { blob, source };
+        let scratch = Scratch(self.scratch.join(blob.hex()));
+        download(&image.origin, &blob, &scratch.0)
+            .await
+            .map_err(unread)?;
+        let path = scratch.0.clone();
+        let table = blocking(move || {
+            let file = io::BufReader::with_capacity(1 << 20, File::open(path)?);
+            ChunkTable::uniform(file, HashAlgorithm::Blake3, CHUNK_LEN)
+        });
+        let table = table.await.map_err(unread)?;
+        let kept = self.keep_blob(image, layer, table).await?;
+        let (path, filling) = (scratch.0.clone(), kept.clone());
+        blocking(move || fill(&filling, &path))
+            .await
+            .map_err(unread)?;
+        Ok(kept)
+    }
+
+    async fn keep_blob(
+        &self,
+        image: &Resolved,
+        layer: &LayerAnnotations,
+        table: ChunkTable,
+    ) -> Result<BlobStore, OpenImageError> {
+        let (store, digest, len) = (self.store.clone(), layer.blob_digest, layer.blob_size);
+        let kept = tokio::task::spawn_blocking(move || store.blob(digest, len, table)).await;
+        let kept = kept.map_err(|_| OpenImageError::Stopping)?;
+        kept.map_err(|source| OpenImageError::Store {
+            reference: image.reference.clone(),
+            source,
+        })
+    }
+}
+
+/// A file that is gone when this is.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // It may never have been made; what is left is removed at the next start.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+async fn download(origin: &ImageOrigin, blob: &Digest, path: &Path) -> io::Result<()> {
+    let mut file = tokio::fs::File::create(path).await?;
+    origin.whole(blob, &mut file).await?;
+    tokio::io::AsyncWriteExt::flush(&mut file).await
+}
+
+/// Puts every chunk of the file into the store, as far as there is room.
+fn fill(blob: &BlobStore, path: &Path) -> io::Result<()> {
+    let mut file = File::open(path)?;
+    let table = blob.table();
+    for index in table.all() {
+        let range = table.range(index);
+        let mut bytes = BytesMut::zeroed(usize::try_from(range.len()).map_err(io::Error::other)?);
+        file.seek(SeekFrom::Start(range.start))?;
+        file.read_exact(&mut bytes)?;
+        let chunk = table
+            .verify(index, bytes.freeze())
+            .map_err(io::Error::other)?;
+        match blob.put(index, &chunk) {
+            Ok(()) => {}
+            Err(StoreError::Full { .. }) => return Ok(()),
+            Err(error) => return Err(io::Error::other(error)),
+        }
+    }
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
+}

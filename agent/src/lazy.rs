@@ -1,0 +1,258 @@
+//! A blob of which each chunk is fetched when somebody first reads it.
+//!
+//! This is where the synchronous world of devices meets the asynchronous one of sources: a thread of a front end calls
+//! [`ReadAt`], and waits here on the runtime for what the store does not have. It never runs on a thread of the runtime,
+//! which would wait for itself.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tranship_format::{ByteRange, ChunkIndex, ReadAt};
+use tranship_source::fetch::{Class, FetchError, Fetcher};
+use tranship_store::BlobStore;
+
+use crate::read_ahead::ReadAhead;
+use crate::recent::Recent;
+
+/// How long to wait before the sources are asked again for a chunk that none of them gave.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// And at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Why a read of a lazy blob failed; travels inside an [`io::Error`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LazyReadError {
+    /// No source gave the chunk before the deadline.
+    #[error("chunk {chunk} did not arrive within {deadline:?}")]
+    TimedOut {
+        /// The chunk's number in its blob.
+        chunk: u32,
+        /// How long was waited.
+        deadline: Duration,
+        /// What the sources said last, if they said anything.
+        #[source]
+        last: Option<FetchError>,
+    },
+    /// Asking again is pointless.
+    #[error("chunk {chunk} cannot be had")]
+    Refused {
+        /// The chunk's number in its blob.
+        chunk: u32,
+        /// What the source said.
+        #[source]
+        source: FetchError,
+    },
+    /// The device is being taken down.
+    #[error("the device is stopping")]
+    Stopping,
+}
+
+/// What lazy blobs of one image share.
+#[derive(Clone, Debug)]
+pub(crate) struct LazyContext {
+    /// Gets chunks.
+    pub(crate) fetcher: Fetcher,
+    /// The runtime on which it does.
+    pub(crate) runtime: Handle,
+    /// How long a read waits.
+    pub(crate) deadline: Duration,
+    /// Chunks that a sequential reader is kept ahead of.
+    pub(crate) read_ahead: u32,
+    /// Bounds the chunks that are read ahead at one time.
+    pub(crate) ahead: Arc<Semaphore>,
+    /// Owns what is read ahead.
+    pub(crate) tasks: TaskTracker,
+    /// Ends everything when the image is closed.
+    pub(crate) stop: CancellationToken,
+}
+
+/// See the module's words.
+#[derive(Debug)]
+pub(crate) struct LazyBlob {
+    blob: BlobStore,
+    context: LazyContext,
+    recent: Recent,
+    ahead: Mutex<ReadAhead>,
+}
+
+impl LazyBlob {
+    pub(crate) fn new(blob: BlobStore, context: LazyContext) -> Self {
+        let ahead = Mutex::new(ReadAhead::new(context.read_ahead));
+        Self {
+            blob,
+            context,
+            recent: Recent::new(),
+            ahead,
+        }
+    }
+
+    /// The blob in the store.
+    pub(crate) fn blob(&self) -> &BlobStore {
+        &self.blob
+    }
+
+    /// Whether every chunk is here.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.blob.present_count() == self.blob.table().count()
+    }
+
+    /// Chunks of `range` that a read would have to fetch.
+    pub(crate) fn missing(&self, range: ByteRange) -> impl Iterator<Item = ChunkIndex> + '_ {
+        self.blob
+            .table()
+            .over(range)
+            .filter(|index| !self.blob.has(*index) && self.recent.get(index.get()).is_none())
+    }
+
+    /// Fetches a chunk because somebody waits for it. Asks again until the deadline while that may help.
+    pub(crate) async fn demand(&self, index: ChunkIndex) -> Result<Bytes, LazyReadError> {
+        let deadline = self.context.deadline;
+        let mut last = None;
+        let fetched = tokio::select! {
+            biased;
+            () = self.context.stop.cancelled() => return Err(LazyReadError::Stopping),
+            fetched = tokio::time::timeout(deadline, self.insist(index, &mut last)) => fetched,
+        };
+        let bytes = match fetched {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(FetchError::Stopped)) => return Err(LazyReadError::Stopping),
+            Ok(Err(source)) => {
+                return Err(LazyReadError::Refused {
+                    chunk: index.get(),
+                    source,
+                });
+            }
+            Err(_) => {
+                return Err(LazyReadError::TimedOut {
+                    chunk: index.get(),
+                    deadline,
+                    last,
+                });
+            }
+        };
+        if !self.blob.has(index) {
+            self.recent.insert(index.get(), bytes.clone());
+        }
+        Ok(bytes)
+    }
+
+    /// Asks until there is an answer that another try would not change.
+    async fn insist(
+        &self,
+        index: ChunkIndex,
+        last: &mut Option<FetchError>,
+    ) -> Result<Bytes, FetchError> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self
+                .context
+                .fetcher
+                .chunk(&self.blob, index, Class::Demand)
+                .await
+            {
+                Err(error @ (FetchError::Unavailable { .. } | FetchError::Overloaded)) => {
+                    if last.is_none() {
+                        tracing::warn!(blob = %self.blob.digest(), chunk = index.get(), %error, "a read waits because no source gives its chunk");
+                    }
+                    *last = Some(error);
+                    tokio::time::sleep(pause).await;
+                    pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Fills `buf` with the bytes at `offset`, all of which lie in chunk `index`.
+    fn read_part(&self, index: ChunkIndex, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.read_on(index);
+        match self.blob.read_at(offset, buf) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(blob = %self.blob.digest(), chunk = index.get(), %error, "the store cannot be read");
+            }
+        }
+        let bytes = match self.recent.get(index.get()) {
+            Some(bytes) => bytes,
+            None => self
+                .context
+                .runtime
+                .block_on(self.demand(index))
+                .map_err(io::Error::other)?,
+        };
+        let within = offset.saturating_sub(self.blob.table().range(index).start);
+        bytes.read_exact_at(within, buf)
+    }
+
+    /// Reads ahead if this read goes on in order.
+    fn read_on(&self, index: ChunkIndex) {
+        let table = self.blob.table();
+        let wanted = {
+            let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+            ahead.touched(index.get(), table.count())
+        };
+        for index in wanted.filter_map(|number| table.index(number)) {
+            if self.blob.has(index) {
+                continue;
+            }
+            let Ok(permit) = Arc::clone(&self.context.ahead).try_acquire_owned() else {
+                // As much as is useful is on its way already.
+                return;
+            };
+            let (fetcher, blob, stop) = (
+                self.context.fetcher.clone(),
+                self.blob.clone(),
+                self.context.stop.clone(),
+            );
+            let fetch = async move {
+                let _permit = permit;
+                // Nobody waits for it: whoever comes to need it asks again and hears of the error.
+                let _ = stop
+                    .run_until_cancelled(fetcher.chunk(&blob, index, Class::Prefetch))
+                    .await;
+            };
+            self.context.tasks.spawn_on(fetch, &self.context.runtime);
+        }
+    }
+}
+
+impl ReadAt for LazyBlob {
+    fn len(&self) -> u64 {
+        self.blob.len()
+    }
+
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let table = self.blob.table();
+        let end = u64::try_from(buf.len())
+            .ok()
+            .and_then(|len| offset.checked_add(len))
+            .filter(|end| *end <= table.covered_len())
+            .ok_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    format!("{} bytes at {offset} are not all in chunks", buf.len()),
+                )
+            })?;
+        let mut rest = buf;
+        let mut at = offset;
+        for index in table.over(ByteRange::new(offset, end)) {
+            let part = table.range(index).end.min(end).saturating_sub(at);
+            let (head, tail) = usize::try_from(part)
+                .ok()
+                .and_then(|part| rest.split_at_mut_checked(part))
+                .ok_or_else(|| io::Error::other("the chunk table has a gap"))?;
+            self.read_part(index, at, head)?;
+            at = at.saturating_add(part);
+            rest = tail;
+        }
+        Ok(())
+    }
+}
