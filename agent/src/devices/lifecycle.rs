@@ -30,10 +30,8 @@ impl Devices {
     }
 
     async fn attach_now(&self, request: AttachRequest) -> Result<DeviceInfo, DeviceError> {
-        let resolved = self
-            .images
-            .resolve(&request.reference, request.plain_http)
-            .await?;
+        let resolving = self.images.resolve(&request.reference, request.plain_http);
+        let resolved = self.unless_stopping(Box::pin(resolving)).await??;
         let choice = match request.front_end {
             FrontEndChoice::Auto => self.options.front_end,
             named => named,
@@ -76,6 +74,12 @@ impl Devices {
         slot.info().ok_or(DeviceError::Stopping)
     }
 
+    /// Waits for what a registry may hold up, but not while the daemon stops.
+    async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Result<T, DeviceError> {
+        let done = self.stop.run_until_cancelled(work).await;
+        done.ok_or(DeviceError::Stopping)
+    }
+
     /// Opens the image, makes the device, and mounts what the record says. The record is written first.
     pub(super) async fn bring_up(
         &self,
@@ -83,15 +87,13 @@ impl Devices {
         work: &mut Work,
         resolved: &Resolved,
     ) -> Result<(), DeviceError> {
-        if self.stop.is_cancelled() {
-            return Err(DeviceError::Stopping);
-        }
         let Some(record) = work.record.clone() else {
             return Err(DeviceError::NoSuchDevice {
                 id: slot.id.clone(),
             });
         };
-        let image = Arc::new(self.images.open(resolved).await?);
+        let image = self.unless_stopping(self.images.open(resolved)).await??;
+        let image = Arc::new(image);
         self.save(slot, work)?;
         let (dir, content, bounds) = (
             self.device_dir(&slot.id),

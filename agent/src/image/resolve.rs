@@ -3,7 +3,11 @@
 //! A digest is looked up here first: it means the same bytes for ever. A tag is asked of the registry, and only when that
 //! cannot be reached does what it meant last time count, so that a node comes up while its registry is down.
 
+use std::io;
+use std::time::Duration;
+
 use bytes::Bytes;
+use tokio::time::timeout;
 use tranship_format::Digest;
 use tranship_format::annotation::LayerAnnotations;
 use tranship_source::manifest::{
@@ -15,6 +19,8 @@ use tranship_source::{ImageReference, ManifestSelector, Verdict};
 use super::{ImageRecord, Images, OpenImageError, Resolved};
 use crate::origin::ImageOrigin;
 
+/// How long a registry is waited for when there is something else to go by.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// References remembered for one manifest.
 const MAX_REFERENCES: usize = 16;
 /// Manifests of one index that are looked at for a converted one.
@@ -34,22 +40,32 @@ impl Images {
         {
             return resolved(reference, manifest.digest(), &image, origin);
         }
-        let found = self.find(reference, &name, &origin).await;
-        let (manifest, image) = match found {
-            Err(OpenImageError::Resolve { reference, source })
-                if matches!(source.verdict(), Verdict::TryAgain { .. }) =>
-            {
-                let Some(kept) = self.last_known(&reference) else {
-                    return Err(OpenImageError::Resolve { reference, source });
-                };
-                tracing::warn!(reference, manifest = %kept.0.digest(), error = &source as &dyn std::error::Error, "the registry cannot be asked; the reference is taken to mean what it meant last");
-                kept
-            }
-            found => found?,
-        };
+        let (manifest, image) = self.find_or_last_known(reference, &name, &origin).await?;
         let resolved = resolved(reference, manifest.digest(), &image, origin)?;
         self.keep(reference, &manifest);
         Ok(resolved)
+    }
+
+    /// Asks the registry; what the reference meant last counts only while the registry cannot be reached, and saves the
+    /// long wait for it.
+    async fn find_or_last_known(
+        &self,
+        reference: &str,
+        name: &ManifestSelector,
+        origin: &ImageOrigin,
+    ) -> Result<(Manifest, ImageManifest), OpenImageError> {
+        let asking = self.find(reference, name, origin);
+        let Some(kept) = self.last_known(reference) else {
+            return asking.await;
+        };
+        match timeout(PATIENCE, asking).await {
+            Ok(Err(OpenImageError::Resolve { source, .. }))
+                if matches!(source.verdict(), Verdict::TryAgain { .. }) => {}
+            Ok(found) => return found,
+            Err(_) => {}
+        }
+        tracing::warn!(reference, manifest = %kept.0.digest(), "the registry cannot be reached; the reference is taken to mean what it meant last");
+        Ok(kept)
     }
 
     /// The image of a manifest that was opened before, without asking anyone.
@@ -112,7 +128,7 @@ impl Images {
             .parse()
             .map_err(|source| unusable(reference, source))?;
         let index = match parsed {
-            Document::Image(image) => return Ok((manifest, image)),
+            Document::Image(image) => return Ok((manifest, *image)),
             Document::Index(index) => index,
         };
         let candidates = self
@@ -160,27 +176,34 @@ impl Images {
     }
 
     fn keep(&self, reference: &str, manifest: &Manifest) {
+        if let Err(error) = self.try_keep(reference, manifest) {
+            tracing::warn!(reference, %error, "the manifest could not be kept; after a restart it must be read again");
+        }
+    }
+
+    fn try_keep(&self, reference: &str, manifest: &Manifest) -> io::Result<()> {
         let name = manifest.digest().hex();
-        let mut references = self
-            .records
-            .load(&name)
-            .map(|record| record.references)
-            .unwrap_or_default();
+        let mut references = Vec::new();
+        for (other, mut record) in self.records.load_all()? {
+            if other == name {
+                references = record.references;
+            } else if record.references.iter().any(|known| known == reference) {
+                // The tag has moved on from there.
+                record.references.retain(|known| known != reference);
+                self.records.save(&other, &record)?;
+            }
+        }
         references.retain(|known| known != reference);
         references.push(reference.to_owned());
         let surplus = references.len().saturating_sub(MAX_REFERENCES);
         references.drain(..surplus);
-        let Ok(text) = String::from_utf8(manifest.bytes().to_vec()) else {
-            return;
-        };
+        let text = String::from_utf8(manifest.bytes().to_vec()).map_err(io::Error::other)?;
         let record = ImageRecord {
             references,
             manifest: text,
             media_type: manifest.media_type().to_owned(),
         };
-        if let Err(error) = self.records.save(&name, &record) {
-            tracing::warn!(reference, %error, "the manifest could not be kept; after a restart it must be read again");
-        }
+        self.records.save(&name, &record)
     }
 
     fn kept(&self, digest: Digest) -> Option<Manifest> {
