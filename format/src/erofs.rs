@@ -11,6 +11,7 @@ mod dirent;
 mod fields;
 mod inode;
 mod kind;
+mod lookup;
 mod read;
 mod superblock;
 mod walk;

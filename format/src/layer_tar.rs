@@ -5,15 +5,16 @@
 //! counts, because it is what container runtimes unpack with: global PAX headers say nothing, and only regular
 //! files have data. What a layer *means* (whiteouts, links, duplicate names) is for [`crate::convert`].
 
+mod entry;
 mod error;
 mod header;
 mod number;
 mod pax;
 mod sparse;
 
+pub use entry::{EntryKind, TarEntry, Timestamp};
 pub use error::ReadTarError;
 
-use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 pub(crate) use error::shown;
@@ -23,72 +24,6 @@ use sparse::Run;
 
 /// Longest PAX header or GNU long name in bytes. Go refuses longer ones, so no image that runs has them.
 const MAX_EXTENSION_LEN: u64 = 1 << 20;
-
-/// A point in time as tars and inodes keep it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Timestamp {
-    /// Seconds since 1970, rounded down.
-    pub seconds: i64,
-    /// Nanoseconds beyond, below 1,000,000,000.
-    pub nanoseconds: u32,
-}
-
-/// What an entry is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EntryKind {
-    /// A regular file of `size` bytes, holes included.
-    File {
-        /// Length in bytes.
-        size: u64,
-    },
-    /// A directory.
-    Directory,
-    /// A symbolic link.
-    Symlink {
-        /// Where it points, as it stands.
-        target: Vec<u8>,
-    },
-    /// One more name of a file that an earlier entry or a lower layer has.
-    HardLink {
-        /// Path of that file.
-        target: Vec<u8>,
-    },
-    /// A character device.
-    CharDevice {
-        /// Major number.
-        major: u32,
-        /// Minor number.
-        minor: u32,
-    },
-    /// A block device.
-    BlockDevice {
-        /// Major number.
-        major: u32,
-        /// Minor number.
-        minor: u32,
-    },
-    /// A named pipe.
-    Fifo,
-}
-
-/// One entry of a layer's tar, all its extensions applied.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TarEntry {
-    /// Path as it stands: possibly absolute, possibly with `.`, `..` or empty components, any bytes but NUL.
-    pub path: Vec<u8>,
-    /// What it is.
-    pub kind: EntryKind,
-    /// Permission bits with set-user-ID, set-group-ID and sticky.
-    pub permissions: u16,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Modification time.
-    pub mtime: Timestamp,
-    /// Extended attributes by whole name.
-    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-}
 
 /// Reads the entries of a layer's tar from a stream.
 #[derive(Debug)]
