@@ -66,6 +66,9 @@ pub(crate) struct RegistryArgs {
     /// Directory of docker's config.json, for credentials [default: `$DOCKER_CONFIG` or ~/.docker]
     #[arg(long, value_name = "DIR")]
     pub(crate) docker_config: Option<PathBuf>,
+    /// How long to try again when a registry fails in a way that may pass [default: 15s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) retry_for: Option<humantime::Duration>,
 }
 
 /// Where the agent listens.

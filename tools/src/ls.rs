@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use serde::Serialize;
-use tranship_format::erofs::{FileKind, Inode};
+use tranship_format::erofs::{ErofsError, FileKind, Inode};
 
 use crate::cli::{Common, LsArgs};
 use crate::failure::Outcome;
@@ -54,39 +54,42 @@ pub(crate) async fn run(common: &Common, args: &LsArgs) -> Outcome {
     output::print(&text)
 }
 
-fn list(
-    filesystem: &ImageFilesystem,
-    path: &str,
-    recursive: bool,
-) -> Result<Vec<Row>, tranship_format::erofs::ErofsError> {
+fn list(filesystem: &ImageFilesystem, path: &str, recursive: bool) -> Result<Vec<Row>, ErofsError> {
     let begin = filesystem.resolve(path.as_bytes())?;
     if !begin.is_dir() {
         return Ok(vec![row(filesystem, path.to_owned(), &begin)?]);
     }
     let mut rows = Vec::new();
-    // Directories whose names are still to be listed, the next one last.
-    let mut waiting = vec![(path.trim_end_matches('/').to_owned(), begin)];
-    while let Some((prefix, dir)) = waiting.pop() {
-        let mut below = Vec::new();
-        for entry in filesystem.read_dir(&dir)? {
-            let inode = filesystem.inode(entry.nid)?;
-            let path = format!("{prefix}/{}", String::from_utf8_lossy(&entry.name));
-            rows.push(row(filesystem, path.clone(), &inode)?);
-            if recursive && inode.is_dir() {
-                below.push((path, inode));
-            }
+    // What is still to be listed, the next one last: a directory's content comes right behind it.
+    let mut waiting = Vec::new();
+    enter(filesystem, path, &begin, &mut waiting)?;
+    while let Some((path, inode)) = waiting.pop() {
+        if recursive && inode.is_dir() {
+            enter(filesystem, &path, &inode, &mut waiting)?;
         }
-        below.reverse();
-        waiting.append(&mut below);
+        rows.push(row(filesystem, path, &inode)?);
     }
     Ok(rows)
 }
 
-fn row(
+fn enter(
     filesystem: &ImageFilesystem,
-    path: String,
-    inode: &Inode,
-) -> Result<Row, tranship_format::erofs::ErofsError> {
+    path: &str,
+    dir: &Inode,
+    waiting: &mut Vec<(String, Inode)>,
+) -> Result<(), ErofsError> {
+    let prefix = path.trim_end_matches('/');
+    for entry in filesystem.read_dir(dir)?.into_iter().rev() {
+        let inode = filesystem.inode(entry.nid)?;
+        waiting.push((
+            format!("{prefix}/{}", String::from_utf8_lossy(&entry.name)),
+            inode,
+        ));
+    }
+    Ok(())
+}
+
+fn row(filesystem: &ImageFilesystem, path: String, inode: &Inode) -> Result<Row, ErofsError> {
     let target = match inode.kind {
         FileKind::Symlink => {
             Some(String::from_utf8_lossy(&filesystem.read_link(inode)?).into_owned())

@@ -51,7 +51,7 @@ fn client(reference: &ImageReference, args: &RegistryArgs) -> Outcome<RegistryCl
     let options = RegistryOptions {
         plain_http,
         credentials,
-        deadline: DEADLINE,
+        deadline: args.retry_for.map_or(DEADLINE, Into::into),
         ..RegistryOptions::default()
     };
     RegistryClient::new(options).explain(|| "cannot set up the registry client".into())
@@ -93,13 +93,8 @@ pub(crate) fn failure(what: String, error: &(dyn Error + 'static)) -> Failure {
 /// Whether an error says that the bytes of a blob have not its digest.
 pub(crate) fn is_wrong_digest(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|cause| {
-        matches!(
-            cause.downcast_ref(),
-            Some(RegistryFailure::WrongDigest { .. })
-        ) || matches!(
-            cause.downcast_ref(),
-            Some(LayoutFailure::WrongDigest { .. })
-        )
+        matches!(known(cause), Some(RegistryFailure::WrongDigest { .. }))
+            || matches!(known(cause), Some(LayoutFailure::WrongDigest { .. }))
     })
 }
 
@@ -124,37 +119,45 @@ fn below<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'stati
     }
 }
 
+/// An error as what it is, boxed or not: a box inside an error is an error of a type of its own.
+fn known<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
+    let boxed = || error.downcast_ref::<Box<E>>().map(Box::as_ref);
+    error.downcast_ref().or_else(boxed)
+}
+
 fn kind_of(error: &(dyn Error + 'static)) -> Option<Exit> {
-    if let Some(failure) = error.downcast_ref() {
+    if let Some(failure) = known(error) {
         return kind_of_registry(failure);
     }
-    if let Some(failure) = error.downcast_ref() {
+    if let Some(failure) = known(error) {
         return kind_of_layout(failure);
     }
-    if let Some(failure) = error.downcast_ref::<ManifestError>() {
+    if let Some(failure) = known::<ManifestError>(error) {
         return Some(match failure {
             ManifestError::NoSuchPlatform { .. } => Exit::NotFound,
             _ => Exit::Unsupported,
         });
     }
-    if error.is::<WrongBytes>() || error.is::<tranship_format::DecodeError>() {
+    if known::<WrongBytes>(error).is_some()
+        || known::<tranship_format::DecodeError>(error).is_some()
+    {
         return Some(Exit::Verification);
     }
-    match error.downcast_ref() {
+    match known(error) {
         Some(ErofsError::NotFound { .. }) => return Some(Exit::NotFound),
         Some(ErofsError::Corrupt { .. }) => return Some(Exit::Verification),
         Some(ErofsError::Unsupported { .. }) => return Some(Exit::Unsupported),
         _ => {}
     }
-    match error.downcast_ref() {
+    match known(error) {
         Some(ImageStoreError::WrongLength { .. }) => return Some(Exit::Verification),
         Some(ImageStoreError::TooDeep(_)) => return Some(Exit::Unsupported),
         _ => {}
     }
-    if let Some(layer) = error.downcast_ref::<OpenLayerError>() {
+    if let Some(layer) = known::<OpenLayerError>(error) {
         return (!matches!(layer, OpenLayerError::Read { .. })).then_some(Exit::Verification);
     }
-    match error.downcast_ref::<io::Error>()?.kind() {
+    match known::<io::Error>(error)?.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Some(Exit::Verification),
         io::ErrorKind::NotFound => Some(Exit::NotFound),
         io::ErrorKind::PermissionDenied => Some(Exit::Denied),
