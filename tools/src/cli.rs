@@ -104,8 +104,8 @@ pub(crate) enum Verb {
     Umount(UmountArgs),
     /// List the agent's devices
     Devices(AgentArgs),
-    /// Show the settings in effect, or check a configuration file
-    Config(ConfigArgs),
+    /// Show the settings in effect and from where they come
+    Config(AgentArgs),
     /// See it work on this machine: a registry, a tracker and some nodes, timed
     Demo(DemoArgs),
     /// Steps of the demo that run in processes of their own
@@ -273,25 +273,6 @@ pub(crate) struct UmountArgs {
     pub(crate) target: PathBuf,
     #[command(flatten)]
     pub(crate) agent: AgentArgs,
-}
-
-/// `config`
-#[derive(Args, Clone, Debug)]
-pub(crate) struct ConfigArgs {
-    #[command(subcommand)]
-    pub(crate) action: Option<ConfigAction>,
-    #[command(flatten)]
-    pub(crate) agent: AgentArgs,
-}
-
-/// What `config` does besides showing.
-#[derive(Clone, Debug, Subcommand)]
-pub(crate) enum ConfigAction {
-    /// Refuse a file of the agent or the tracker that is not TOML or has keys that neither knows
-    Check {
-        /// agent.toml or tracker.toml
-        file: PathBuf,
-    },
 }
 
 /// `demo`

@@ -1,13 +1,12 @@
-//! `tranship config`: the settings in effect and from where they come, and a check of configuration files.
-
-use std::collections::BTreeSet;
-use std::path::Path;
+//! `tranship config`: the settings of this command line in effect, and from where they come.
+//!
+//! The daemons have files of their own, and check those themselves: `tranship-agent config check`.
 
 use comfy_table::Cell;
 use serde::Serialize;
 
-use crate::cli::{Common, ConfigAction, ConfigArgs};
-use crate::failure::{Exit, Explain, Failure, Outcome};
+use crate::cli::{AgentArgs, Common};
+use crate::failure::Outcome;
 use crate::output::{self, Format};
 
 /// Where the agent listens unless it is told otherwise.
@@ -21,10 +20,7 @@ struct Setting {
     from: String,
 }
 
-pub(crate) fn run(common: &Common, args: &ConfigArgs) -> Outcome {
-    if let Some(ConfigAction::Check { file }) = &args.action {
-        return check(file);
-    }
+pub(crate) fn run(common: &Common, args: &AgentArgs) -> Outcome {
     let settings = settings(common, args);
     if common.output == Format::Json {
         return output::print_json(&settings);
@@ -40,7 +36,7 @@ pub(crate) fn run(common: &Common, args: &ConfigArgs) -> Outcome {
     output::print_table(&table)
 }
 
-fn settings(common: &Common, args: &ConfigArgs) -> Vec<Setting> {
+fn settings(common: &Common, args: &AgentArgs) -> Vec<Setting> {
     let from = |variable: &str, value: &str, default: &str| {
         if std::env::var(variable).is_ok_and(|found| found == value) {
             format!("${variable}")
@@ -50,7 +46,7 @@ fn settings(common: &Common, args: &ConfigArgs) -> Vec<Setting> {
             "command line".to_owned()
         }
     };
-    let agent = args.agent.agent.display().to_string();
+    let agent = args.agent.display().to_string();
     let output = if common.output == Format::Json {
         "json"
     } else {
@@ -92,59 +88,4 @@ fn settings(common: &Common, args: &ConfigArgs) -> Vec<Setting> {
             },
         },
     ]
-}
-
-/// Keys that an agent or a tracker knows, with their tables.
-const KNOWN: &[&str] = &[
-    "state_dir",
-    "control_socket",
-    "http_listen",
-    "listen",
-    "token_file",
-    "registry.plain_http",
-    "registry.docker_config",
-    "store.dir",
-    "store.quota",
-    "swarm.tracker",
-    "swarm.token",
-    "swarm.listen",
-    "swarm.announce",
-    "swarm.zone",
-    "device.front_end",
-    "seed.dir",
-    "seed.quota",
-    "seed.mode",
-];
-
-fn check(file: &Path) -> Outcome {
-    let shown = file.display();
-    let text = std::fs::read_to_string(file).explain(|| format!("cannot read {shown}"))?;
-    let table: toml::Table =
-        toml::from_str(&text).explain_as(Exit::Usage, || format!("{shown} is no valid TOML"))?;
-    let mut unknown = BTreeSet::new();
-    keys(&table, "", &mut unknown);
-    unknown.retain(|key| !KNOWN.contains(&key.as_str()));
-    if unknown.is_empty() {
-        output::say(&format!("{shown}: every key is known"));
-        return Ok(());
-    }
-    let unknown: Vec<String> = unknown.into_iter().collect();
-    Err(Failure::new(
-        Exit::Usage,
-        format!("{shown} has keys that neither the agent nor the tracker knows"),
-    )
-    .why(unknown.join(", "))
-    .next("correct or remove them; both daemons would only warn and go on"))
-}
-
-fn keys(table: &toml::Table, prefix: &str, into: &mut BTreeSet<String>) {
-    for (key, value) in table {
-        let path = format!("{prefix}{key}");
-        match value {
-            toml::Value::Table(inner) => keys(inner, &format!("{path}."), into),
-            _ => {
-                into.insert(path);
-            }
-        }
-    }
 }

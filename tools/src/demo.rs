@@ -7,6 +7,7 @@
 mod compare;
 mod daemon;
 mod full_pull;
+mod launch;
 mod link;
 mod nbd_device;
 mod net;

@@ -65,7 +65,14 @@ impl Daemon {
     ) -> Outcome<(Self, R)> {
         let file =
             std::fs::File::create(log).explain(|| format!("cannot write {}", log.display()))?;
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        // A variable of the user's own daemons would win over the demo's file.
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"TRANSHIP_") {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command
             .arg("--config")
             .arg(config)
             .arg("--print-ready")

@@ -86,7 +86,7 @@ fn one_flipped_byte_anywhere_is_found_and_placed() {
             let report: Value = serde_json::from_slice(&ran.stdout).unwrap();
             assert_eq!(report["ok"], false);
             let place = place as u64;
-            let placed = report["problems"]
+            let is_told = report["problems"]
                 .as_array()
                 .unwrap()
                 .iter()
@@ -97,7 +97,7 @@ fn one_flipped_byte_anywhere_is_found_and_placed() {
                         && (problem["chunk"].is_u64() || place >= table as u64)
                 });
             assert!(
-                placed,
+                is_told,
                 "byte {place} of layer {layer} is placed in {report}"
             );
             assert!(

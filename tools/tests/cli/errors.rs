@@ -1,6 +1,5 @@
 //! Errors say what, why and what next, and their codes are the ones that scripts were promised.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
@@ -145,7 +144,7 @@ fn errors_are_events_when_progress_is() {
 }
 
 #[test]
-fn settings_are_shown_with_where_they_come_from_and_files_are_checked() {
+fn settings_are_shown_with_where_they_come_from() {
     let shown = tranship(&["config", "--agent", "/x.sock", "--output", "json"]).json();
     let agent = shown
         .as_array()
@@ -157,15 +156,4 @@ fn settings_are_shown_with_where_they_come_from_and_files_are_checked() {
         (&agent["value"], &agent["from"]),
         (&"/x.sock".into(), &"command line".into())
     );
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("agent.toml");
-    let check = || tranship(&["config", "check", file.to_str().unwrap()]);
-    fs::write(&file, "state_dir = \"/x\"\n[swarm]\ntracker = \"y\"\n").unwrap();
-    check().ok();
-    fs::write(&file, "[swarm]\ntrakcer = \"y\"\n").unwrap();
-    let ran = check();
-    assert_eq!(ran.code, 2);
-    assert!(ran.stderr.contains("swarm.trakcer"), "{}", ran.stderr);
-    fs::write(&file, "not toml").unwrap();
-    assert_eq!(check().code, 2);
 }

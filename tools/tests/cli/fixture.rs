@@ -201,7 +201,7 @@ pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
         state ^= state << 17;
         state
     };
-    (0..len).map(|_| (next() >> 24) as u8).collect()
+    (0..len).map(|_| next().to_le_bytes()[3]).collect()
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {

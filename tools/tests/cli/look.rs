@@ -117,7 +117,7 @@ fn the_exported_tar_holds_everything() {
         let mut bytes = Vec::new();
         let (header, link) = (
             entry.header().clone(),
-            entry.link_name().unwrap().map(|link| link.into_owned()),
+            entry.link_name().unwrap().map(std::borrow::Cow::into_owned),
         );
         entry.read_to_end(&mut bytes).unwrap();
         found.insert(
