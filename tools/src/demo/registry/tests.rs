@@ -4,6 +4,10 @@ use tranship_source::{
     BlobBody, ImageReference, ImageStore, Manifest, RegistryClient, RegistryOptions,
 };
 
+use axum::body::Bytes;
+use tranship_format::Digest;
+
+use super::blobs::range_of;
 use super::*;
 use tranship_format::ByteRange;
 
