@@ -222,7 +222,7 @@ fn leaving_loses_nothing_under_load() {
                 scope.spawn(move || {
                     let mut next = random(seed);
                     let mut buf = page();
-                    for _ in 0..3000 {
+                    for _ in 0..300 {
                         let offset = next(bytes.len() / 4096 - 1) * 4096;
                         opened.read_exact_at(&mut buf, offset as u64).unwrap();
                         assert!(buf[..] == bytes[offset..offset + 4096]);

@@ -9,6 +9,7 @@
     reason = "a test stops at the first surprise, and says what it leaves out"
 )]
 
+mod crash;
 mod fuse_file;
 mod ground;
 mod loop_device;
