@@ -30,7 +30,8 @@ pub use session::Session;
 /// Choices when mounting a file.
 #[derive(Debug, Clone, Copy)]
 pub struct FuseOptions {
-    /// How many threads answer reads; each may wait in [`BlockRead::read_at`] and holds up to 1 MiB. At least 1.
+    /// Most threads that answer reads. They are started as reads come together, each may wait in [`BlockRead::read_at`] and
+    /// keeps a buffer of up to 1 MiB. At least 1.
     pub worker_count: usize,
     /// How far ahead the kernel may read for a buffered sequential reader, in bytes; the kernel's own limit is 128 KiB.
     pub read_ahead_len: u32,
@@ -43,7 +44,7 @@ pub struct FuseOptions {
 impl Default for FuseOptions {
     fn default() -> Self {
         Self {
-            worker_count: 8,
+            worker_count: 32,
             read_ahead_len: 1 << 20,
             allow_other: false,
             stop_grace: Duration::from_secs(5),
@@ -161,7 +162,7 @@ impl FuseFile {
     }
 
     /// Continues the mount at `dir` whose connection is `fd`, in the place of a process that crashed or left. Name and
-    /// content must be the same.
+    /// content must be the same, and `dir` absolute and free of symbolic links.
     pub fn take_over(
         dir: &Path,
         fd: OwnedFd,
@@ -232,7 +233,7 @@ impl FuseFile {
         let Some(MountedAt { dir, connection }) = self.mount.take() else {
             return Ok(());
         };
-        let mut removed = match mount::unmount(&dir) {
+        let mut removed = match mount::unmount_now(&dir) {
             // Out of sight, so that no new users come while the present ones may finish.
             Err(MountError::Busy { .. }) => mount::unmount_lazily(&dir),
             removed => removed,

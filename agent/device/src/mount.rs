@@ -10,6 +10,8 @@ use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use rustix::mount::{MountFlags, UnmountFlags};
 use thiserror::Error;
@@ -18,6 +20,19 @@ use crate::errno::{Refusal, refusal};
 
 pub use mountinfo::{MountEntry, entries, entry_at, is_mounted};
 pub use overlay::{Overlay, overlay};
+
+/// How long to leave a busy mount alone between attempts to take it away: 511 ms in all.
+const BUSY_PAUSES: [Duration; 9] = [
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(4),
+    Duration::from_millis(8),
+    Duration::from_millis(16),
+    Duration::from_millis(32),
+    Duration::from_millis(64),
+    Duration::from_millis(128),
+    Duration::from_millis(256),
+];
 
 /// Whether what lies on top caches pages (`Direct`) or pages are cached there and below, twice (`Buffered`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,8 +116,22 @@ pub fn erofs_device(device: &Path, target: &Path) -> Result<(), MountError> {
     erofs(device, target, None).map_err(|source| erofs_error(device, target, source))
 }
 
-/// Takes the uppermost mount at `target` away; [`MountError::Busy`] while somebody uses it.
+/// Takes the uppermost mount at `target` away; [`MountError::Busy`] if somebody uses it, and still does half a second later.
+///
+/// Half a second, because users come that nobody asked for: a process that this one starts holds a copy of each of its
+/// descriptors until it becomes another program, and the kernel tells nobody when a mount is no longer busy.
 pub fn unmount(target: &Path) -> Result<(), MountError> {
+    for pause in BUSY_PAUSES {
+        match unmount_now(target) {
+            Err(MountError::Busy { .. }) => thread::sleep(pause),
+            outcome => return outcome,
+        }
+    }
+    unmount_now(target)
+}
+
+/// Takes the uppermost mount at `target` away unless somebody uses it at this moment.
+pub(crate) fn unmount_now(target: &Path) -> Result<(), MountError> {
     take_away(target, Unmount::Orderly)
 }
 

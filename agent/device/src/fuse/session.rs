@@ -1,14 +1,19 @@
 //! The threads that answer a connection's requests. Apart from the mount, so that another process can go on with it.
+//!
+//! There are as many as there were requests in progress at one time, up to a bound, and one to wait for the next: reads that
+//! wait for the network must not hold up those whose bytes are here, and most devices are idle most of the time.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::thread;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::block_read::BlockRead;
 use crate::crew::Crew;
+use crate::errno::Errno;
 
 use super::abi::REQUEST_LEN_MAX;
 use super::answer::{Answer, OneFile};
@@ -21,13 +26,20 @@ use super::{FuseError, FuseOptions};
 /// for as long as a duplicate of its descriptor is open.
 pub struct Session {
     shared: Arc<Shared>,
-    crew: Crew,
     grace: Duration,
+    /// Whether [`Session::stop`] was called, so that dropping does not wait a second time.
+    stopped: AtomicBool,
 }
 
 struct Shared {
     channel: Channel,
     file: OneFile,
+    crew: Crew,
+    worker_count_max: usize,
+    /// Threads started so far; they do not end before the session does.
+    worker_count: AtomicUsize,
+    /// Threads that wait for a request.
+    waiting_count: AtomicUsize,
 }
 
 impl Session {
@@ -39,7 +51,7 @@ impl Session {
         options: FuseOptions,
     ) -> Result<Self, FuseError> {
         let session = Self::idle(fd, name, content, options)?;
-        session.start(options)?;
+        start_worker(&session.shared).map_err(|source| FuseError::Start { source })?;
         Ok(session)
     }
 
@@ -57,7 +69,7 @@ impl Session {
             .channel
             .resend()
             .map_err(|source| FuseError::Resend { source })?;
-        session.start(options)?;
+        start_worker(&session.shared).map_err(|source| FuseError::Start { source })?;
         Ok(session)
     }
 
@@ -81,23 +93,17 @@ impl Session {
             for_all: options.allow_other,
         };
         Ok(Self {
-            shared: Arc::new(Shared { channel, file }),
-            crew: Crew::default(),
+            shared: Arc::new(Shared {
+                channel,
+                file,
+                crew: Crew::default(),
+                worker_count_max: options.worker_count.max(1),
+                worker_count: AtomicUsize::new(0),
+                waiting_count: AtomicUsize::new(0),
+            }),
             grace: options.stop_grace,
+            stopped: AtomicBool::new(false),
         })
-    }
-
-    fn start(&self, options: FuseOptions) -> Result<(), FuseError> {
-        for number in 0..options.worker_count.max(1) {
-            let start = || {
-                let waiter = self.shared.channel.waiter()?;
-                let shared = Arc::clone(&self.shared);
-                self.crew
-                    .spawn(format!("fuse-{number}"), move || shared.work(&waiter))
-            };
-            start().map_err(|source: io::Error| FuseError::Start { source })?;
-        }
-        Ok(())
     }
 
     /// The connection's descriptor, for a keeper that survives this process: while a duplicate is open, the kernel waits
@@ -113,25 +119,26 @@ impl Session {
 
     /// Whether requests are still answered. Not so once the mount is gone.
     pub fn is_serving(&self) -> bool {
-        self.crew.count() > 0
+        self.shared.crew.count() > 0
     }
 
     /// Waits until the kernel has ended the connection and the threads have noticed; whether that was so in time.
     pub fn wait_for_end(&self, patience: Duration) -> bool {
-        self.crew.wait(patience)
+        self.shared.crew.wait(patience)
     }
 
     /// Calls the threads away and waits for reads in progress, for the grace of [`FuseOptions::stop_grace`] at most.
     ///
     /// With [`FuseError::StillReading`], some threads go on until their read returns; what they answer then is ignored.
     pub fn stop(&self) -> Result<(), FuseError> {
+        self.stopped.store(true, Ordering::Release);
         if let Err(error) = self.shared.channel.ring() {
             tracing::warn!(
-                error = &error as &dyn std::error::Error,
+                error = &error as &dyn Error,
                 "cannot call FUSE threads away"
             );
         }
-        match self.crew.dismiss(self.grace) {
+        match self.shared.crew.dismiss(self.grace) {
             0 => Ok(()),
             count => Err(FuseError::StillReading { count }),
         }
@@ -140,11 +147,11 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        if self.stopped.load(Ordering::Acquire) {
+            return;
+        }
         if let Err(error) = self.stop() {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "a FUSE session stops late"
-            );
+            tracing::warn!(error = &error as &dyn Error, "a FUSE session stops late");
         }
     }
 }
@@ -153,34 +160,57 @@ impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
             .field("len", &self.shared.file.content.len())
-            .field("worker_count", &self.crew.count())
+            .field("worker_count", &self.shared.crew.count())
             .finish_non_exhaustive()
     }
 }
 
-impl Shared {
-    fn work(&self, waiter: &OwnedFd) {
-        let mut request = vec![0; REQUEST_LEN_MAX];
-        let mut data = Vec::new();
-        loop {
-            match self.channel.next(waiter, &mut request) {
-                Ok(Next::Request(len)) => {
-                    self.handle(request.get(..len).unwrap_or_default(), &mut data);
-                }
-                Ok(Next::Ended | Next::CalledAway) => return,
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::error!(
-                        error,
-                        thread = thread::current().name(),
-                        "cannot read FUSE requests"
-                    );
-                    return;
-                }
+/// Starts a thread that answers requests.
+fn start_worker(shared: &Arc<Shared>) -> io::Result<()> {
+    let waiter = shared.channel.waiter()?;
+    let number = shared.worker_count.fetch_add(1, Ordering::SeqCst);
+    let in_thread = Arc::clone(shared);
+    shared
+        .crew
+        .spawn(format!("fuse-{number}"), move || work(&in_thread, &waiter))
+        .inspect_err(|_| {
+            shared.worker_count.fetch_sub(1, Ordering::SeqCst);
+        })
+}
+
+fn work(shared: &Arc<Shared>, waiter: &OwnedFd) {
+    let mut request = vec![0; REQUEST_LEN_MAX];
+    let mut data = Vec::new();
+    loop {
+        shared.waiting_count.fetch_add(1, Ordering::SeqCst);
+        let next = shared.channel.next(waiter, &mut request);
+        shared.waiting_count.fetch_sub(1, Ordering::SeqCst);
+        match next {
+            Ok(Next::Request(len)) => {
+                see_to_successor(shared);
+                shared.handle(request.get(..len).unwrap_or_default(), &mut data);
+            }
+            Ok(Next::Ended | Next::CalledAway) => return,
+            Err(error) => {
+                let error = &error as &dyn Error;
+                tracing::error!(error, "cannot read FUSE requests");
+                return;
             }
         }
     }
+}
 
+/// Sees to it that somebody waits for the next request while this thread answers one.
+fn see_to_successor(shared: &Arc<Shared>) {
+    let is_one_needed = shared.waiting_count.load(Ordering::SeqCst) == 0
+        && shared.worker_count.load(Ordering::SeqCst) < shared.worker_count_max;
+    if is_one_needed && let Err(error) = start_worker(shared) {
+        // Those that are there serve on.
+        tracing::warn!(error = &error as &dyn Error, "cannot start a FUSE thread");
+    }
+}
+
+impl Shared {
     fn handle(&self, request: &[u8], data: &mut Vec<u8>) {
         let Some((unique, answer)) = self.file.answer(request, data) else {
             tracing::debug!(len = request.len(), "not a FUSE request");
@@ -193,11 +223,10 @@ impl Shared {
             Answer::Failure(errno) => Err(*errno),
         };
         if let Err(error) = self.channel.reply(unique, body) {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                unique,
-                "cannot answer a FUSE request"
-            );
+            let error = &error as &dyn Error;
+            tracing::error!(error, unique, "cannot answer a FUSE request");
+            // Any answer is better than a reader that hangs for ever.
+            let _ = self.channel.reply(unique, Err(Errno::Io));
         }
     }
 }

@@ -5,12 +5,15 @@ use std::io::Read;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use tranship_device::{BlockRead, FuseError, FuseFile, FuseOptions, Memory, mount};
 
-use crate::ground::{Gate, Gated, Ground, Lies, aligned, opened_direct, page, pattern, random};
+use crate::ground::{
+    Gate, Gated, Ground, Lies, aligned, opened_direct, page, pattern, random, until_gone,
+};
 
 fn options() -> FuseOptions {
     FuseOptions {
@@ -125,6 +128,37 @@ fn a_read_that_fails_is_an_input_output_error_and_others_go_on() {
 }
 
 #[test]
+fn reads_that_wait_do_not_hold_up_one_whose_bytes_are_there() {
+    let Some(ground) = Ground::find("fuse") else {
+        return;
+    };
+    let bytes = pattern(1 << 20);
+    let gate = Gate::shut();
+    let content = Gated::from(64 << 10, bytes.clone(), Arc::clone(&gate));
+    let file = FuseFile::mount(
+        ground.dir(),
+        "device",
+        Arc::new(content),
+        FuseOptions::default(),
+    )
+    .unwrap();
+    thread::scope(|scope| {
+        for place in 1..16 {
+            let opened = opened_direct(file.path());
+            scope.spawn(move || opened.read_exact_at(&mut page(), place << 16).unwrap());
+        }
+        gate.wait_for_readers(15);
+        let mut buf = page();
+        opened_direct(file.path())
+            .read_exact_at(&mut buf, 0)
+            .unwrap();
+        assert!(buf[..] == bytes[..4096]);
+        gate.open();
+    });
+    file.stop().unwrap();
+}
+
+#[test]
 fn a_file_that_is_in_use_disappears_and_its_user_gets_errors_after_the_grace() {
     let Some(ground) = Ground::find("fuse") else {
         return;
@@ -215,9 +249,11 @@ fn leaving_loses_nothing_under_load() {
     let content: Arc<dyn BlockRead> = Arc::new(Memory::new(bytes.to_vec()));
     let mut file = mounted(ground.dir(), Arc::clone(&content));
     let path = file.path().to_owned();
+    let read_count = AtomicUsize::new(0);
     let file = thread::scope(|scope| {
         let readers: Vec<_> = (1..5)
             .map(|seed| {
+                let read_count = &read_count;
                 let (bytes, opened) = (Arc::clone(&bytes), opened_direct(&path));
                 scope.spawn(move || {
                     let mut next = random(seed);
@@ -226,11 +262,16 @@ fn leaving_loses_nothing_under_load() {
                         let offset = next(bytes.len() / 4096 - 1) * 4096;
                         opened.read_exact_at(&mut buf, offset as u64).unwrap();
                         assert!(buf[..] == bytes[offset..offset + 4096]);
+                        read_count.fetch_add(1, Ordering::Relaxed);
                     }
                 })
             })
             .collect();
-        while readers.iter().any(|reader| !reader.is_finished()) {
+        let are_done = || readers.iter().all(thread::ScopedJoinHandle::is_finished);
+        while !are_done() {
+            // Each session is to be left in the middle of its work, not before it has begun.
+            let enough = read_count.load(Ordering::Relaxed) + 10;
+            until_gone(|| !are_done() && read_count.load(Ordering::Relaxed) < enough);
             let fd = file.leave().unwrap();
             file = FuseFile::take_over(ground.dir(), fd, "device", Arc::clone(&content), options())
                 .unwrap();
