@@ -90,7 +90,7 @@ pub struct Debian {
 }
 
 /// Changes whenever the layers below change, so that an older image in the cache is not taken for this one.
-const EDITION: &str = "debian-1";
+const EDITION: &str = "debian-2";
 
 impl Debian {
     /// Makes the layers, the layout and the reference tree, or finds those of an earlier run.
