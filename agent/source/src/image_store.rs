@@ -8,7 +8,7 @@ use tranship_format::{ByteRange, Digest};
 
 use crate::blob::BlobBody;
 use crate::layout::OciLayout;
-use crate::manifest::{Descriptor, Document, ImageManifest, MANIFEST_LEN_MAX, Manifest, Platform};
+use crate::manifest::{Descriptor, Document, ImageManifest, Manifest, Platform};
 use crate::reference::{
     ImageReference, LayoutReference, ManifestSelector, RegistryReference, RepoRef,
 };
@@ -152,7 +152,7 @@ impl ImageStore {
     /// The image configuration, verified.
     pub async fn config(&self, image: &ImageManifest) -> Result<Bytes, ImageStoreError> {
         let config = &image.config;
-        let limit = config.size.min(CONFIG_LEN_MAX.max(MANIFEST_LEN_MAX));
+        let limit = config.size.min(CONFIG_LEN_MAX);
         self.blob_bytes(&config.digest, limit).await
     }
 
@@ -288,3 +288,6 @@ impl ImageStore {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

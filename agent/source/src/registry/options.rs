@@ -16,7 +16,7 @@ pub enum PlainHttp {
     Always(Vec<String>),
 }
 
-/// How a [`RegistryClient`] behaves.
+/// How a [`RegistryClient`](super::RegistryClient) behaves.
 #[derive(Clone, Debug)]
 pub struct RegistryOptions {
     /// Which registries are spoken to without TLS.

@@ -158,8 +158,8 @@ pub(super) fn impatient() -> RegistryClient {
 pub(super) fn short_of_time() -> RegistryClient {
     RegistryClient::new(RegistryOptions {
         deadline: Duration::ZERO,
-        connect_timeout: Duration::from_millis(200),
-        read_timeout: Duration::from_millis(200),
+        connect_timeout: Duration::from_secs(1),
+        read_timeout: Duration::from_secs(1),
         ..options()
     })
     .unwrap()
