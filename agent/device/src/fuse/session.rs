@@ -20,6 +20,10 @@ use super::answer::{Answer, OneFile};
 use super::channel::{Channel, Next};
 use super::{FuseError, FuseOptions};
 
+/// Threads that wait for a request at one time; what a burst leaves above that ends. Each request wakes one that waits, and
+/// when requests are answered from memory, most of many would wake to find that another was faster.
+const WAITING_COUNT_MAX: usize = 4;
+
 /// The threads that answer a FUSE connection's requests.
 ///
 /// Dropping it calls them away and waits [`FuseOptions::stop_grace`] for reads in progress. The connection itself lives on
@@ -36,7 +40,7 @@ struct Shared {
     file: OneFile,
     crew: Crew,
     worker_count_max: usize,
-    /// Threads started so far; they do not end before the session does.
+    /// Threads that wait or answer.
     worker_count: AtomicUsize,
     /// Threads that wait for a request.
     waiting_count: AtomicUsize,
@@ -182,7 +186,11 @@ fn work(shared: &Arc<Shared>, waiter: &OwnedFd) {
     let mut request = vec![0; REQUEST_LEN_MAX];
     let mut data = Vec::new();
     loop {
-        shared.waiting_count.fetch_add(1, Ordering::SeqCst);
+        if shared.waiting_count.fetch_add(1, Ordering::SeqCst) >= WAITING_COUNT_MAX {
+            shared.waiting_count.fetch_sub(1, Ordering::SeqCst);
+            shared.worker_count.fetch_sub(1, Ordering::SeqCst);
+            return;
+        }
         let next = shared.channel.next(waiter, &mut request);
         shared.waiting_count.fetch_sub(1, Ordering::SeqCst);
         match next {
