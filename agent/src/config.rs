@@ -92,7 +92,7 @@ pub enum LogFormat {
 }
 
 /// Registries and how to speak to them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Registry {
     /// Hosts (with port) that are spoken to without TLS. Those on this machine always are.
@@ -101,6 +101,21 @@ pub struct Registry {
     pub docker_config: Option<PathBuf>,
     /// Certificates (PEM) to trust besides the machine's own.
     pub extra_roots: Vec<PathBuf>,
+    /// How long a request is tried again after failures that pass by themselves.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            plain_http: Vec::new(),
+            docker_config: None,
+            extra_roots: Vec::new(),
+            // A registry that restarts is back within this.
+            deadline: Duration::from_mins(1),
+        }
+    }
 }
 
 /// Chunks on this node's disk.

@@ -108,6 +108,7 @@ impl Config {
             },
             credentials,
             extra_roots,
+            deadline: registry.deadline,
             ..RegistryOptions::default()
         })
     }

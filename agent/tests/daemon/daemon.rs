@@ -1,0 +1,197 @@
+//! One daemon process in a folder of its own, and everything of it gone when the test ends, however it ends.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tranship_agent::control::{
+    AttachRequest, Client, ControlError, DeviceInfo, FrontEndChoice, MountInfo, MountRequest,
+    ReadyLine,
+};
+use tranship_device::mount;
+
+pub(crate) struct Daemon {
+    pub(crate) folder: TempDir,
+    process: Option<Child>,
+    ready: Option<ReadyLine>,
+    runtime: Runtime,
+}
+
+impl Daemon {
+    /// Starts one with lines added to its settings.
+    pub(crate) fn start(settings: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut daemon = Self {
+            folder,
+            process: None,
+            ready: None,
+            runtime: Runtime::new().unwrap(),
+        };
+        let path = |name: &str| daemon.folder.path().join(name);
+        let text = format!(
+            "state_dir = \"{}\"\ncontrol_socket = \"{}\"\nhttp_listen = \"127.0.0.1:0\"\n[swarm]\nlisten = \"127.0.0.1:0\"\n{settings}\n",
+            path("state").display(),
+            path("agent.sock").display(),
+        );
+        fs::write(path("agent.toml"), text).unwrap();
+        daemon.restart();
+        daemon
+    }
+
+    /// Starts it, again, in its folder.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.path("log"))
+            .unwrap();
+        let mut process = Command::new(env!("CARGO_BIN_EXE_tranship-agent"))
+            .args(["--print-ready", "--config"])
+            .arg(self.path("agent.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let out = process.stdout.take().unwrap();
+        self.process = Some(process);
+        BufReader::new(out).read_line(&mut line).unwrap();
+        let ready = serde_json::from_str(&line);
+        self.ready =
+            Some(ready.unwrap_or_else(|_| panic!("no ready line; the log:\n{}", self.log())));
+    }
+
+    /// Ends it as a crash would.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub(crate) fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let pid = process.id().to_string();
+            assert!(
+                Command::new("kill")
+                    .args(["-TERM", &pid])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+            assert!(process.wait().unwrap().success(), "{}", self.log());
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.path("agent.sock"))
+    }
+
+    pub(crate) fn call<T>(
+        &self,
+        call: impl Future<Output = Result<T, ControlError>>,
+    ) -> Result<T, ControlError> {
+        self.runtime.block_on(call)
+    }
+
+    /// Says what a call gave, or stops the test with the daemon's log.
+    pub(crate) fn must<T>(&self, call: impl Future<Output = Result<T, ControlError>>) -> T {
+        self.call(call)
+            .unwrap_or_else(|error| panic!("{error}; the log:\n{}", self.log()))
+    }
+
+    pub(crate) fn attach(&self, reference: &str, front_end: FrontEndChoice) -> DeviceInfo {
+        let request = request(reference, front_end);
+        self.must(self.client().attach(&request))
+    }
+
+    pub(crate) fn attach_fails(&self, reference: &str, front_end: FrontEndChoice) -> ControlError {
+        let request = request(reference, front_end);
+        self.call(self.client().attach(&request)).unwrap_err()
+    }
+
+    pub(crate) fn mount(&self, device: &DeviceInfo, name: &str, writable: bool) -> PathBuf {
+        let target = self.path(name);
+        let request = MountRequest {
+            target: target.clone(),
+            writable,
+        };
+        self.must(self.client().mount(&device.id, &request));
+        target
+    }
+
+    pub(crate) fn unmount(&self, target: &Path) -> MountInfo {
+        self.must(self.client().unmount(target))
+    }
+
+    /// Body of an HTTP answer, with its status line.
+    pub(crate) fn http(&self, path: &str) -> String {
+        let address = self.ready.as_ref().unwrap().http.clone().unwrap();
+        let mut stream = TcpStream::connect(&address).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// The sum of a metric's samples that have `label`.
+    pub(crate) fn metric(&self, name: &str, label: &str) -> u64 {
+        self.http("/metrics")
+            .lines()
+            .filter(|line| line.starts_with(name) && line.contains(label))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+            .sum()
+    }
+
+    /// Mounts below its folder.
+    pub(crate) fn mounts(&self) -> Vec<PathBuf> {
+        let folder = self.folder.path().canonicalize().unwrap();
+        mount::entries()
+            .unwrap()
+            .into_iter()
+            .map(|entry| entry.target)
+            .filter(|target| target.starts_with(&folder))
+            .collect()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = Command::new("kill")
+                .args(["-TERM", &process.id().to_string()])
+                .status();
+            let _ = process.wait();
+        }
+        for target in self.mounts().iter().rev() {
+            let _ = mount::unmount_by_force(target);
+        }
+    }
+}
+
+fn request(reference: &str, front_end: FrontEndChoice) -> AttachRequest {
+    AttachRequest {
+        reference: reference.to_owned(),
+        front_end,
+        plain_http: None,
+    }
+}

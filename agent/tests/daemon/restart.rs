@@ -1,0 +1,140 @@
+//! What is killed comes back, and what is present stays present.
+
+use std::fs;
+
+use tranship_agent::control::{DeviceState, FrontEndChoice};
+
+use crate::daemon::Daemon;
+use crate::image::Image;
+use crate::registry::Registry;
+
+#[test]
+fn killed_daemon_brings_its_mounts_back_without_the_registry() {
+    for front_end in [FrontEndChoice::FuseLoop, FrontEndChoice::ErofsFile] {
+        let (mut registry, image) = (Registry::start(), Image::new());
+        let reference = image.push(&registry);
+        let mut daemon = Daemon::start("");
+        let device = daemon.attach(&reference, front_end);
+        let target = daemon.mount(&device, "mounted", false);
+        image.assert_at(&target);
+        let sent = registry.sent_len();
+        registry.close();
+        for _ in 0..2 {
+            daemon.restart();
+            let devices = daemon.must(daemon.client().devices());
+            assert_eq!(devices.len(), 1);
+            assert_eq!(devices[0].state, DeviceState::Attached, "{}", daemon.log());
+            assert_eq!((&devices[0].id, devices[0].use_count), (&device.id, 1));
+            assert_eq!(devices[0].mounts[0].target, target.canonicalize().unwrap());
+            image.assert_at(&target);
+        }
+        assert_eq!(registry.sent_len(), sent, "nothing was fetched again");
+        daemon.unmount(&target);
+        daemon.must(daemon.client().detach(&device.id));
+        daemon.stop();
+        assert_eq!(daemon.mounts(), Vec::<std::path::PathBuf>::new());
+    }
+}
+
+#[test]
+fn nothing_present_is_fetched_again_after_a_kill() {
+    let (registry, image) = (Registry::start(), Image::new());
+    let reference = image.push(&registry);
+    let mut daemon = Daemon::start("");
+    let device = daemon.attach(&reference, FrontEndChoice::Auto);
+    let target = daemon.mount(&device, "mounted", false);
+    image.assert_at(&target);
+    daemon.unmount(&target);
+    daemon.must(daemon.client().detach(&device.id));
+    daemon.kill();
+    let sent = registry.sent_len();
+    daemon.restart();
+    let device = daemon.attach(&reference, FrontEndChoice::Auto);
+    let target = daemon.mount(&device, "mounted", false);
+    image.assert_at(&target);
+    let again = registry.sent_len() - sent;
+    assert!(again < 8 << 10, "{again} bytes, more than a manifest");
+}
+
+#[test]
+fn what_was_written_outlives_a_kill() {
+    let (registry, image) = (Registry::start(), Image::new());
+    let reference = image.push(&registry);
+    let mut daemon = Daemon::start("");
+    let device = daemon.attach(&reference, FrontEndChoice::Auto);
+    let target = daemon.mount(&device, "mounted", true);
+    fs::write(target.join("etc/new"), "written").unwrap();
+    fs::remove_file(target.join("etc/kept")).unwrap();
+    daemon.restart();
+    assert_eq!(
+        fs::read(target.join("etc/new")).unwrap(),
+        b"written",
+        "{}",
+        daemon.log()
+    );
+    assert!(!target.join("etc/kept").exists());
+    assert!(fs::read(target.join("bin/first")).unwrap() == image.files["bin/first"]);
+    daemon.unmount(&target);
+}
+
+#[test]
+fn daemon_that_is_asked_to_stop_leaves_nothing_mounted_and_comes_back() {
+    let (registry, image) = (Registry::start(), Image::new());
+    let reference = image.push(&registry);
+    let mut daemon = Daemon::start("");
+    let device = daemon.attach(&reference, FrontEndChoice::Auto);
+    let target = daemon.mount(&device, "mounted", false);
+    let held = fs::File::open(target.join("bin/first")).unwrap();
+    daemon.stop();
+    assert_eq!(
+        daemon.mounts(),
+        Vec::<std::path::PathBuf>::new(),
+        "{}",
+        daemon.log()
+    );
+    drop(held);
+    daemon.restart();
+    image.assert_at(&target);
+}
+
+#[test]
+fn devices_that_are_left_standing_are_cleared_away_by_the_next_start() {
+    let (registry, image) = (Registry::start(), Image::new());
+    let reference = image.push(&registry);
+    let mut daemon = Daemon::start("[device]\ndetach_on_stop = false");
+    let device = daemon.attach(&reference, FrontEndChoice::FuseLoop);
+    let target = daemon.mount(&device, "mounted", false);
+    daemon.stop();
+    assert!(!daemon.mounts().is_empty());
+    daemon.restart();
+    image.assert_at(&target);
+    assert_eq!(
+        daemon.mounts().len(),
+        2,
+        "the FUSE mount and the target: {:?}",
+        daemon.mounts()
+    );
+}
+
+#[test]
+fn device_whose_record_is_broken_keeps_nobody_from_starting() {
+    let (registry, image) = (Registry::start(), Image::new());
+    let reference = image.push(&registry);
+    let mut daemon = Daemon::start("");
+    let device = daemon.attach(&reference, FrontEndChoice::FuseLoop);
+    let other = daemon.attach(&reference, FrontEndChoice::ErofsFile);
+    daemon.kill();
+    fs::write(
+        daemon
+            .path("state/devices")
+            .join(format!("{}.json", device.id)),
+        "{",
+    )
+    .unwrap();
+    daemon.restart();
+    let devices = daemon.must(daemon.client().devices());
+    assert_eq!(
+        devices.iter().map(|device| &device.id).collect::<Vec<_>>(),
+        [&other.id]
+    );
+}
