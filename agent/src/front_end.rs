@@ -2,7 +2,6 @@
 //!
 //! Everything here blocks on the kernel and runs on threads that may.
 
-use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -230,29 +229,9 @@ impl Presented {
     }
 }
 
-/// Clears away what a crashed daemon left of a device in `dir`: whatever stood on it is gone already.
-pub(crate) fn clear_away(dir: &Path) {
-    let fuse_dir = dir.join(FUSE_DIR);
-    match LoopDevice::find(&fuse_dir.join(FILE)) {
-        Ok(devices) => {
-            for device in devices {
-                report(device.detach());
-            }
-        }
-        Err(error) => report(Err(error)),
-    }
-    while let Ok(true) = mount::is_mounted(&fuse_dir) {
-        if let Err(error) = mount::unmount_by_force(&fuse_dir) {
-            tracing::warn!(dir = %fuse_dir.display(), error = &error as &dyn Error, "a stale FUSE mount stays");
-            break;
-        }
-    }
-}
-
-fn report(outcome: Result<(), LoopError>) {
-    if let Err(error) = outcome {
-        tracing::warn!(error = &error as &dyn Error, "a stale loop device stays");
-    }
+/// The file under a device's loop device, in the device's directory.
+pub(crate) fn backing_file(dir: &Path) -> PathBuf {
+    dir.join(FUSE_DIR).join(FILE)
 }
 
 #[cfg(test)]

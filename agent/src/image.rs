@@ -210,6 +210,14 @@ impl Images {
         }
     }
 
+    /// Gives no image to others that has no device.
+    async fn close_idle(&self) {
+        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        for manifest in idle {
+            self.net.close(manifest).await;
+        }
+    }
+
     /// These blobs' chunks are evicted last from now on.
     fn pin(&self, blobs: impl Iterator<Item = Digest>) {
         let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);

@@ -22,6 +22,7 @@ mod origin;
 mod read_ahead;
 mod recent;
 mod records;
+mod stale;
 
 pub use agent::{Agent, StartError};
 pub use devices::DeviceError;

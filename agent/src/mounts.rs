@@ -9,8 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tranship_device::mount::{self, MountEntry, Overlay};
-use tranship_device::{LoopDevice, MountError};
+use tranship_device::MountError;
+use tranship_device::mount::{self, Overlay};
 
 use crate::front_end::{FrontEndError, Presented};
 
@@ -69,36 +69,6 @@ impl MountRecord {
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(dir = %dir.display(), %error, "what was written to a mount stays behind");
-        }
-    }
-
-    /// Takes away what a crashed daemon left of it, if what is mounted there is ours: `device_dir` is its device's.
-    pub(crate) fn clear_away(&self, device_dir: &Path) {
-        let loops = LoopDevice::find(&device_dir.join("fuse/device")).unwrap_or_default();
-        let is_ours = |entry: &MountEntry| match entry.kind.as_str() {
-            "erofs" => {
-                entry.source.starts_with(device_dir)
-                    || loops.iter().any(|device| device.path() == entry.source)
-            }
-            "overlay" => self
-                .overlay
-                .as_ref()
-                .is_some_and(|dir| entry.options.contains(&*dir.to_string_lossy())),
-            _ => false,
-        };
-        let places = [
-            Some(self.target.clone()),
-            self.overlay_dirs().map(|overlay| overlay.lower),
-        ];
-        for place in places.into_iter().flatten() {
-            while let Ok(Some(entry)) = mount::entry_at(&place)
-                && is_ours(&entry)
-            {
-                if let Err(error) = mount::unmount_lazily(&place) {
-                    warn(&place, Err(error));
-                    break;
-                }
-            }
         }
     }
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use crate::front_end;
+use crate::stale;
 
-use super::{DeviceError, DeviceRecord, Devices, Slot};
+use super::{DeviceError, Devices, Slot};
 
 /// First pause between tries to bring a device back.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -29,7 +29,14 @@ impl Devices {
                 return;
             }
         };
-        self.clear_away(&records).await;
+        let run_dir = self.run_dir.clone();
+        let cleared = self.blocking(move || stale::clear_away(&run_dir)).await;
+        if let Err(error) = cleared {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "what an earlier run left standing stays"
+            );
+        }
         let mut tried = Vec::new();
         for (id, record) in records {
             let slot = self.slot_or_new(&id);
@@ -52,25 +59,6 @@ impl Devices {
             .is_err()
         {
             tracing::warn!("some devices are not back yet");
-        }
-    }
-
-    async fn clear_away(self: &Arc<Self>, records: &[(String, DeviceRecord)]) {
-        for (id, record) in records {
-            let (dir, mounts) = (self.device_dir(id), record.mounts.clone());
-            let cleared = self.blocking(move || {
-                for mount in &mounts {
-                    mount.clear_away(&dir);
-                }
-                front_end::clear_away(&dir);
-            });
-            if let Err(error) = cleared.await {
-                tracing::warn!(
-                    device = id,
-                    error = &error as &dyn std::error::Error,
-                    "what is left of a device stays"
-                );
-            }
         }
     }
 

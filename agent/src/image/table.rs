@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tranship_format::annotation::{ChunkTableRef, LayerAnnotations};
@@ -12,6 +13,9 @@ use tranship_store::{BlobStore, StoreError};
 use super::{Images, OpenImageError, Resolved};
 use crate::origin::ImageOrigin;
 
+/// The swarm lets go of an image some time after it was told to; so often and so long is that waited for.
+const CLOSING_TRIES: u32 = 20;
+const CLOSING_PAUSE: Duration = Duration::from_millis(50);
 /// Chunks of blobs that nobody cut: as long as the converter's.
 const CHUNK_LEN: u32 = 256 << 10;
 
@@ -97,13 +101,37 @@ impl Images {
         layer: &LayerAnnotations,
         table: ChunkTable,
     ) -> Result<BlobStore, OpenImageError> {
-        let (store, digest, len) = (self.store.clone(), layer.blob_digest, layer.blob_size);
-        let kept = tokio::task::spawn_blocking(move || store.blob(digest, len, table)).await;
-        let kept = kept.map_err(|_| OpenImageError::Stopping)?;
+        let (digest, len) = (layer.blob_digest, layer.blob_size);
+        let mut kept = self.try_keep_blob(digest, len, table.clone()).await?;
+        if matches!(kept, Err(StoreError::OtherTable { .. })) {
+            // Perhaps only images that no device needs any more hold the blob under the other table.
+            self.close_idle().await;
+            for _ in 0..CLOSING_TRIES {
+                kept = self.try_keep_blob(digest, len, table.clone()).await?;
+                if !matches!(kept, Err(StoreError::OtherTable { .. })) {
+                    break;
+                }
+                tokio::time::sleep(CLOSING_PAUSE).await;
+            }
+        }
         kept.map_err(|source| OpenImageError::Store {
             reference: image.reference.clone(),
             source,
         })
+    }
+}
+
+impl Images {
+    async fn try_keep_blob(
+        &self,
+        digest: Digest,
+        len: u64,
+        table: ChunkTable,
+    ) -> Result<Result<BlobStore, StoreError>, OpenImageError> {
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || store.blob(digest, len, table))
+            .await
+            .map_err(|_| OpenImageError::Stopping)
     }
 }
 

@@ -197,9 +197,17 @@ fn layers_without_a_chunk_table_are_read_whole_and_work() {
     let target = daemon.mount(&device, "mounted", false);
     image.assert_at(&target);
     assert_eq!(device.fill.present_len, image.stored_len());
-    // The same blobs under the converter's table are taken anew, once the first device is gone.
+    let plain = image.push(&registry);
+    let refused = daemon.attach_fails(&plain, FrontEndChoice::Auto);
+    assert!(
+        refused.to_string().contains("another chunk table"),
+        "{refused}"
+    );
     daemon.unmount(&target);
     daemon.must(daemon.client().detach(&device.id));
+    let device = daemon.attach(&plain, FrontEndChoice::Auto);
+    let target = daemon.mount(&device, "mounted", false);
+    image.assert_at(&target);
 }
 
 #[test]

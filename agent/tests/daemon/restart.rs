@@ -123,6 +123,7 @@ fn device_whose_record_is_broken_keeps_nobody_from_starting() {
     let mut daemon = Daemon::start("");
     let device = daemon.attach(&reference, FrontEndChoice::FuseLoop);
     let other = daemon.attach(&reference, FrontEndChoice::ErofsFile);
+    daemon.mount(&device, "mounted", true);
     daemon.kill();
     fs::write(
         daemon
@@ -136,5 +137,11 @@ fn device_whose_record_is_broken_keeps_nobody_from_starting() {
     assert_eq!(
         devices.iter().map(|device| &device.id).collect::<Vec<_>>(),
         [&other.id]
+    );
+    let mounts = daemon.mounts();
+    assert_eq!(
+        mounts.len(),
+        1,
+        "what nobody knows of is cleared away: {mounts:?}"
     );
 }

@@ -1,0 +1,93 @@
+//! What a daemon that was killed leaves standing: mounts of devices whose server is gone, loop devices, FUSE mounts.
+//!
+//! It is found in the kernel's own tables and not in our records, since those may be what was lost. Ours is what lies in
+//! the run directory or was made of something in it. From the top down: nothing is taken away under something else.
+
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+
+use tranship_device::LoopDevice;
+use tranship_device::mount::{self, MountEntry};
+
+use crate::front_end::backing_file;
+
+/// Clears all of it away. `run_dir` is free of symbolic links.
+pub(crate) fn clear_away(run_dir: &Path) {
+    let loops = loops(run_dir);
+    take_away(|entry| {
+        let of_ours = entry.target.starts_with(run_dir) || stands_on(entry, run_dir, &loops);
+        of_ours && !is_fuse(entry)
+    });
+    for device in loops {
+        if let Err(error) = device.detach() {
+            tracing::warn!(error = &error as &dyn Error, "a stale loop device stays");
+        }
+    }
+    take_away(|entry| entry.target.starts_with(run_dir));
+}
+
+fn loops(run_dir: &Path) -> Vec<LoopDevice> {
+    let mut found = Vec::new();
+    for dir in fs::read_dir(run_dir).into_iter().flatten().flatten() {
+        match LoopDevice::find(&backing_file(&dir.path())) {
+            Ok(devices) => found.extend(devices),
+            Err(error) => tracing::warn!(
+                error = &error as &dyn Error,
+                "stale loop devices cannot be looked for"
+            ),
+        }
+    }
+    found
+}
+
+fn stands_on(entry: &MountEntry, run_dir: &Path, loops: &[LoopDevice]) -> bool {
+    match entry.kind.as_str() {
+        "erofs" => {
+            entry.source.starts_with(run_dir)
+                || loops.iter().any(|device| device.path() == entry.source)
+        }
+        "overlay" => {
+            // The upper directory is ours alone; a container's own overlay has ours for its lower one at most.
+            let upper = format!("upperdir={}/", run_dir.display());
+            entry
+                .options
+                .split(',')
+                .any(|option| option.starts_with(&upper))
+        }
+        _ => false,
+    }
+}
+
+fn is_fuse(entry: &MountEntry) -> bool {
+    entry.kind.starts_with("fuse")
+}
+
+/// Takes the mounts away for which `is_stale` holds, the latest first.
+fn take_away(is_stale: impl Fn(&MountEntry) -> bool) {
+    let entries = match mount::entries() {
+        Ok(entries) => entries,
+        Err(error) => {
+            tracing::warn!(
+                error = &error as &dyn Error,
+                "stale mounts cannot be looked for"
+            );
+            return;
+        }
+    };
+    for entry in entries.iter().rev().filter(|entry| is_stale(entry)) {
+        let uppermost = mount::entry_at(&entry.target).ok().flatten();
+        if uppermost.is_none_or(|uppermost| uppermost != *entry) {
+            tracing::warn!(target = %entry.target.display(), "something else is mounted over a stale mount, which stays");
+            continue;
+        }
+        let taken = if is_fuse(entry) {
+            mount::unmount_by_force(&entry.target)
+        } else {
+            mount::unmount_lazily(&entry.target)
+        };
+        if let Err(error) = taken {
+            tracing::warn!(target = %entry.target.display(), error = &error as &dyn Error, "a stale mount stays");
+        }
+    }
+}
