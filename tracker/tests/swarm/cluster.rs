@@ -1,0 +1,175 @@
+//! A tracker and nodes in this process, on free ports of the loopback interface.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use tempfile::TempDir;
+use tokio::time::timeout;
+use tranship_source::fetch::{Class, FetchError, RegistryOrigin};
+use tranship_source::net::{Fault, JoinToken, NetOptions, NetStatus, TrackerAddress};
+use tranship_source::{
+    CountersSnapshot, OpenImage, RegistryClient, RegistryOptions, RepoRef, SwarmNet,
+};
+use tranship_store::{BlobStore, ChunkStore, StoreOptions};
+use tranship_tracker::config::SeedMode;
+use tranship_tracker::{Config, Service, Status};
+
+use crate::image::Image;
+use crate::registry::{REPOSITORY, Registry};
+
+/// Whatever is waited for comes within this, or the test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// What lets nodes in.
+pub(crate) const TOKEN: &str = "a token for tests";
+
+/// A running tracker and its folder.
+#[derive(Debug)]
+pub(crate) struct TestTracker {
+    pub(crate) service: Service,
+    _dir: TempDir,
+}
+
+impl TestTracker {
+    pub(crate) async fn start(mode: SeedMode) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config {
+            state_dir: dir.path().join("state"),
+            listen: "127.0.0.1:0".to_owned(),
+            http_listen: "127.0.0.1:0".parse().unwrap(),
+            ..Config::default()
+        };
+        config.seed.mode = mode;
+        let service = Service::start(config, Some(JoinToken::new(TOKEN))).await;
+        Self {
+            service: service.unwrap(),
+            _dir: dir,
+        }
+    }
+
+    pub(crate) fn address(&self) -> TrackerAddress {
+        self.service.ready().listen[0].parse().unwrap()
+    }
+
+    /// What it says of itself.
+    pub(crate) async fn status(&self) -> Status {
+        let url = format!("http://{}/v1/status", self.service.ready().http);
+        let answer = get(&url).await;
+        serde_json::from_str(&answer).unwrap()
+    }
+}
+
+/// The body of a plain HTTP answer.
+pub(crate) async fn get(url: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (host, path) = url
+        .strip_prefix("http://")
+        .and_then(|rest| rest.split_once('/'))
+        .unwrap();
+    let mut stream = tokio::net::TcpStream::connect(host).await.unwrap();
+    let request = format!("GET /{path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{url}: {head}\n{body}");
+    body.to_owned()
+}
+
+/// A node with a store of its own and one image open.
+#[derive(Debug)]
+pub(crate) struct TestNode {
+    pub(crate) net: SwarmNet,
+    pub(crate) blob: BlobStore,
+    _dir: TempDir,
+}
+
+impl TestNode {
+    /// Starts a node that trusts `tracker` and shows `token`, and opens the image.
+    pub(crate) async fn start(
+        tracker: Option<TrackerAddress>,
+        token: &str,
+        corrupt_share: f64,
+        image: &Image,
+        registry: &Registry,
+    ) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = NetOptions::new(dir.path().join("state"));
+        options.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+        options.tracker = tracker;
+        options.token = Some(JoinToken::new(token));
+        options.fault = Fault { corrupt_share };
+        let net = SwarmNet::start(options).await.unwrap();
+        let store =
+            ChunkStore::open(&dir.path().join("store"), StoreOptions::with_quota(1 << 30)).unwrap();
+        let len = image.blob.len() as u64;
+        let blob = store.blob(image.digest, len, image.table.clone()).unwrap();
+        let client = RegistryClient::new(RegistryOptions::default()).unwrap();
+        let repo: RepoRef = format!("{}/{REPOSITORY}", registry.host()).parse().unwrap();
+        let open = OpenImage {
+            manifest: image.manifest.digest(),
+            registry: registry.host().to_owned(),
+            repository: REPOSITORY.to_owned(),
+            blobs: vec![blob.clone()],
+            origin: Arc::new(RegistryOrigin::new(client, repo)),
+        };
+        net.open(open).await.unwrap();
+        Self {
+            net,
+            blob,
+            _dir: dir,
+        }
+    }
+
+    /// A member of `tracker`'s swarm, once the tracker has it.
+    pub(crate) async fn member(tracker: &TestTracker, image: &Image, registry: &Registry) -> Self {
+        let node = Self::start(Some(tracker.address()), TOKEN, 0.0, image, registry).await;
+        node.until("it has joined", |status| status.joined).await;
+        node
+    }
+
+    /// Waits until its standing is as wanted.
+    pub(crate) async fn until(&self, what: &str, mut is: impl FnMut(&NetStatus) -> bool) {
+        let mut watch = self.net.watch();
+        let waited = timeout(PATIENCE, watch.wait_for(|status| is(status))).await;
+        assert!(
+            waited.is_ok_and(|found| found.is_ok()),
+            "waited in vain until {what}"
+        );
+    }
+
+    /// Reads one chunk.
+    pub(crate) async fn chunk(&self, number: u32, class: Class) -> Result<Bytes, FetchError> {
+        let index = self.blob.table().index(number).unwrap();
+        let reading = self.net.fetcher().chunk(&self.blob, index, class);
+        timeout(PATIENCE, reading).await.expect("a chunk in time")
+    }
+
+    /// Reads every chunk, sixteen at a time, and compares all bytes; gives the time it took.
+    pub(crate) async fn read_all(&self, image: &Image, class: Class) -> Duration {
+        let began = Instant::now();
+        let numbers = 0..self.blob.table().count();
+        futures::stream::iter(numbers)
+            .map(|number| async move {
+                let bytes = self.chunk(number, class).await?;
+                let index = image.table.index(number).unwrap();
+                let range = image.table.range(index);
+                let (start, end) = (range.start as usize, range.end as usize);
+                assert!(
+                    bytes == image.blob[start..end],
+                    "chunk {number} has other bytes"
+                );
+                Ok::<_, FetchError>(())
+            })
+            .buffer_unordered(16)
+            .try_collect::<()>()
+            .await
+            .unwrap();
+        began.elapsed()
+    }
+
+    pub(crate) fn counters(&self) -> CountersSnapshot {
+        self.net.counters().snapshot()
+    }
+}
