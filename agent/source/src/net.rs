@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tranship_format::Digest;
-use tranship_format::wire::{MAX_ADDRESSES, Member};
+use tranship_format::wire::{MAX_ADDRESSES, Member, Role};
 use tranship_store::BlobStore;
 use tranship_swarm::node::{Node, NodeOptions};
 
@@ -54,6 +54,8 @@ mod options;
 mod serve;
 mod session;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod tracker_stream;
 mod transport;
@@ -68,6 +70,8 @@ const WANTED: usize = 1024;
 const TRACKER_STREAMS: usize = 256;
 /// Each half of stopping may take so long.
 const STOP: Duration = Duration::from_secs(3);
+/// How much more a seed does at once than an agent.
+const SEED_FACTOR: u32 = 4;
 /// Least room for chunks in flight.
 const MIN_ROOM: u32 = 4 << 20;
 
@@ -201,10 +205,7 @@ impl SwarmNet {
             ..NetStatus::default()
         });
         let driver = Driver {
-            node: Node::new(NodeOptions::new(
-                member.clone(),
-                u64::from_le_bytes(seed(&boot_id)),
-            )),
+            node: Node::new(node_options(member.clone(), &boot_id)),
             started: Instant::now(),
             links: Links::new(carrier),
             session: Session::new(applicant, ours, Arc::clone(&counters)),
@@ -377,6 +378,20 @@ pub fn random_bytes() -> Option<[u8; 16]> {
     random.fill(&mut bytes).ok().map(|()| bytes)
 }
 
-fn seed(boot_id: &[u8; 16]) -> [u8; 8] {
-    boot_id.first_chunk().copied().unwrap_or_default()
+fn node_options(member: Member, boot_id: &[u8; 16]) -> NodeOptions {
+    let random = boot_id.first_chunk().copied().unwrap_or_default();
+    let role = member.role;
+    let options = NodeOptions::new(member, u64::from_le_bytes(random));
+    match role {
+        Role::Agent => options,
+        // A seed serves the first children of every stripe and reads the registry
+        // for all, and has a machine for it.
+        Role::Seed => NodeOptions {
+            registry_reads: options.registry_reads * SEED_FACTOR,
+            upload_slots: options.upload_slots * SEED_FACTOR as usize,
+            upload_queue: options.upload_queue * SEED_FACTOR as usize,
+            waiters: options.waiters * SEED_FACTOR as usize,
+            ..options
+        },
+    }
 }

@@ -13,6 +13,7 @@ mod members;
 mod options;
 mod requests;
 mod routing;
+mod seed;
 mod stripe;
 #[cfg(test)]
 mod tests;

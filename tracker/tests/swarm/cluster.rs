@@ -28,15 +28,24 @@ pub(crate) const TOKEN: &str = "a token for tests";
 #[derive(Debug)]
 pub(crate) struct TestTracker {
     pub(crate) service: Service,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl TestTracker {
     pub(crate) async fn start(mode: SeedMode) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        Self::start_in(dir, "127.0.0.1:0", mode).await
+    }
+
+    /// Starts where another was before, with its key.
+    pub(crate) async fn again(address: &TrackerAddress, dir: TempDir) -> Self {
+        Self::start_in(dir, &address.address.to_string(), SeedMode::Off).await
+    }
+
+    async fn start_in(dir: TempDir, listen: &str, mode: SeedMode) -> Self {
         let mut config = Config {
             state_dir: dir.path().join("state"),
-            listen: "127.0.0.1:0".to_owned(),
+            listen: listen.to_owned(),
             http_listen: "127.0.0.1:0".parse().unwrap(),
             ..Config::default()
         };
@@ -44,8 +53,25 @@ impl TestTracker {
         let service = Service::start(config, Some(JoinToken::new(TOKEN))).await;
         Self {
             service: service.unwrap(),
-            _dir: dir,
+            dir,
         }
+    }
+
+    /// Stops; gives its address and its folder.
+    pub(crate) async fn leave(self) -> (TrackerAddress, TempDir) {
+        let address = self.address();
+        self.service.stop().await;
+        (address, self.dir)
+    }
+
+    /// Waits until somebody was refused.
+    pub(crate) async fn until_refused(&self) {
+        let refused = async {
+            while self.status().await.refused_join_count == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, refused).await.expect("a refusal in time");
     }
 
     pub(crate) fn address(&self) -> TrackerAddress {
@@ -57,6 +83,18 @@ impl TestTracker {
         let url = format!("http://{}/v1/status", self.service.ready().http);
         let answer = get(&url).await;
         serde_json::from_str(&answer).unwrap()
+    }
+}
+
+impl TestTracker {
+    /// Waits until the seed takes part in an image.
+    pub(crate) async fn until_seeding(&self) {
+        let seeding = async {
+            while self.status().await.seed.unwrap().image_count == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, seeding).await.expect("a seed in time");
     }
 }
 

@@ -10,8 +10,11 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::sync::RwLock;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
+use crate::cluster::PATIENCE;
 use crate::image::Image;
 
 /// The repository that the image is in.
@@ -23,6 +26,8 @@ struct Shelf {
     sent_len: AtomicU64,
     request_count: AtomicU64,
     is_down: AtomicBool,
+    /// Answers wait for this.
+    gate: RwLock<()>,
 }
 
 /// A registry, until it is dropped.
@@ -40,6 +45,7 @@ impl Registry {
             sent_len: AtomicU64::new(0),
             request_count: AtomicU64::new(0),
             is_down: AtomicBool::new(false),
+            gate: RwLock::new(()),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
@@ -70,6 +76,23 @@ impl Registry {
     /// Requests for blobs so far.
     pub(crate) fn request_count(&self) -> u64 {
         self.shelf.request_count.load(SeqCst)
+    }
+
+    /// Holds all answers back until what this gives is dropped.
+    pub(crate) async fn hold(&self) -> impl Drop + '_ {
+        self.shelf.gate.write().await
+    }
+
+    /// Waits for the request with this number.
+    pub(crate) async fn until_requests(&self, count: u64) {
+        let requested = async {
+            while self.request_count() < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, requested)
+            .await
+            .expect("a request in time");
     }
 
     /// From now on every request fails.
@@ -116,6 +139,7 @@ async fn blob(
     let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
     let part = blob.slice(first..=last);
     shelf.request_count.fetch_add(1, SeqCst);
+    let _open = shelf.gate.read().await;
     shelf.sent_len.fetch_add(part.len() as u64, SeqCst);
     let said = format!("bytes {first}-{last}/{}", blob.len());
     let headers = [(header::CONTENT_RANGE, said)];

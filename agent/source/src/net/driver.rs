@@ -66,9 +66,10 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(chunk) = inbox.dropped.recv() => self.dropped(chunk),
                 Some(event) = inbox.events.recv() => self.event(event),
                 Some(wanted) = inbox.wanted.recv() => self.wanted(wanted),
+                // After the wishes: a reader that came before another went keeps the chunk wanted.
+                Some(chunk) = inbox.dropped.recv() => self.dropped(chunk),
                 () = tokio::time::sleep_until(wake_at) => {}
             }
             for _ in 0..BATCH {
@@ -78,6 +79,12 @@ impl Driver {
                     self.wanted(wanted);
                 } else {
                     break;
+                }
+            }
+            for _ in 0..BATCH {
+                match inbox.dropped.try_recv() {
+                    Ok(chunk) => self.dropped(chunk),
+                    Err(_) => break,
                 }
             }
             let load = self.node.load_permille();

@@ -19,6 +19,7 @@ type Score = (u16, u16, usize);
 impl Tracker {
     /// The route of a stripe for a member, which becomes a joiner of it if there is room.
     pub(super) fn route(&mut self, now: Duration, id: StripeId, me: MemberNo) -> Route {
+        self.seed_first(now, id, me);
         self.register(id, me);
         match self.find_route(now, id, me) {
             Some(route) => route,
@@ -292,7 +293,7 @@ impl Tracker {
         }
     }
 
-    fn push(&mut self, id: StripeId, to: MemberNo, route: Route) {
+    pub(super) fn push(&mut self, id: StripeId, to: MemberNo, route: Route) {
         let Some(standing) = self.members.get(to) else {
             return;
         };
