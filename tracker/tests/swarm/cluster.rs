@@ -20,7 +20,7 @@ use crate::image::Image;
 use crate::registry::{REPOSITORY, Registry};
 
 /// Whatever is waited for comes within this, or the test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 /// What lets nodes in.
 pub(crate) const TOKEN: &str = "a token for tests";
 
