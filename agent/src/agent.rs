@@ -238,6 +238,7 @@ impl Numbers for Gauges {
                 blob_count: u32::try_from(self.store.blobs().len()).unwrap_or(u32::MAX),
                 corrupt_count: kept.corrupt_count,
                 evicted_count: kept.evicted_count,
+                copied_count: kept.copied_count,
                 refused_count: kept.refused_count,
             },
             sources: SourceCounters {

@@ -6,6 +6,7 @@
 
 mod error;
 mod lifecycle;
+mod mounting;
 mod recover;
 
 use std::collections::BTreeMap;

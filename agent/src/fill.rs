@@ -11,6 +11,7 @@ use tranship_source::fetch::{Class, Fetcher};
 use tranship_store::BlobStore;
 
 use crate::image::Image;
+use crate::lazy::copy_or_fetch;
 
 /// Begins to fetch what is missing of `image`, `at_once` chunks at a time, until it is complete or closed.
 pub(crate) fn begin(image: &Arc<Image>, fetcher: &Fetcher, at_once: usize) {
@@ -43,7 +44,7 @@ async fn fill(blobs: Vec<BlobStore>, fetcher: Fetcher, at_once: usize) -> bool {
 
 /// `false` when the chunk came and was not kept.
 async fn fill_one(blob: &BlobStore, index: ChunkIndex, fetcher: &Fetcher) -> bool {
-    match fetcher.chunk(blob, index, Class::Background).await {
+    match copy_or_fetch(fetcher, blob, index, Class::Background).await {
         Ok(_) => blob.has(index),
         Err(error) => {
             // Whoever comes to need the chunk asks again, and hears of the error.

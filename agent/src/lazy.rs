@@ -151,12 +151,7 @@ impl LazyBlob {
     ) -> Result<Bytes, FetchError> {
         let mut pause = FIRST_PAUSE;
         loop {
-            match self
-                .context
-                .fetcher
-                .chunk(&self.blob, index, Class::Demand)
-                .await
-            {
+            match copy_or_fetch(&self.context.fetcher, &self.blob, index, Class::Demand).await {
                 Err(error @ (FetchError::Unavailable { .. } | FetchError::Overloaded)) => {
                     if last.is_none() {
                         tracing::warn!(blob = %self.blob.digest(), chunk = index.get(), %error, "a read waits because no source gives its chunk");
@@ -216,12 +211,34 @@ impl LazyBlob {
                 let _permit = permit;
                 // Nobody waits for it: whoever comes to need it asks again and hears of the error.
                 let _ = stop
-                    .run_until_cancelled(fetcher.chunk(&blob, index, Class::Prefetch))
+                    .run_until_cancelled(copy_or_fetch(&fetcher, &blob, index, Class::Prefetch))
                     .await;
             };
             self.context.tasks.spawn_on(fetch, &self.context.runtime);
         }
     }
+}
+
+/// Gets a chunk: from another blob here that has the same, else from whoever has it.
+pub(crate) async fn copy_or_fetch(
+    fetcher: &Fetcher,
+    blob: &BlobStore,
+    index: ChunkIndex,
+    class: Class,
+) -> Result<Bytes, FetchError> {
+    if !blob.has(index) && blob.has_equal(index) {
+        let copying = blob.clone();
+        let copied = tokio::task::spawn_blocking(move || copying.copy_equal(index)).await;
+        match copied {
+            Ok(Ok(Some(chunk))) => return Ok(chunk.into_bytes()),
+            Ok(Err(error)) => {
+                tracing::warn!(blob = %blob.digest(), chunk = index.get(), %error, "an equal chunk cannot be copied");
+            }
+            // It has gone meanwhile, or the runtime is stopping.
+            Ok(Ok(None)) | Err(_) => {}
+        }
+    }
+    fetcher.chunk(blob, index, class).await
 }
 
 impl ReadAt for LazyBlob {

@@ -224,6 +224,9 @@ pub struct StoreStatus {
     /// Chunks that made room for others.
     #[serde(default)]
     pub evicted_count: u64,
+    /// Chunks that were copied from another blob here instead of being fetched.
+    #[serde(default)]
+    pub copied_count: u64,
     /// Chunks that could not be kept because the disk or the quota was full.
     #[serde(default)]
     pub refused_count: u64,

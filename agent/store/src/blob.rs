@@ -9,7 +9,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use tranship_format::{ChunkIndex, Digest, Verified};
+use tranship_format::{ChunkHash, ChunkIndex, Digest, Verified};
 
 use crate::StoreError;
 use crate::file::{Medium, StoreFile, failed};
@@ -97,6 +97,12 @@ impl Blob {
 
     pub(crate) fn presence(&self) -> &Presence {
         &self.presence
+    }
+
+    /// What a chunk hashes to.
+    pub(crate) fn hash(&self, number: u32) -> Option<ChunkHash> {
+        let index = self.about.table.index(number)?;
+        Some(self.about.table.hash(index))
     }
 
     /// Index and length of each chunk that is here.

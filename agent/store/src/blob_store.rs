@@ -88,7 +88,7 @@ impl BlobStore {
                     blob: blob.number(),
                     chunk: number,
                 };
-                self.space.keep(key, range.len());
+                self.space.keep(key, range.len(), chunk.hash());
                 Ok(())
             }
             Ok(false) => {
@@ -140,6 +140,46 @@ impl BlobStore {
             };
         }
         Ok(None)
+    }
+
+    /// Whether a chunk with the same content is elsewhere in the store, as far as is known. Layers of different images
+    /// hold the same large files, and those are the same chunks.
+    pub fn has_equal(&self, index: ChunkIndex) -> bool {
+        self.space
+            .place(self.table().hash(index))
+            .is_some_and(|place| place.blob != self.blob.number() || place.chunk != index.get())
+    }
+
+    /// Copies a chunk from another place in the store that holds the same. `None` when there is none after all; a full
+    /// store hands the bytes on without keeping them twice.
+    pub fn copy_equal(&self, index: ChunkIndex) -> Result<Option<Verified>, StoreError> {
+        let Some(place) = self.space.place(self.table().hash(index)) else {
+            return Ok(None);
+        };
+        let Some(blob) = self.space.blob(place.blob) else {
+            return Ok(None);
+        };
+        let other = Self {
+            blob,
+            space: Arc::clone(&self.space),
+        };
+        // Hashes are compared, so both must mean the same function of the bytes.
+        let same_algorithm = other.table().algorithm() == self.table().algorithm();
+        let Some(there) = other.table().index(place.chunk).filter(|_| same_algorithm) else {
+            return Ok(None);
+        };
+        let Some(chunk) = other.get(there)? else {
+            return Ok(None);
+        };
+        match self.put(index, &chunk) {
+            Ok(()) => {
+                self.space.counters.copied.fetch_add(1, Ordering::Relaxed);
+                Ok(Some(chunk))
+            }
+            Err(StoreError::Full { .. }) => Ok(Some(chunk)),
+            Err(StoreError::OtherChunk { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Fills `buf` from `offset` of the blob. `true` only if every byte came from chunks that are here, were hashed
@@ -221,7 +261,7 @@ impl BlobStore {
             blob: blob.number(),
             chunk: number,
         };
-        self.space.forget(key);
+        self.space.forget(key, blob.about().table.hash(index));
         self.space.counters.corrupt.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(blob = %blob.digest(), chunk = number, reason = %why, "a corrupt chunk was dropped from the store");
     }

@@ -65,6 +65,8 @@ pub struct StoreCounters {
     pub evicted_count: u64,
     /// Chunks that were not kept for want of room.
     pub refused_count: u64,
+    /// Chunks that were copied from another blob instead of being fetched.
+    pub copied_count: u64,
 }
 
 /// The chunks on this node's disk. Clones share it; the last one to go gives up the directory.
@@ -219,6 +221,7 @@ impl ChunkStore {
             corrupt_count: counters.corrupt.load(Ordering::Relaxed),
             evicted_count: counters.evicted.load(Ordering::Relaxed),
             refused_count: counters.refused.load(Ordering::Relaxed),
+            copied_count: counters.copied.load(Ordering::Relaxed),
         }
     }
 

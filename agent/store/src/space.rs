@@ -4,13 +4,14 @@
 //! stay under the quota. One thread evicts at a time, from the high water down to the low one; the others go on as long
 //! as the quota lasts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use rustix::fs::fstatvfs;
+use tranship_format::ChunkHash;
 
 use crate::StoreError;
 use crate::blob::Blob;
@@ -30,6 +31,7 @@ pub(crate) struct Counters {
     pub(crate) corrupt: AtomicU64,
     pub(crate) evicted: AtomicU64,
     pub(crate) refused: AtomicU64,
+    pub(crate) copied: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +39,17 @@ struct Ledger {
     policy: Policy,
     /// Bytes that are present or reserved.
     used: u64,
+    /// Where a chunk of this hash is, or was lately: one of perhaps several places, so a miss may be wrong and costs a
+    /// fetch.
+    places: HashMap<ChunkHash, Key>,
+}
+
+impl Ledger {
+    fn misplace(&mut self, key: Key, hash: ChunkHash) {
+        if self.places.get(&hash) == Some(&key) {
+            self.places.remove(&hash);
+        }
+    }
 }
 
 /// The account of one store.
@@ -80,14 +93,15 @@ impl Space {
             .insert(blob.number(), Arc::downgrade(blob));
         self.with_ledger(|ledger| {
             for (chunk, len) in blob.present_chunks() {
+                let key = Key {
+                    blob: blob.number(),
+                    chunk,
+                };
                 ledger.used = ledger.used.saturating_add(len);
-                ledger.policy.insert(
-                    Key {
-                        blob: blob.number(),
-                        chunk,
-                    },
-                    len,
-                );
+                ledger.policy.insert(key, len);
+                if let Some(hash) = blob.hash(chunk) {
+                    ledger.places.insert(hash, key);
+                }
             }
         });
     }
@@ -100,6 +114,7 @@ impl Space {
             .remove(&blob.number());
         self.with_ledger(|ledger| {
             ledger.policy.remove_blob(blob.number());
+            ledger.places.retain(|_, key| key.blob != blob.number());
             ledger.used = ledger.used.saturating_sub(blob.presence().len());
         });
     }
@@ -162,13 +177,24 @@ impl Space {
     }
 
     /// A chunk is present now, under a reservation made before.
-    pub(crate) fn keep(&self, key: Key, len: u64) {
-        self.with_ledger(|ledger| ledger.policy.insert(key, len));
+    pub(crate) fn keep(&self, key: Key, len: u64, hash: ChunkHash) {
+        self.with_ledger(|ledger| {
+            ledger.policy.insert(key, len);
+            ledger.places.insert(hash, key);
+        });
+    }
+
+    /// Where a chunk of this hash is, as far as is known.
+    pub(crate) fn place(&self, hash: ChunkHash) -> Option<Key> {
+        self.with_ledger(|ledger| ledger.places.get(&hash).copied())
     }
 
     /// A chunk went, though not by eviction.
-    pub(crate) fn forget(&self, key: Key) {
-        self.with_ledger(|ledger| ledger.policy.remove(key));
+    pub(crate) fn forget(&self, key: Key, hash: ChunkHash) {
+        self.with_ledger(|ledger| {
+            ledger.policy.remove(key);
+            ledger.misplace(key, hash);
+        });
     }
 
     /// Brings the store under its low water when it is above its high one.
@@ -211,6 +237,9 @@ impl Space {
                 freed = freed.saturating_add(len);
                 if len > 0 {
                     self.counters.evicted.fetch_add(1, Ordering::Relaxed);
+                    if let Some(hash) = blob.hash(key.chunk) {
+                        self.with_ledger(|ledger| ledger.misplace(key, hash));
+                    }
                 }
             }
         }
@@ -222,7 +251,7 @@ impl Space {
             .map_or(0, |blob| blob.presence().cool(key.chunk))
     }
 
-    fn blob(&self, number: u32) -> Option<Arc<Blob>> {
+    pub(crate) fn blob(&self, number: u32) -> Option<Arc<Blob>> {
         let blobs = self.blobs.read().unwrap_or_else(PoisonError::into_inner);
         blobs.get(&number).and_then(Weak::upgrade)
     }

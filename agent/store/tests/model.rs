@@ -190,6 +190,58 @@ proptest! {
 }
 
 #[test]
+fn equal_chunk_of_another_blob_is_copied_and_stays_verified() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, other) = (
+        Source::new(1, &[1000, 5000, 10]),
+        Source::new(1, &[1000, 5000]),
+    );
+    for reopen in [false, true] {
+        let mut store = ChunkStore::open(dir.path(), StoreOptions::with_quota(ROOMY)).unwrap();
+        if reopen {
+            store.remove(&Digest::of(&other.bytes)).unwrap();
+            drop(store);
+            store = ChunkStore::open(dir.path(), StoreOptions::with_quota(ROOMY)).unwrap();
+        } else {
+            let blob = one.open(&store);
+            assert!(!other.open(&store).has_equal(other.index(1)));
+            blob.put(one.index(1), &one.chunk(one.index(1))).unwrap();
+            assert!(!blob.has_equal(one.index(1)), "itself is no other place");
+        }
+        let blob = other.open(&store);
+        assert!(blob.has_equal(other.index(1)) && !blob.has_equal(other.index(0)));
+        let copied = blob.copy_equal(other.index(1)).unwrap().unwrap();
+        assert_eq!(&copied.bytes()[..], other.slice(other.index(1)));
+        assert!(blob.has(other.index(1)));
+        assert!(blob.copy_equal(other.index(0)).unwrap().is_none());
+        assert_eq!(
+            (store.counters().copied_count, store.used_len()),
+            (1, 10_000)
+        );
+    }
+}
+
+#[test]
+fn place_of_an_evicted_chunk_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, other) = (Source::new(1, &[1000; 50]), Source::new(1, &[1000; 51]));
+    let store = ChunkStore::open(dir.path(), StoreOptions::with_quota(20_000)).unwrap();
+    let (blob, again) = (one.open(&store), other.open(&store));
+    for index in one.table.all() {
+        blob.put(index, &one.chunk(index)).unwrap();
+    }
+    let (mut known, mut copied) = (0, 0);
+    for number in 0..50 {
+        known += u32::from(again.has_equal(other.index(number)));
+    }
+    assert_eq!(known, blob.present_count());
+    for number in 0..50 {
+        copied += u32::from(again.copy_equal(other.index(number)).unwrap().is_some());
+    }
+    assert!(copied > 0 && store.used_len() <= 20_000);
+}
+
+#[test]
 fn evicted_chunks_give_their_blocks_back() {
     use std::os::unix::fs::MetadataExt;
     let dir = tempfile::tempdir().unwrap();

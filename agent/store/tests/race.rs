@@ -10,7 +10,16 @@ use tranship_store::{ChunkStore, StoreOptions};
 
 const CHUNK_LEN: usize = 40_000;
 const CHUNK_COUNT: usize = 12;
-const ROUNDS: usize = 3_000;
+const ROUNDS: usize = 10_000;
+const MOST_ROUNDS: usize = 20_000_000;
+
+struct Leaving<'a>(&'a AtomicU64);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 #[test]
 fn read_that_races_with_eviction_is_right_or_not_given() {
@@ -40,37 +49,43 @@ fn read_that_races_with_eviction_is_right_or_not_given() {
         })
         .collect();
     let (given, refused) = (AtomicU64::new(0), AtomicU64::new(0));
-    let start = Barrier::new(5);
+    let (start, reading) = (Barrier::new(5), AtomicU64::new(3));
+    // However threads are scheduled, the race is only over when both sides of it were seen often.
+    let seen_enough = || {
+        given.load(Ordering::Relaxed) > 1000
+            && refused.load(Ordering::Relaxed) > 1000
+            && store.counters().evicted_count > 1000
+    };
     thread::scope(|scope| {
         for writer in 0..2 {
-            let (blob, chunks, start) = (&blob, &chunks, &start);
+            let (blob, chunks, start, reading) = (&blob, &chunks, &start, &reading);
             scope.spawn(move || {
                 start.wait();
-                for round in 0..ROUNDS {
+                let mut round = 0_usize;
+                while reading.load(Ordering::Relaxed) > 0 {
                     let number = (round * (writer + 1) * 5) % CHUNK_COUNT;
                     let index = blob.table().index(u32::try_from(number).unwrap()).unwrap();
                     match blob.put(index, &chunks[number]) {
                         Ok(()) => {}
                         Err(error) => assert!(error.is_full(), "{error}"),
                     }
+                    round += 1;
                 }
             });
         }
         for reader in 0..3_usize {
-            let (blob, content, start, given, refused) =
-                (&blob, &content, &start, &given, &refused);
+            let (blob, content, start, seen_enough) = (&blob, &content, &start, &seen_enough);
+            let (given, refused, reading) = (&given, &refused, &reading);
             scope.spawn(move || {
                 let mut buf = vec![0; 9_000];
+                // Writers end with the readers, also with one that found a wrong byte.
+                let _leaving = Leaving(reading);
                 start.wait();
-                for round in 0..ROUNDS * 4 {
-                    let at = (round * 7_919 + reader * 104_729) % (content.len() - buf.len());
-                    if blob.read_at(at as u64, &mut buf).unwrap() {
-                        assert!(buf == content[at..at + buf.len()], "wrong bytes at {at}");
-                        given.fetch_add(1, Ordering::Relaxed);
-                    } else {
-                        refused.fetch_add(1, Ordering::Relaxed);
-                    }
+                for round in 0..MOST_ROUNDS {
                     if round % 64 == 0 {
+                        if round >= ROUNDS && seen_enough() {
+                            break;
+                        }
                         let number = round / 64 % CHUNK_COUNT;
                         let index = blob.table().index(u32::try_from(number).unwrap()).unwrap();
                         if let Some(chunk) = blob.get(index).unwrap() {
@@ -79,12 +94,23 @@ fn read_that_races_with_eviction_is_right_or_not_given() {
                             );
                         }
                     }
+                    let at = (round * 7_919 + reader * 104_729) % (content.len() - buf.len());
+                    if blob.read_at(at as u64, &mut buf).unwrap() {
+                        assert!(buf == content[at..at + buf.len()], "wrong bytes at {at}");
+                        given.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        refused.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
             });
         }
     });
+    assert!(
+        seen_enough(),
+        "{given:?} {refused:?} {:?}",
+        store.counters()
+    );
     let counters = store.counters();
-    assert!(given.into_inner() > 0 && refused.into_inner() > 0 && counters.evicted_count > 100);
     assert_eq!(counters.corrupt_count, 0, "a race is not corruption");
     assert_eq!(store.used_len(), blob.present_len());
     assert!(store.used_len() <= 4 * CHUNK_LEN as u64);

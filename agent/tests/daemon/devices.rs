@@ -223,3 +223,24 @@ fn background_fill_brings_the_rest() {
     assert!(complete, "{}", daemon.log());
     assert_eq!(device.state, DeviceState::Attached);
 }
+
+#[test]
+fn large_files_of_one_image_are_not_fetched_again_for_another() {
+    let (registry, one, other) = (Registry::start(), Image::new(), Image::named("another"));
+    let daemon = Daemon::start("");
+    let mut sent = Vec::new();
+    for image in [&one, &other] {
+        let device = daemon.attach(&image.push(&registry), FrontEndChoice::Auto);
+        let target = daemon.mount(&device, &device.id, false);
+        image.assert_at(&target);
+        sent.push(registry.sent_len());
+    }
+    let again = sent[1] - sent[0];
+    assert_ne!(one.blob(0), other.blob(0));
+    assert!(
+        again < other.stored_len() / 8,
+        "{again} bytes were read again"
+    );
+    let copied = daemon.must(daemon.client().status()).store.copied_count;
+    assert!(copied > 10, "{copied} chunks were copied");
+}

@@ -50,6 +50,11 @@ fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
 impl Image {
     /// About 6 MiB, most of it in three large files.
     pub(crate) fn new() -> Self {
+        Self::named("one")
+    }
+
+    /// The same with another small file in each layer, so that no blob is the same and all large files are.
+    pub(crate) fn named(name: &str) -> Self {
         let (first, second, third) = (noise(1, 3 << 20), noise(2, 2 << 20), noise(3, 1 << 20));
         let many: Vec<(String, Vec<u8>)> = (0..200)
             .map(|number| {
@@ -60,6 +65,7 @@ impl Image {
             })
             .collect();
         let mut lower: Vec<(&str, &[u8])> = vec![
+            ("etc/name", name.as_bytes()),
             ("bin/first", &first),
             ("bin/second", b"hidden by the upper layer"),
             ("etc/removed", b"removed by the upper layer"),
@@ -71,6 +77,7 @@ impl Image {
                 .map(|(name, content)| (name.as_str(), content.as_slice())),
         );
         let upper: Vec<(&str, &[u8])> = vec![
+            ("etc/upper-name", name.as_bytes()),
             ("bin/second", &second),
             ("bin/third", &third),
             ("etc/.wh.removed", b""),
