@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
 use tranship_device::{BlockRead, BlockReadError};
 use tranship_format::{ByteRange, ChunkIndex, Disk};
 
@@ -22,24 +21,21 @@ pub(crate) struct ImageDisk {
     disk: Disk,
     layers: Vec<Arc<LazyBlob>>,
     runtime: Handle,
-    stop: CancellationToken,
     reads: Arc<Reads>,
 }
 
 impl ImageDisk {
-    /// `disk` was opened over `layers`, the bottom one first. Reads fail once `stop` is cancelled.
+    /// `disk` was opened over `layers`, the bottom one first.
     pub(crate) fn new(
         disk: Disk,
         layers: Vec<Arc<LazyBlob>>,
         runtime: Handle,
-        stop: CancellationToken,
         reads: Arc<Reads>,
     ) -> Self {
         Self {
             disk,
             layers,
             runtime,
-            stop,
             reads,
         }
     }
@@ -47,9 +43,6 @@ impl ImageDisk {
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockReadError> {
         let len = buf.len() as u64;
         BlockReadError::check_range(offset, len, self.disk.len())?;
-        if self.stop.is_cancelled() {
-            return Err(BlockReadError::Stopping);
-        }
         self.gather(ByteRange::new(offset, offset.saturating_add(len)))
             .map_err(|error| explain(offset, len, io::Error::other(error)))?;
         self.disk

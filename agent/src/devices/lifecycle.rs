@@ -180,6 +180,10 @@ impl Devices {
         let Some(Attached { image, presented }) = work.attached.take() else {
             return;
         };
+        if detach {
+            // Reads that wait for a source end now; what is here is given until the last user is gone.
+            image.stop_token().cancel();
+        }
         let stopped = self
             .blocking(move || {
                 if detach {

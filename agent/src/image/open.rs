@@ -61,7 +61,6 @@ impl Images {
                     disk,
                     layers.clone(),
                     self.runtime.clone(),
-                    context.stop.clone(),
                     Arc::clone(&self.reads),
                 );
                 Ok(Image {

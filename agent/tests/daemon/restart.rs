@@ -145,3 +145,27 @@ fn device_whose_record_is_broken_keeps_nobody_from_starting() {
         "what nobody knows of is cleared away: {mounts:?}"
     );
 }
+
+#[test]
+fn read_that_waits_for_a_registry_does_not_hold_up_a_stop() {
+    let (mut registry, image) = (Registry::start(), Image::new());
+    let reference = image.push(&registry);
+    let mut daemon = Daemon::start("[registry]\ndeadline = \"1s\"");
+    let device = daemon.attach(&reference, FrontEndChoice::ErofsFile);
+    let target = daemon.mount(&device, "mounted", false);
+    let mut file = fs::File::open(target.join("bin/first")).unwrap();
+    registry.close();
+    let reading = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut file, &mut bytes)
+    });
+    let waiting = (0..100_000).any(|_| {
+        daemon.must(daemon.client().status());
+        daemon.log().contains("a read waits")
+    });
+    assert!(waiting, "{}", daemon.log());
+    daemon.stop();
+    assert!(reading.join().unwrap().is_err(), "it was told");
+    let log = daemon.log();
+    assert!(!log.contains("late") && !log.contains("badly"), "{log}");
+}
