@@ -131,14 +131,17 @@ impl Debian {
                 &bundle.to_string_lossy(),
             ],
         );
-        // umoci writes the sparse file's zeros out.
-        run(
-            "fallocate",
-            &[
-                "--dig-holes",
-                &bundle.join("rootfs/srv/sparse").to_string_lossy(),
-            ],
-        );
+        // umoci writes the sparse file's zeros out, and giving them back counts as a change of the file.
+        let sparse = bundle.join("rootfs/srv/sparse");
+        let modified = fs::metadata(&sparse)
+            .and_then(|metadata| metadata.modified())
+            .expect("its time");
+        run("fallocate", &["--dig-holes", &sparse.to_string_lossy()]);
+        File::options()
+            .write(true)
+            .open(&sparse)
+            .and_then(|file| file.set_modified(modified))
+            .expect("its time restored");
         fs::remove_file(second).expect("a removed tar");
         fs::remove_file(third).expect("a removed tar");
     }
