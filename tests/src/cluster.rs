@@ -72,14 +72,23 @@ impl Daemon {
         drop(self.process.wait());
     }
 
-    /// Asks it to stop and waits until it has.
+    /// Asks it to stop and waits until it has; one that ended before is left alone.
     fn stop(&mut self) {
+        if !matches!(self.process.try_wait(), Ok(None)) {
+            return;
+        }
         let pid = i32::try_from(self.process.id()).expect("a pid");
         if let Some(pid) = rustix::process::Pid::from_raw(pid) {
             // It may have ended by itself already, which is as good.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
         drop(self.process.wait());
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -200,14 +209,6 @@ impl Agent {
             self.log()
         );
         serde_json::from_str(body).unwrap_or(Value::Null)
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        if let Some(mut daemon) = self.daemon.take() {
-            daemon.stop();
-        }
     }
 }
 
