@@ -257,6 +257,9 @@ impl Carrier {
                         carrier.counters.refused_peers.increment();
                     }
                     tracing::info!(peer = %arrival.peer, error = &error as &dyn std::error::Error, "a peer is not let in");
+                    if error.is_refusal() {
+                        carrier.transport.disconnect(arrival.peer).await;
+                    }
                 }
             }
         });

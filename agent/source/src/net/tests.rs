@@ -7,8 +7,10 @@ use tranship_format::wire::{
     Certificate, ChunkId, Class, Hello, PeerMessage, Role, TrackerReply, Versions, Want,
 };
 
-use super::certificate::{issue, libp2p_peer, unix_seconds};
+use super::certificate::{issue, libp2p_peer, unix_seconds, wire_peer};
+use super::identity::Identity;
 use super::stream::{FrameReader, FrameWriter, frames};
+use super::transport::{Arrival, Purpose};
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -67,9 +69,7 @@ struct Visit {
 /// Dials a node's door as `visitor` and says `first`; what comes back, if anything.
 async fn knock(net: &SwarmNet, visitor: &Identity, first: &PeerMessage) -> Visit {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let (transport, arrivals) = Transport::start(visitor, &[], &tasks, stop)
-        .await
-        .unwrap();
+    let (transport, arrivals) = Transport::start(visitor, &[], &tasks, stop).await.unwrap();
     let there = libp2p_peer(&net.member().peer).unwrap();
     let stream = transport
         .open(there, &net.transport.listening(), Purpose::Demand)

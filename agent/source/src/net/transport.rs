@@ -6,19 +6,12 @@
 //! hello that is sent on it. A transport of plain TLS sockets would fit behind
 //! the same four calls.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
 use futures::StreamExt;
-use libp2p::connection_limits::{self, ConnectionLimits};
-use libp2p::core::Transport as _;
-use libp2p::core::transport::ListenerId;
-use libp2p::core::upgrade::Version;
 use libp2p::multiaddr::Protocol;
-use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, tcp};
+use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -27,19 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::identity::Identity;
-use super::mux::Mux;
-use super::tls::{Tls, TlsError};
+use super::tls::TlsError;
+use task::{Command, SwarmTask};
 
-/// A connection that carries no stream is closed after this time. Longer than
-/// any pause between two starts of one image, short enough to forget the dead.
-const IDLE: Duration = Duration::from_mins(10);
-/// TCP, TLS and yamux together; more than a long round trip to a busy node.
-const CONNECT: Duration = Duration::from_secs(10);
+mod task;
+
 /// Opening a stream on a connection that stands.
 const OPEN_STREAM: Duration = Duration::from_secs(5);
-/// Connections to one peer: one that we dialled, one that the peer dialled at
-/// the same moment, and one that is about to die.
-const MAX_CONNECTIONS_PER_PEER: u32 = 3;
 /// Commands that may wait for the swarm's task.
 const COMMANDS: usize = 64;
 /// Arrived streams that may wait for their hello.
@@ -147,15 +134,6 @@ impl std::fmt::Debug for Transport {
     }
 }
 
-enum Command {
-    Connect {
-        peer: PeerId,
-        addresses: Vec<Multiaddr>,
-        done: oneshot::Sender<Result<(), TransportError>>,
-    },
-    Disconnect(PeerId),
-}
-
 impl Transport {
     /// Starts listening and accepting; the task lives in `tasks` until `stop`.
     /// Returns once each listener stands, so its port is known.
@@ -165,15 +143,7 @@ impl Transport {
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> Result<(Self, mpsc::Receiver<Arrival>), TransportError> {
-        let tls = Tls::new(identity.keypair())?;
-        let transport = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-            .upgrade(Version::V1Lazy)
-            .authenticate(tls)
-            .multiplex(Mux::new())
-            .timeout(CONNECT)
-            .boxed();
-        let streams = libp2p_stream::Behaviour::new();
-        let mut control = streams.new_control();
+        let (mut swarm, mut control) = task::swarm(identity, tasks)?;
         let (arrived, arrivals) = mpsc::channel(ARRIVALS);
         for purpose in Purpose::ALL {
             let Ok(incoming) = control.accept(purpose.protocol()) else {
@@ -181,33 +151,15 @@ impl Transport {
             };
             tasks.spawn(accept(purpose, incoming, arrived.clone(), stop.clone()));
         }
-        let limits = ConnectionLimits::default()
-            .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER));
-        let behaviour = Behaviour {
-            limits: connection_limits::Behaviour::new(limits),
-            streams,
-        };
-        let executor = tasks.clone();
-        let config = libp2p::swarm::Config::with_executor(move |future| {
-            executor.spawn(future);
-        })
-        .with_idle_connection_timeout(IDLE);
-        let peer = identity.libp2p_peer();
-        let mut swarm = Swarm::new(transport, behaviour, peer, config);
         for address in listen {
-            listen_on(&mut swarm, address).await?;
+            task::listen_on(&mut swarm, address).await?;
         }
         let (commands, received) = mpsc::channel(COMMANDS);
         let (addresses, listening) = watch::channel(swarm.listeners().cloned().collect());
-        let task = SwarmTask {
-            swarm,
-            commands: received,
-            addresses,
-            dialled: BTreeMap::new(),
-        };
+        let task = SwarmTask::new(swarm, received, addresses);
         tasks.spawn(task.run(stop));
         let handle = Self {
-            peer,
+            peer: identity.libp2p_peer(),
             commands,
             control,
             arrived,
@@ -278,43 +230,6 @@ impl Transport {
     }
 }
 
-#[derive(NetworkBehaviour)]
-#[behaviour(prelude = "libp2p::swarm::derive_prelude")]
-struct Behaviour {
-    limits: connection_limits::Behaviour,
-    streams: libp2p_stream::Behaviour,
-}
-
-async fn listen_on(
-    swarm: &mut Swarm<Behaviour>,
-    address: &Multiaddr,
-) -> Result<(), TransportError> {
-    let failed = |source| TransportError::Listen {
-        address: address.clone(),
-        source,
-    };
-    let id: ListenerId = swarm
-        .listen_on(address.clone())
-        .map_err(|error| failed(io::Error::other(error)))?;
-    loop {
-        match swarm.select_next_some().await {
-            SwarmEvent::NewListenAddr { listener_id, .. } if listener_id == id => return Ok(()),
-            SwarmEvent::ListenerError { listener_id, error } if listener_id == id => {
-                return Err(failed(error));
-            }
-            SwarmEvent::ListenerClosed {
-                listener_id,
-                reason,
-                ..
-            } if listener_id == id => {
-                let error = reason.err();
-                return Err(failed(error.unwrap_or_else(|| io::Error::other("closed"))));
-            }
-            _ => {}
-        }
-    }
-}
-
 /// Hands streams on at once: libp2p's queue holds one and drops the rest.
 async fn accept(
     purpose: Purpose,
@@ -336,97 +251,6 @@ async fn accept(
         // A full queue drops the stream, as libp2p would: its opener tries again.
         if let Err(mpsc::error::TrySendError::Closed(_)) = arrived.try_send(arrival) {
             return;
-        }
-    }
-}
-
-type Waiters = Vec<oneshot::Sender<Result<(), TransportError>>>;
-
-struct SwarmTask {
-    swarm: Swarm<Behaviour>,
-    commands: mpsc::Receiver<Command>,
-    addresses: watch::Sender<Vec<Multiaddr>>,
-    dialled: BTreeMap<PeerId, Waiters>,
-}
-
-impl SwarmTask {
-    async fn run(mut self, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                command = self.commands.recv() => match command {
-                    Some(command) => self.command(command),
-                    None => return,
-                },
-                event = self.swarm.select_next_some() => self.event(event),
-            }
-        }
-    }
-
-    fn command(&mut self, command: Command) {
-        match command {
-            Command::Connect { peer, done, .. } if self.swarm.is_connected(&peer) => {
-                let _ = done.send(Ok(()));
-            }
-            Command::Connect {
-                peer,
-                addresses,
-                done,
-            } => {
-                if let Some(waiters) = self.dialled.get_mut(&peer) {
-                    waiters.push(done);
-                    return;
-                }
-                let dial = DialOpts::peer_id(peer)
-                    .condition(PeerCondition::Always)
-                    .addresses(addresses)
-                    .build();
-                match self.swarm.dial(dial) {
-                    Ok(()) => {
-                        self.dialled.insert(peer, vec![done]);
-                    }
-                    Err(error) => {
-                        let reason = error.to_string();
-                        let _ = done.send(Err(TransportError::Connect { peer, reason }));
-                    }
-                }
-            }
-            Command::Disconnect(peer) => {
-                // An error says that there was no connection, which is what is wanted.
-                let _ = self.swarm.disconnect_peer_id(peer);
-            }
-        }
-    }
-
-    fn event(&mut self, event: SwarmEvent<BehaviourEvent>) {
-        match event {
-            SwarmEvent::ConnectionEstablished { peer_id, .. } => {
-                tracing::debug!(peer = %peer_id, "connected");
-                for waiter in self.dialled.remove(&peer_id).unwrap_or_default() {
-                    let _ = waiter.send(Ok(()));
-                }
-            }
-            SwarmEvent::OutgoingConnectionError {
-                peer_id: Some(peer),
-                error,
-                ..
-            } => {
-                for waiter in self.dialled.remove(&peer).unwrap_or_default() {
-                    let reason = error.to_string();
-                    let _ = waiter.send(Err(TransportError::Connect { peer, reason }));
-                }
-            }
-            SwarmEvent::ConnectionClosed { peer_id, cause, .. } => {
-                tracing::debug!(peer = %peer_id, ?cause, "disconnected");
-            }
-            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => {
-                let listening = self.swarm.listeners().cloned().collect();
-                self.addresses.send_replace(listening);
-            }
-            SwarmEvent::ListenerClosed { reason, .. } => {
-                tracing::error!(?reason, "a listener closed: peers cannot reach this node");
-            }
-            _ => {}
         }
     }
 }

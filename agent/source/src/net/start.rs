@@ -1,0 +1,229 @@
+//! Puts a node together: its parts, their channels and their tasks.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use libp2p::Multiaddr;
+use libp2p::multiaddr::Protocol;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tranship_format::wire::{MAX_ADDRESSES, Member, Role};
+use tranship_swarm::node::{Node, NodeOptions};
+
+use super::certificate::{Authority, wire_peer};
+use super::driver::{Driver, Inbox};
+use super::hello::Membership;
+use super::identity::Identity;
+use super::images::Images;
+use super::links::{Carrier, Links};
+use super::serve::Server;
+use super::session::{self, Applicant, Session};
+use super::transport::{Arrival, Purpose, Transport};
+use super::waiters::Waiters;
+use super::{NetError, NetOptions, NetStatus, SwarmNet, TrackerStream, random_bytes};
+use crate::counters::Counters;
+use crate::fetch::{Fetcher, Jobs, Mailbox};
+
+/// Events that may wait for the driver; senders wait beyond it, so a peer that
+/// floods us fills its own connection.
+const EVENTS: usize = 1024;
+/// Readers' wishes that may wait for the driver.
+const WANTED: usize = 1024;
+/// Nodes that may wait for the tracker to hear them.
+const TRACKER_STREAMS: usize = 256;
+/// How much more a seed does at once than an agent.
+const SEED_FACTOR: u32 = 4;
+/// Least room for chunks in flight.
+const MIN_ROOM: u32 = 4 << 20;
+
+impl SwarmNet {
+    /// Starts a node. Only its own machine can make this fail: the network is
+    /// looked for in the background.
+    ///
+    /// # Errors
+    /// [`NetError`] when the key cannot be had or an address cannot be listened on.
+    pub async fn start(options: NetOptions) -> Result<Self, NetError> {
+        let (net, _) = Self::start_with_tracker(options).await?;
+        Ok(net)
+    }
+
+    /// Starts the node beside a tracker: the streams that nodes open to the tracker
+    /// come out of the channel. A node whose tracker is itself joins through memory.
+    ///
+    /// # Errors
+    /// As [`SwarmNet::start`].
+    pub async fn start_with_tracker(
+        options: NetOptions,
+    ) -> Result<(Self, mpsc::Receiver<TrackerStream>), NetError> {
+        let identity = Identity::open(&options.state_dir).map_err(NetError::Identity)?;
+        let authority = match &options.tracker {
+            Some(tracker) => Some(Authority::of(tracker.peer).map_err(NetError::Tracker)?),
+            None => None,
+        };
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let guard = stop.clone().drop_guard();
+        let (transport, arrivals) =
+            Transport::start(&identity, &options.listen, &tasks, stop.clone())
+                .await
+                .map_err(NetError::Transport)?;
+        let counters = Arc::new(Counters::default());
+        let (events, received) = mpsc::channel(EVENTS);
+        let (ours, certificate) = watch::channel(None);
+        let boot_id = random_bytes().ok_or(NetError::Random)?;
+        let carrier = Carrier {
+            transport: transport.clone(),
+            membership: authority.clone().map(|authority| Membership {
+                authority,
+                ours: certificate.clone(),
+                boot_id,
+            }),
+            events: events.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+            room: Arc::new(Semaphore::new(room(&options))),
+            counters: Arc::clone(&counters),
+            ids: Arc::new(AtomicU64::new(0)),
+        };
+        let (streams, tracker_streams) = mpsc::channel(TRACKER_STREAMS);
+        tasks.spawn(sort(arrivals, carrier.clone(), streams, stop.clone()));
+
+        let member = member(&options, &transport).ok_or(NetError::Stopped)?;
+        let applicant = options
+            .tracker
+            .clone()
+            .zip(authority)
+            .map(|(tracker, authority)| Applicant {
+                tracker,
+                authority,
+                token: options.token.clone(),
+                member: member.clone(),
+                boot_id,
+                certificate,
+            });
+        if let Some(applicant) = applicant.clone() {
+            let keeping = session::keep(applicant, transport.clone(), events.clone(), stop.clone());
+            tasks.spawn(keeping);
+        }
+        let jobs = Jobs {
+            events: events.clone(),
+            tasks: tasks.clone(),
+            counters: Arc::clone(&counters),
+        };
+        let room_out = Arc::new(Semaphore::new(room(&options)));
+        let (status, shown) = watch::channel(NetStatus {
+            peer_id: transport.peer().to_string(),
+            tracker: options.tracker.as_ref().map(ToString::to_string),
+            ..NetStatus::default()
+        });
+        let driver = Driver {
+            node: Node::new(node_options(member.clone(), &boot_id)),
+            started: Instant::now(),
+            links: Links::new(carrier),
+            session: Session::new(applicant, ours, Arc::clone(&counters)),
+            images: Images::default(),
+            waiters: Waiters::default(),
+            server: Server::new(jobs.clone(), room_out, options.upload_rate, options.fault),
+            jobs,
+            status,
+            at_hand: None,
+        };
+        let (wanted, wanted_received) = mpsc::channel(WANTED);
+        let (dropped, dropped_received) = mpsc::unbounded_channel();
+        let inbox = Inbox {
+            events: received,
+            wanted: wanted_received,
+            dropped: dropped_received,
+        };
+        let farewell = stop.child_token();
+        let driving = TaskTracker::new();
+        driving.spawn(driver.run(inbox, farewell.clone()));
+        let net = Self {
+            fetcher: Fetcher::new(Mailbox { wanted, dropped }, counters, tasks.clone()),
+            events,
+            status: shown,
+            transport,
+            member,
+            tasks,
+            driver: driving,
+            farewell,
+            stop: guard,
+        };
+        Ok((net, tracker_streams))
+    }
+}
+
+/// Sends arrived streams to whom they are for.
+async fn sort(
+    mut arrivals: mpsc::Receiver<Arrival>,
+    carrier: Carrier,
+    streams: mpsc::Sender<TrackerStream>,
+    stop: CancellationToken,
+) {
+    loop {
+        let arrival = tokio::select! {
+            () = stop.cancelled() => return,
+            arrival = arrivals.recv() => arrival,
+        };
+        match arrival {
+            None => return,
+            Some(arrival) if arrival.purpose == Purpose::Tracker => {
+                if let Some(peer) = wire_peer(arrival.peer) {
+                    // Full or closed: the node finds its stream closed and comes back.
+                    let _ = streams.try_send(TrackerStream::new(peer, arrival.stream));
+                }
+            }
+            Some(arrival) => carrier.accept(arrival),
+        }
+    }
+}
+
+fn member(options: &NetOptions, transport: &Transport) -> Option<Member> {
+    let advertised = match options.advertise.as_slice() {
+        [] => reachable(transport.listening()),
+        given => given.to_vec(),
+    };
+    let addresses = advertised.iter().map(ToString::to_string);
+    Some(Member {
+        peer: wire_peer(transport.peer())?,
+        addresses: addresses.take(MAX_ADDRESSES).collect(),
+        zone: options.zone.clone(),
+        rack: options.rack.clone(),
+        role: options.role,
+    })
+}
+
+/// Loopback leads a peer to itself, so it is told only when there is nothing else.
+fn reachable(listening: Vec<Multiaddr>) -> Vec<Multiaddr> {
+    let is_loopback = |address: &Multiaddr| match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => ip.is_loopback(),
+        Some(Protocol::Ip6(ip)) => ip.is_loopback(),
+        _ => false,
+    };
+    let (loopback, others): (Vec<_>, Vec<_>) = listening.into_iter().partition(is_loopback);
+    if others.is_empty() { loopback } else { others }
+}
+
+fn room(options: &NetOptions) -> usize {
+    // One frame of the longest kind must always fit, or nothing ever moves.
+    options.in_flight_len.max(MIN_ROOM) as usize
+}
+
+fn node_options(member: Member, boot_id: &[u8; 16]) -> NodeOptions {
+    let random = boot_id.first_chunk().copied().unwrap_or_default();
+    let role = member.role;
+    let options = NodeOptions::new(member, u64::from_le_bytes(random));
+    match role {
+        Role::Agent => options,
+        // A seed serves the first children of every stripe and reads the registry
+        // for all, and has a machine for it.
+        Role::Seed => NodeOptions {
+            registry_reads: options.registry_reads * SEED_FACTOR,
+            upload_slots: options.upload_slots * SEED_FACTOR as usize,
+            upload_queue: options.upload_queue * SEED_FACTOR as usize,
+            waiters: options.waiters * SEED_FACTOR as usize,
+            ..options
+        },
+    }
+}
