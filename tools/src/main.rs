@@ -27,6 +27,7 @@ mod time;
 mod umount;
 mod verify;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -56,13 +57,16 @@ fn run(cli: &Cli, progress: &Progress) -> Outcome {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build();
-    runtime
-        .explain(|| "cannot start the runtime".into())?
-        .block_on(verb(cli, progress))
+        .build()
+        .explain(|| "cannot start the runtime".into())?;
+    let told = runtime.block_on(verb(cli, progress));
+    // Work on blocking threads that nobody waits for any more ends with the process.
+    runtime.shutdown_background();
+    told
 }
 
 async fn verb(cli: &Cli, progress: &Progress) -> Outcome {

@@ -67,12 +67,13 @@ pub(crate) async fn full_pull(
     let ready = done.iter().map(|(took, _)| took.as_secs_f64()).collect();
     let registry = stage.registry_bytes() - before;
     let wire = stage.wire_bytes() - wire;
-    let mut roots = done.into_iter().map(|(_, root)| root);
-    let first = roots
+    let mut dirs = done.into_iter().map(|(_, dir)| dir);
+    let first = dirs
         .next()
         .ok_or_else(|| Failure::new(Exit::Failed, "there are no nodes"))?;
-    for root in roots {
-        std::fs::remove_dir_all(&root).explain(|| format!("cannot remove {}", root.display()))?;
+    for dir in dirs.chain([first.join("download")]) {
+        let removed = tokio::fs::remove_dir_all(&dir).await;
+        removed.explain(|| format!("cannot remove {}", dir.display()))?;
     }
     Ok((
         Phase {
@@ -81,7 +82,7 @@ pub(crate) async fn full_pull(
             wire,
             ..Phase::default()
         },
-        first,
+        first.join("root"),
     ))
 }
 

@@ -98,7 +98,9 @@ async fn packed(stage: &Stage, original: &str) -> Outcome<Original> {
     let packed = blocking(move || pack(&packing)).await??;
     push_packed(&packed, original).await?;
     // The layers are in the registry now; the files would only fill the disk.
-    std::fs::remove_dir_all(&dir).explain(|| format!("cannot remove {}", dir.display()))?;
+    tokio::fs::remove_dir_all(&dir)
+        .await
+        .explain(|| format!("cannot remove {}", dir.display()))?;
     Ok(Original {
         command: packed.command,
         needed: packed.needed,

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tranship_agent::control::Client;
@@ -15,6 +16,11 @@ use super::rate::Rate;
 use super::registry::Registry;
 use crate::cli::DemoArgs;
 use crate::failure::{Explain, Outcome};
+
+/// Unmounting and detaching may take this long before it is done by force.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
+/// How soon a mount that was in use is tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 /// A machine of the demo that starts the image.
 #[derive(Debug)]
@@ -155,9 +161,16 @@ impl Stage {
             registry.stop().await;
         }
         unmount_below(&self.path);
-        if let Some(dir) = self.dir.take()
-            && let Err(error) = dir.close()
-        {
+        // Thousands of files: some disks take seconds for that.
+        let closed = self
+            .dir
+            .take()
+            .map(|dir| tokio::task::spawn_blocking(move || dir.close()));
+        let failed = match closed {
+            Some(closing) => closing.await.map_err(std::io::Error::other).flatten().err(),
+            None => None,
+        };
+        if let Some(error) = failed {
             crate::output::say(&format!("left over: {}: {error}", self.path.display()));
         }
     }
@@ -166,22 +179,33 @@ impl Stage {
 async fn end_agent(mut agent: Agent, machines: &Machines) {
     let root = agent.root();
     // Each step is tried whatever became of the one before: a demo that failed in the middle has done only some of them.
-    if let Err(error) = agent.client.unmount(&root).await {
-        tracing::debug!(%error, "nothing was mounted");
-    }
-    for device in agent.client.devices().await.unwrap_or_default() {
-        for _ in 0..device.use_count.max(1) {
-            if let Err(error) = agent.client.detach(&device.id).await {
-                tracing::debug!(%error, "the device is gone already");
+    let leaving = async {
+        // A command that was killed inside holds the mount until its last read has ended.
+        while agent
+            .client
+            .unmount(&root)
+            .await
+            .is_err_and(|error| error.status() == Some(409))
+        {
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+        for device in agent.client.devices().await.unwrap_or_default() {
+            for _ in 0..device.use_count.max(1) {
+                if let Err(error) = agent.client.detach(&device.id).await {
+                    tracing::debug!(%error, "not detached");
+                }
             }
         }
+    };
+    if tokio::time::timeout(LEAVE_LIMIT, leaving).await.is_err() {
+        tracing::warn!(root = %root.display(), "still in use: it is taken away by force");
     }
     if let Some(pid) = agent.daemon.pid() {
         machines.remove(pid);
     }
     agent.daemon.stop().await;
     unmount_below(&agent.dir);
-    if let Err(error) = std::fs::remove_dir_all(&agent.dir) {
+    if let Err(error) = tokio::fs::remove_dir_all(&agent.dir).await {
         tracing::debug!(%error, dir = %agent.dir.display(), "left for the end");
     }
 }

@@ -48,7 +48,7 @@ impl Rights {
     }
 }
 
-/// Pulls everything, unpacks it, runs the command. The unpacked files stay at the returned path.
+/// Pulls everything, unpacks it, runs the command. The files stay in `download` and `root` of the returned directory.
 pub(crate) async fn eagerly(
     stage: &Stage,
     node: &Node,
@@ -90,9 +90,7 @@ pub(crate) async fn eagerly(
         Rights::ReadOnly => read_needed(View::Mounted(root.clone()), scene).await?,
     }
     let took = begin.elapsed();
-    std::fs::remove_dir_all(&download)
-        .explain(|| format!("cannot remove {}", download.display()))?;
-    Ok((took, root))
+    Ok((took, dir))
 }
 
 /// Attaches, mounts and runs the command.
