@@ -69,6 +69,8 @@ pub(super) struct Stripe {
     pub(super) ready: Option<(Class, Order)>,
     /// Questions to the tracker in a row that were not answered.
     pub(super) unanswered: u32,
+    /// Times in a row that the tracker could not decide.
+    pub(super) undecided: u32,
     /// Peers that got chunks of it from here, the latest last.
     pub(super) recent: VecDeque<PeerId>,
 }

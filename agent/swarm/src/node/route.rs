@@ -15,6 +15,8 @@ use super::{Node, StripeId, tree};
 const REFRESH_FIRST: Duration = Duration::from_secs(5);
 /// Longest such pause.
 const REFRESH_LAST: Duration = Duration::from_mins(10);
+/// Times in a row that the tracker may say "later" about a stripe.
+const MAX_UNDECIDED: u32 = 20;
 
 impl Node {
     pub(super) fn tracker_up(&mut self, now: Duration, epoch: u64, seed: Option<Member>) {
@@ -158,21 +160,33 @@ impl Node {
                         },
                     );
                 }
-                Told::Wait { ms } if known => {
-                    let wait = Duration::from_millis(u64::from(ms)).min(self.options.bulk_patience);
-                    let until = now + wait;
-                    self.set_route(id, Route::Hold { until });
-                    self.timers.insert((until, Timer::Hold(id)));
-                }
+                Told::Wait { ms } if known => self.hold(now, id, ms),
                 Told::Parents(_) | Told::Wait { .. } => {}
             }
         }
+    }
+
+    /// The tracker cannot decide yet. One that never does is as good as away.
+    fn hold(&mut self, now: Duration, id: StripeId, ms: u32) {
+        let wait = Duration::from_millis(u64::from(ms)).min(self.options.bulk_patience);
+        let until = now + wait;
+        let undecided = self.stripe(id).map_or(0, |stripe| stripe.undecided) + 1;
+        self.set_route(id, Route::Hold { until });
+        if undecided > MAX_UNDECIDED {
+            self.route_by_tree(now, id);
+            return;
+        }
+        if let Some(stripe) = self.stripe_mut(id) {
+            stripe.undecided = undecided;
+        }
+        self.timers.insert((until, Timer::Hold(id)));
     }
 
     fn set_route(&mut self, id: StripeId, route: Route) {
         if let Some(stripe) = self.stripe_mut(id) {
             stripe.route = route;
             stripe.unanswered = 0;
+            stripe.undecided = 0;
         }
         self.unpark(id, &[Park::Route, Park::Credit]);
     }

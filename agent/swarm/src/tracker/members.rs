@@ -44,6 +44,7 @@ pub(super) struct Members {
     numbers: BTreeMap<PeerId, MemberNo>,
     /// When to look whether a member is still there; it may have been seen since.
     due: BTreeSet<(Duration, MemberNo)>,
+    /// Accuser and accused, and until when.
     apart: BTreeMap<(MemberNo, MemberNo), Duration>,
 }
 
@@ -131,17 +132,20 @@ impl Members {
         self.due.first().map(|&(at, _)| at)
     }
 
-    pub(super) fn keep_apart(&mut self, one: MemberNo, other: MemberNo, until: Duration) {
+    pub(super) fn keep_apart(&mut self, by: MemberNo, of: MemberNo, until: Duration) {
         if self.apart.len() < MAX_APART {
-            let kept = self.apart.entry(pair(one, other)).or_default();
+            let kept = self.apart.entry((by, of)).or_default();
             *kept = until.max(*kept);
         }
     }
 
+    /// Whether `by` accused `of` and is still kept apart from it.
+    pub(super) fn accuses(&self, now: Duration, by: MemberNo, of: MemberNo) -> bool {
+        self.apart.get(&(by, of)).is_some_and(|&until| until > now)
+    }
+
     pub(super) fn are_apart(&self, now: Duration, one: MemberNo, other: MemberNo) -> bool {
-        self.apart
-            .get(&pair(one, other))
-            .is_some_and(|&until| until > now)
+        self.accuses(now, one, other) || self.accuses(now, other, one)
     }
 
     pub(super) fn note_goodput(&mut self, of: MemberNo, by: MemberNo, bytes_per_second: u64) {
@@ -190,14 +194,6 @@ impl Members {
 impl Standing {
     pub(super) const fn is_seed(&self) -> bool {
         matches!(self.member.role, Role::Seed)
-    }
-}
-
-const fn pair(one: MemberNo, other: MemberNo) -> (MemberNo, MemberNo) {
-    if one < other {
-        (one, other)
-    } else {
-        (other, one)
     }
 }
 

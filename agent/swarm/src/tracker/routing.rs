@@ -21,7 +21,7 @@ impl Tracker {
     pub(super) fn route(&mut self, now: Duration, id: StripeId, me: MemberNo) -> Route {
         self.seed_first(now, id, me);
         self.register(id, me);
-        match self.find_route(now, id, me) {
+        match self.find_route(now, id, me, true) {
             Some(route) => route,
             None => Route::Wait {
                 ms: millis(ASK_AGAIN),
@@ -58,7 +58,14 @@ impl Tracker {
         }
     }
 
-    fn find_route(&mut self, now: Duration, id: StripeId, me: MemberNo) -> Option<Route> {
+    /// `asks` is false when the member is told without having asked.
+    fn find_route(
+        &mut self,
+        now: Duration,
+        id: StripeId,
+        me: MemberNo,
+        asks: bool,
+    ) -> Option<Route> {
         let stripe = self.blobs.stripe(id)?;
         if let Some(lease) = stripe.lease.filter(|lease| lease.holder == me) {
             return Some(self.origin(now, lease, stripe.handovers));
@@ -79,7 +86,14 @@ impl Tracker {
             };
         };
         if self.members.are_apart(now, me, lease.holder) {
-            return self.take_over(now, id, me);
+            // An accuser need not wait for the accused; but two who accuse each other would take the
+            // lease from each other for ever, and one who was not asking has no need of it yet.
+            let may = asks && !self.members.accuses(now, lease.holder, me);
+            return if may {
+                self.take_over(now, id, me)
+            } else {
+                None
+            };
         }
         // The holder joined later than this one, which once had the lease or a parent that is lost.
         let stripe = self.blobs.stripe_mut(id)?;
@@ -287,7 +301,7 @@ impl Tracker {
                     || stripe.parent(orphan).is_some()
                     || stripe.is_holder(orphan)
             });
-            if !settled && let Some(route) = self.find_route(now, id, orphan) {
+            if !settled && let Some(route) = self.find_route(now, id, orphan, false) {
                 self.push(id, orphan, route);
             }
         }

@@ -1,0 +1,272 @@
+//! Small random swarms, one for each seed, each with one kind of trouble.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
+
+use tranship_format::Digest;
+use tranship_format::wire::{ChunkId, Class, Role};
+use tranship_swarm::node::Input;
+
+use crate::random::Random;
+use crate::world::{End, Terms, World};
+
+/// What goes wrong in a history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    Nothing,
+    Liar,
+    Crashes,
+    Silence,
+    LeaseHolderDies,
+    TrackerAway,
+    TrackerRestarts,
+    RegistryFails,
+    SlowPeer,
+    FullStores,
+    Everything,
+}
+
+const TROUBLES: [Trouble; 11] = [
+    Trouble::Nothing,
+    Trouble::Liar,
+    Trouble::Crashes,
+    Trouble::Silence,
+    Trouble::LeaseHolderDies,
+    Trouble::TrackerAway,
+    Trouble::TrackerRestarts,
+    Trouble::RegistryFails,
+    Trouble::SlowPeer,
+    Trouble::FullStores,
+    Trouble::Everything,
+];
+
+/// How long virtual time may go on: far beyond all patience of the machines.
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn has(trouble: Trouble, which: Trouble) -> bool {
+    trouble == which || trouble == Trouble::Everything
+}
+
+/// What a node reads: all of it in order, or parts in an order of its own.
+fn script(random: &mut Random, blobs: &[(Digest, u32)]) -> Vec<(ChunkId, Class)> {
+    let mut script = Vec::new();
+    let everything = random.chance(50);
+    let percent = random.between(5, 80);
+    for &(blob, count) in blobs {
+        for number in 0..count {
+            if everything || random.chance(percent) {
+                let class = match random.below(10) {
+                    0..=5 => Class::Demand,
+                    6 => Class::ReadAhead,
+                    7 | 8 => Class::Prefetch,
+                    _ => Class::Background,
+                };
+                script.push((ChunkId { blob, number }, class));
+            }
+        }
+    }
+    if random.chance(50) {
+        for place in (1..script.len()).rev() {
+            script.swap(place, random.index(place + 1));
+        }
+    }
+    script
+}
+
+fn build(seed: u64, trouble: Trouble) -> World {
+    let mut random = Random(seed);
+    let terms = Terms {
+        latency_us: (50, random.between(60, 2_000)),
+        uplink: random.between(20_000_000, 1_250_000_000),
+        registry_latency: random.micros(1_000, 80_000),
+        registry_rate: random.between(20_000_000, 1_250_000_000),
+        tracker_us: 5,
+        stripe_chunks: 8,
+        readahead: random.index(12) + 1,
+        racks: random.chance(30),
+    };
+    let mut world = World::new(terms, seed ^ 0x5eed);
+    world.max_steps = 300_000;
+    world.start_tracker();
+    let mut blobs = Vec::new();
+    for name in 0..=random.below(2) {
+        let count = random.between(1, 40);
+        let lens = (0..count).map(|_| u32::try_from(random.between(1, 400_000)).unwrap());
+        let digest = world.add_blob(&format!("blob {name}"), lens.collect());
+        blobs.push((digest, u32::try_from(count).unwrap()));
+    }
+    let digests: Vec<Digest> = blobs.iter().map(|&(digest, _)| digest).collect();
+    let nodes = random.between(2, 9);
+    let zones = random.between(1, 3);
+    let spread = if random.chance(50) { 50_000 } else { 600_000 };
+    for number in 0..nodes {
+        let zone = format!("zone-{}", random.below(zones));
+        let role = if number == 0 && random.chance(30) {
+            Role::Seed
+        } else {
+            Role::Agent
+        };
+        let script = script(&mut random, &blobs);
+        let start = random.micros(5_000, 5_000 + spread);
+        world.add_host(role, &zone, &digests, script, start);
+    }
+    harm(&mut world, &mut random, trouble, &digests);
+    world
+}
+
+fn harm(world: &mut World, random: &mut Random, trouble: Trouble, blobs: &[Digest]) {
+    let some = |random: &mut Random, world: &World| random.index(world.hosts.len());
+    if has(trouble, Trouble::Liar) {
+        let liar = some(random, world);
+        world.hosts[liar].lies = true;
+    }
+    if has(trouble, Trouble::Crashes) {
+        for _ in 0..random.between(1, 3) {
+            let at = random.micros(10_000, 700_000);
+            let host = some(random, world);
+            world.end_at(at, host, End::Crash);
+        }
+    }
+    if has(trouble, Trouble::Silence) {
+        let at = random.micros(10_000, 400_000);
+        let host = some(random, world);
+        world.end_at(at, host, End::Vanish);
+    }
+    if has(trouble, Trouble::LeaseHolderDies) {
+        for _ in 0..random.between(1, 2) {
+            let at = random.micros(10_000, 400_000);
+            world.end_lease_holder_at(at);
+        }
+    }
+    if has(trouble, Trouble::TrackerAway) || has(trouble, Trouble::TrackerRestarts) {
+        let down = random.micros(0, 300_000);
+        world.tracker_down_at(down);
+        if has(trouble, Trouble::TrackerRestarts) {
+            world.tracker_back_at(down + random.micros(1_000, 400_000));
+        }
+    }
+    if has(trouble, Trouble::RegistryFails) {
+        world.registry_fails = random.between(5, 30);
+    }
+    if has(trouble, Trouble::SlowPeer) {
+        let slow = some(random, world);
+        world.hosts[slow].slow = 50;
+    }
+    if has(trouble, Trouble::FullStores) {
+        for host in 0..world.hosts.len() {
+            if random.chance(50) {
+                world.hosts[host].full = random.between(10, 100);
+            }
+        }
+        for _ in 0..20 {
+            let blob = blobs[random.index(blobs.len())];
+            let number = u32::try_from(random.below(world.blobs[&blob].len() as u64)).unwrap();
+            let at = random.micros(50_000, 900_000);
+            let host = some(random, world);
+            let chunk = ChunkId { blob, number };
+            world.tell_at(at, host, Input::Evicted { chunk });
+        }
+    }
+}
+
+fn live(seed: u64) -> (Trouble, u64, u64, World) {
+    let trouble = TROUBLES[usize::try_from(seed).unwrap() % TROUBLES.len()];
+    let mut world = build(seed, trouble);
+    let wanted: BTreeSet<ChunkId> = world
+        .hosts
+        .iter()
+        .flat_map(|host| host.script.iter().map(|&(chunk, _)| chunk))
+        .collect();
+    let unique: u64 = wanted
+        .iter()
+        .map(|c| u64::from(world.blobs[&c.blob][c.number as usize]))
+        .sum();
+    let scripts: Vec<BTreeSet<ChunkId>> = world
+        .hosts
+        .iter()
+        .map(|host| host.script.iter().map(|&(chunk, _)| chunk).collect())
+        .collect();
+    world.run(LIMIT);
+    for (host, script) in world.hosts.iter().zip(scripts) {
+        if !host.alive {
+            continue;
+        }
+        assert!(
+            host.script.is_empty() && host.open.is_empty(),
+            "chunks never came: {:?}",
+            host.open
+        );
+        if !has(trouble, Trouble::RegistryFails) {
+            assert!(
+                host.failed.is_empty(),
+                "chunks failed though the registry is well"
+            );
+            assert_eq!(host.done, script, "not all that was wanted came");
+        }
+    }
+    if has(trouble, Trouble::Liar) {
+        for banned in &world.banned {
+            let host = world
+                .hosts
+                .iter()
+                .find(|host| host.member.peer == *banned)
+                .unwrap();
+            assert!(host.lies, "an honest node was banned");
+        }
+    } else {
+        assert!(world.banned.is_empty(), "an honest node was banned");
+        assert_eq!(
+            world.sum(|c| c.wrong_chunks),
+            0,
+            "an honest node was refused"
+        );
+    }
+    let unique_or_one = unique.max(1);
+    if trouble == Trouble::Nothing {
+        assert!(
+            world.registry_len * 10 <= unique_or_one * 11,
+            "the registry was read {} times over",
+            world.registry_len as f64 / unique_or_one as f64
+        );
+    }
+    (trouble, world.registry_len, unique_or_one, world)
+}
+
+#[test]
+fn every_wanted_chunk_arrives_in_thousands_of_small_swarms() {
+    let only = crate::number("TRANSHIP_SWARM_SEED");
+    let count = crate::number("TRANSHIP_SWARM_SEEDS").unwrap_or(3_300);
+    let seeds = only.map_or(0..count, |seed| seed..seed + 1);
+    let mut sums: Vec<(u64, u64, u64, u64, u64, Duration)> =
+        vec![Default::default(); TROUBLES.len()];
+    for seed in seeds {
+        match catch_unwind(AssertUnwindSafe(|| live(seed))) {
+            Ok((trouble, read, unique, world)) => {
+                let at = TROUBLES.iter().position(|known| *known == trouble).unwrap();
+                let sum = &mut sums[at];
+                sum.0 += 1;
+                sum.1 += read;
+                sum.2 += unique;
+                sum.3 += world.sum(|c| c.hedges);
+                sum.4 += world.sum(|c| c.requests);
+                sum.5 = sum.5.max(world.now);
+            }
+            Err(panic) => {
+                let trouble = TROUBLES[usize::try_from(seed).unwrap() % TROUBLES.len()];
+                println!(
+                    "seed {seed} ({trouble:?}) fails; again with: TRANSHIP_SWARM_SEED={seed} \
+                     cargo test -p tranship-swarm --test history every_wanted_chunk"
+                );
+                resume_unwind(panic);
+            }
+        }
+    }
+    for (trouble, (swarms, read, unique, hedges, requests, longest)) in TROUBLES.iter().zip(sums) {
+        println!(
+            "{trouble:?}: {swarms} swarms, origin {}%, hedges {}% of requests, longest {longest:?}",
+            read * 100 / unique.max(1),
+            hedges * 100 / requests.max(1),
+        );
+    }
+}
