@@ -181,7 +181,7 @@ impl Node {
                 want,
             } => self.peer_wants(now, peer, request, want),
             Input::Cancel { peer, request } => self.peer_cancels(now, peer, request),
-            Input::Sent { peer, request } => self.sent(peer, request),
+            Input::Sent { peer, request } => self.sent(now, peer, request),
             Input::SendFailed { peer, request } => self.send_failed(now, peer, request),
             Input::RegistryProgress { read, len } => self.registry_progress(now, read, len),
             Input::RegistryChunk {

@@ -84,7 +84,7 @@ impl Node {
         }
         for child in wanted.children {
             self.waiters.remove(&(child.peer, child.request));
-            self.deliver(child, chunk, kept);
+            self.deliver(now, child, chunk, kept);
         }
     }
 

@@ -1,15 +1,12 @@
 //! What a node knows of a blob it uses: the chunks it has, and each stripe's route and open wants.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tranship_format::wire::{Class, Member, PeerId, StripeRun, StripeState};
 
 use super::wanted::Order;
-
-/// Most children of a stripe that are remembered as alternatives for BUSY.
-const MAX_RECENT: usize = 8;
 
 /// Where the chunks of a stripe come from.
 #[derive(Clone, Debug, Default)]
@@ -71,18 +68,6 @@ pub(super) struct Stripe {
     pub(super) unanswered: u32,
     /// Times in a row that the tracker could not decide.
     pub(super) undecided: u32,
-    /// Peers that got chunks of it from here, the latest last.
-    pub(super) recent: VecDeque<PeerId>,
-}
-
-impl Stripe {
-    pub(super) fn remember_child(&mut self, peer: PeerId) {
-        self.recent.retain(|known| *known != peer);
-        self.recent.push_back(peer);
-        if self.recent.len() > MAX_RECENT {
-            self.recent.pop_front();
-        }
-    }
 }
 
 /// A blob.

@@ -21,8 +21,11 @@ pub struct NodeOptions {
     pub credit_len: u64,
     /// Longest range read of the registry. 4 MiB.
     pub registry_run_len: u64,
-    /// Registry reads in flight; demand may add half as many again. 4.
-    pub registry_reads: u32,
+    /// Registry reads in flight for other classes than demand. 4.
+    pub registry_reads: usize,
+    /// Registry reads in flight for all classes: a lease holder reads for everybody who demands a
+    /// chunk of its stripes, each of which costs the registry's latency. 32.
+    pub registry_demand_reads: usize,
     /// Stripes in which other classes than demand may be under way at once. 4.
     pub bulk_stripes: usize,
     /// A demand read without any progress goes to the registry after this. 250 ms.
@@ -79,6 +82,7 @@ impl NodeOptions {
             credit_len: 64 << 20,
             registry_run_len: 4 << 20,
             registry_reads: 4,
+            registry_demand_reads: 32,
             bulk_stripes: 4,
             demand_patience: Duration::from_millis(250),
             bulk_patience: Duration::from_secs(2),

@@ -252,14 +252,13 @@ impl Node {
         };
         let class = wanted.class;
         let direct = wanted.direct;
-        let slots = self.options.registry_reads;
         let slots = if class == Class::Demand {
-            slots + slots.div_ceil(2)
+            self.options.registry_demand_reads
         } else {
-            slots
+            self.options.registry_reads
         };
         let len = self.chunk_len(first);
-        if self.reads.len() >= slots as usize || !self.has_credit(class, len) {
+        if self.reads.len() >= slots || !self.has_credit(class, len) {
             return Step::Park(Park::Credit);
         }
         let leased = self

@@ -217,8 +217,15 @@ impl Node {
                     Duration::ZERO
                 }
             }
+            // One that waits for its turn is as alive as the reads before it.
+            None if wanted.attempts.is_empty() => wanted.idle(now).min(self.reads_idle(now)),
             None => wanted.idle(now),
         }
+    }
+
+    fn reads_idle(&self, now: Duration) -> Duration {
+        let latest = self.reads.values().map(|read| read.progress_at).max();
+        latest.map_or(Duration::MAX, |at| now.saturating_sub(at))
     }
 
     fn lease_mut(&mut self, id: StripeId) -> Option<&mut Lease> {

@@ -3,7 +3,7 @@
 //! Whatever the answer is, it is given at once. A chunk on its way is answered WAIT, again and again
 //! with how alive its source is; too much is answered BUSY with the names of those just served.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,9 @@ use super::{Node, StripeId};
 /// What BUSY says of when to come back.
 const RETRY: Duration = Duration::from_millis(20);
 
+/// Chunks of which is remembered who got them from here.
+const MAX_RECENT: usize = 4_096;
+
 /// Chunks on their way to peers.
 #[derive(Debug, Default)]
 pub(super) struct Uploads {
@@ -26,6 +29,33 @@ pub(super) struct Uploads {
     /// Waiting for a slot, most urgent first.
     queue: BTreeMap<(Class, Order), (Child, ChunkId)>,
     last_order: Order,
+    /// Who got which chunk from here: those BUSY names, because they surely have it. Naming peers that
+    /// only have other chunks of the stripe closes rings of nodes that all wait for each other.
+    recent: BTreeMap<ChunkId, Vec<PeerId>>,
+    recent_order: VecDeque<ChunkId>,
+    /// When a slot was last filled or emptied.
+    moved_at: Duration,
+    /// Whether a timer repeats WAIT to those queued and being sent to.
+    repeats: bool,
+}
+
+impl Uploads {
+    fn remember(&mut self, peer: PeerId, chunk: ChunkId) {
+        if !self.recent.contains_key(&chunk) {
+            self.recent_order.push_back(chunk);
+            if self.recent_order.len() > MAX_RECENT
+                && let Some(oldest) = self.recent_order.pop_front()
+            {
+                self.recent.remove(&oldest);
+            }
+        }
+        let known = self.recent.entry(chunk).or_default();
+        known.retain(|other| *other != peer);
+        known.push(peer);
+        if known.len() > MAX_PARENTS {
+            known.remove(0);
+        }
+    }
 }
 
 impl Node {
@@ -128,6 +158,25 @@ impl Node {
             .insert((now + self.options.wait_repeat, Timer::WaitRepeat(chunk)));
     }
 
+    /// Peers whose chunk is queued here or on its way through a slow link are told that it still moves.
+    pub(super) fn repeat_upload_wait(&mut self, now: Duration) {
+        let idle = now.saturating_sub(self.uploads.moved_at);
+        let queued = self
+            .uploads
+            .queue
+            .values()
+            .map(|(child, _)| (child.peer, child.request));
+        let told: Vec<_> = self.uploads.active.keys().copied().chain(queued).collect();
+        self.uploads.repeats = !told.is_empty();
+        for (peer, request) in told {
+            self.send_wait(peer, request, idle);
+        }
+        if self.uploads.repeats {
+            self.timers
+                .insert((now + self.options.wait_repeat, Timer::UploadWait));
+        }
+    }
+
     fn send_wait(&mut self, peer: PeerId, request: u32, idle: Duration) {
         self.counters.waits_sent += 1;
         self.actions.push_back(Action::SendWait {
@@ -160,17 +209,17 @@ impl Node {
 
     /// A chunk that waited for its arrival: it was promised, so no bound of the queue counts. One that
     /// the store has no room for must go now.
-    pub(super) fn deliver(&mut self, child: Child, chunk: ChunkId, kept: bool) {
+    pub(super) fn deliver(&mut self, now: Duration, child: Child, chunk: ChunkId, kept: bool) {
         if kept && !self.has_slot(child.class) {
             self.enqueue(child, chunk);
         } else {
-            self.send_data(child, chunk);
+            self.send_data(now, child, chunk);
         }
     }
 
     fn upload(&mut self, now: Duration, child: Child, chunk: ChunkId) {
         if self.has_slot(child.class) {
-            return self.send_data(child, chunk);
+            return self.send_data(now, child, chunk);
         }
         if self.uploads.queue.len() < self.options.upload_queue {
             self.enqueue(child, chunk);
@@ -190,10 +239,8 @@ impl Node {
     }
 
     fn refuse_upload(&mut self, now: Duration, child: Child, chunk: ChunkId) {
-        let recent = self
-            .stripe(self.stripe_of(chunk))
-            .map(|stripe| &stripe.recent);
-        let named: Vec<PeerId> = recent.into_iter().flatten().rev().copied().collect();
+        let recent = self.uploads.recent.get(&chunk).into_iter().flatten();
+        let named: Vec<PeerId> = recent.rev().copied().collect();
         self.send_busy(now, child.peer, child.request, &named);
     }
 
@@ -213,17 +260,19 @@ impl Node {
         self.uploads.queue.insert(key, (child, chunk));
     }
 
-    fn send_data(&mut self, child: Child, chunk: ChunkId) {
+    fn send_data(&mut self, now: Duration, child: Child, chunk: ChunkId) {
         let Child {
             peer,
             request,
             class,
         } = child;
         self.uploads.active.insert((peer, request), chunk);
-        let id = self.stripe_of(chunk);
-        if let Some(stripe) = self.stripe_mut(id) {
-            stripe.remember_child(peer);
+        self.uploads.moved_at = now;
+        if !std::mem::replace(&mut self.uploads.repeats, true) {
+            self.timers
+                .insert((now + self.options.wait_repeat, Timer::UploadWait));
         }
+        self.uploads.remember(peer, chunk);
         self.actions.push_back(Action::SendData {
             peer,
             request,
@@ -232,11 +281,12 @@ impl Node {
         });
     }
 
-    pub(super) fn sent(&mut self, peer: PeerId, request: u32) {
+    pub(super) fn sent(&mut self, now: Duration, peer: PeerId, request: u32) {
         if let Some(chunk) = self.uploads.active.remove(&(peer, request)) {
+            self.uploads.moved_at = now;
             self.counters.chunks_sent += 1;
             self.counters.bytes_sent += self.chunk_len(chunk);
-            self.fill_slots();
+            self.fill_slots(now);
         }
     }
 
@@ -244,17 +294,17 @@ impl Node {
         if let Some(chunk) = self.uploads.active.remove(&(peer, request)) {
             self.evicted(now, chunk);
             self.send_miss(peer, request);
-            self.fill_slots();
+            self.fill_slots(now);
         }
     }
 
-    fn fill_slots(&mut self) {
+    fn fill_slots(&mut self, now: Duration) {
         while let Some((&(class, order), _)) = self.uploads.queue.first_key_value() {
             if !self.has_slot(class) {
                 return;
             }
             if let Some((child, chunk)) = self.uploads.queue.remove(&(class, order)) {
-                self.send_data(child, chunk);
+                self.send_data(now, child, chunk);
             }
         }
     }
@@ -285,7 +335,7 @@ impl Node {
             .queue
             .retain(|_, (child, _)| child.peer != peer);
         self.uploads.active.retain(|&(to, _), _| to != peer);
-        self.fill_slots();
+        self.fill_slots(now);
         let all = (peer, 0)..=(peer, u32::MAX);
         let waits: Vec<(u32, ChunkId)> = self
             .waiters

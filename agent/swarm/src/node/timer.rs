@@ -31,6 +31,8 @@ pub(super) enum Timer {
     GiveUp(ChunkId),
     /// Peers that wait for a chunk are told so again.
     WaitRepeat(ChunkId),
+    /// Peers whose chunks are queued or being sent are told so again.
+    UploadWait,
     /// The tracker should have answered about a stripe.
     Lookup(StripeId),
     /// The tracker may be asked about a stripe again.
@@ -61,6 +63,7 @@ impl Node {
                 }
             }
             Timer::WaitRepeat(chunk) => self.repeat_wait(now, chunk),
+            Timer::UploadWait => self.repeat_upload_wait(now),
             Timer::Lookup(id) => self.lookup_late(now, id),
             Timer::Hold(id) => {
                 if let Some(stripe) = self.stripe_mut(id)

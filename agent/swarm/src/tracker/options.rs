@@ -24,6 +24,8 @@ pub struct TrackerOptions {
     pub rack_fan_out: usize,
     /// The same for the seed. 4.
     pub seed_fan_out: usize,
+    /// Load, of 1,000, from which on the seed is a peer like others. 500.
+    pub seed_load_permille: u16,
     /// Two peers are kept apart for so long after one accused the other. 10 min.
     pub apart: Duration,
     /// The same after one could not reach the other. 30 s.
@@ -57,6 +59,7 @@ impl Default for TrackerOptions {
             fan_out: 2,
             rack_fan_out: 3,
             seed_fan_out: 4,
+            seed_load_permille: 500,
             apart: Duration::from_mins(10),
             apart_dead: Duration::from_secs(30),
             accusation: Duration::from_hours(1),

@@ -155,15 +155,16 @@ impl Tracker {
         let (me, them) = (&mine.member, &theirs.member);
         let same_zone = me.zone == them.zone;
         let same_rack = same_zone && !me.rack.is_empty() && me.rack == them.rack;
-        let (distance, fan_out) = if theirs.is_seed() {
-            (0, self.options.seed_fan_out)
-        } else if same_rack {
-            (1, self.options.rack_fan_out)
-        } else if same_zone {
-            (2, self.options.fan_out)
-        } else {
-            (3, self.options.fan_out)
-        };
+        let (distance, fan_out) =
+            if theirs.is_seed() && theirs.load_permille < self.options.seed_load_permille {
+                (0, self.options.seed_fan_out)
+            } else if same_rack {
+                (1, self.options.rack_fan_out)
+            } else if same_zone {
+                (2, self.options.fan_out)
+            } else {
+                (3, self.options.fan_out)
+            };
         let full = if children >= fan_out { 4 } else { 0 };
         let slow = if theirs.slow_until > now { 8 } else { 0 };
         let load = if joiner.complete {
