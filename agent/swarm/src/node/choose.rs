@@ -40,7 +40,13 @@ impl Node {
         };
         let mut later = None;
         let mut no_credit = false;
-        for slow_too in [false, true] {
+        // One that let this chunk wait once already is not asked again only because nobody else is left.
+        let passes: &[bool] = if wanted.rounds == 0 {
+            &[false, true]
+        } else {
+            &[false]
+        };
+        for &slow_too in passes {
             for member in wanted.alternatives.iter().chain(parents) {
                 let peer = &member.peer;
                 if !self.may_ask(now, wanted, peer) || self.peers.is_slow(now, peer) != slow_too {

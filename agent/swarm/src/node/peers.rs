@@ -130,6 +130,13 @@ impl Peers {
         true
     }
 
+    /// Avoids a peer that gave nothing at all in good time; true if it was not avoided before.
+    pub(super) fn mark_slow(&mut self, now: Duration, peer: PeerId, avoid: Duration) -> bool {
+        let known = self.entry(peer);
+        let before = std::mem::replace(&mut known.slow_until, now + avoid);
+        before <= now
+    }
+
     /// Counts a chunk that came without WAIT, so that it shows how fast the peer is.
     pub(super) fn note_sent(&mut self, peer: PeerId, len: u64, took: Duration) {
         let known = self.entry(peer);

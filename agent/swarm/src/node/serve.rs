@@ -70,8 +70,11 @@ impl Node {
             request,
             class,
         };
-        if self.peers.is_banned(now, &peer) || self.knows_request(peer, request) {
+        if self.knows_request(peer, request) {
             return;
+        }
+        if self.peers.is_banned(now, &peer) {
+            return self.send_miss(peer, request);
         }
         self.peers.mark_here(peer);
         let Some(blob) = self.blobs.get(&chunk.blob) else {

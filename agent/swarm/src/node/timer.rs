@@ -160,11 +160,12 @@ impl Node {
             self.go_direct(chunk);
         } else {
             let attempts = std::mem::take(&mut wanted.attempts);
+            let avoid = self.options.avoid;
             wanted.rounds += 1;
             let direct = wanted.rounds > MAX_ROUNDS;
             for attempt in attempts {
                 if let Some(wanted) = self.wants.get_mut(&chunk) {
-                    wanted.refuse(attempt.peer, Some(now + self.options.bulk_patience));
+                    wanted.refuse(attempt.peer, None);
                 }
                 self.forget_request(attempt.peer, attempt.request, chunk);
                 let cancel = Action::SendCancel {
@@ -172,8 +173,10 @@ impl Node {
                     request: attempt.request,
                 };
                 self.actions.push_back(cancel);
-                if attempt.alive_at.is_none() {
-                    self.strike(now, attempt.peer, chunk);
+                if attempt.alive_at.is_none() && self.peers.mark_slow(now, attempt.peer, avoid) {
+                    let (fault, peer) = (Fault::Slow, attempt.peer);
+                    self.actions
+                        .push_back(Action::Report { fault, peer, chunk });
                 }
             }
             if direct {
