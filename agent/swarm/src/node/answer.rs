@@ -54,7 +54,7 @@ impl Node {
                 .get(&chunk)
                 .and_then(|wanted| wanted.attempts.first().copied());
             if let Some(beaten) = beaten.filter(|beaten| beaten.alive_at.is_none()) {
-                self.strike(now, beaten.peer, chunk);
+                self.strike(now, beaten, chunk);
             }
         }
         self.arrived(now, chunk, arrival, Origin::Peer(peer));
@@ -102,9 +102,15 @@ impl Node {
             .filter(|attempt| attempt.request == request)
         {
             attempt.alive_at = Some(attempt.alive_at.map_or(alive_at, |at| at.max(alive_at)));
-            wanted.progress_at = wanted.progress_at.max(alive_at);
         }
+        let gained = alive_at.saturating_sub(wanted.progress_at);
+        wanted.progress_at = wanted.progress_at.max(alive_at);
         self.peers.mark_here(peer);
+        // Good news that is unusually new must not wait for the next repetition: children may be about
+        // to lose their patience.
+        if gained > self.options.wait_repeat * 3 / 2 {
+            self.tell_waiters(now, chunk);
+        }
     }
 
     pub(super) fn busy(

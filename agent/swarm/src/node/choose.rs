@@ -19,13 +19,15 @@ pub(super) enum Choice {
     NoCredit,
     /// Whoever is left said BUSY: not before this.
     Later(Duration),
+    /// Whoever is left was slower than the registry would be.
+    OnlySlow,
     /// There is nobody left to ask.
     Nobody,
 }
 
 impl Node {
     /// The best peer to ask for a chunk that has not been asked yet: whom BUSY named, then the
-    /// stripe's parents in order. Slow ones only if there is no other.
+    /// stripe's parents in order. Slow ones are not asked: there are never many of them.
     pub(super) fn choose(&self, now: Duration, chunk: ChunkId) -> Choice {
         let Some(wanted) = self.wants.get(&chunk) else {
             return Choice::Nobody;
@@ -40,37 +42,30 @@ impl Node {
         };
         let mut later = None;
         let mut no_credit = false;
-        // One that let this chunk wait once already is not asked again only because nobody else is left.
-        let passes: &[bool] = if wanted.rounds == 0 {
-            &[false, true]
-        } else {
-            &[false]
-        };
-        for &slow_too in passes {
-            for member in wanted.alternatives.iter().chain(parents) {
-                let peer = &member.peer;
-                if !self.may_ask(now, wanted, peer) || self.peers.is_slow(now, peer) != slow_too {
-                    continue;
-                }
-                let refused_until = wanted.refused_until(peer);
-                if refused_until > now {
-                    if refused_until < Duration::MAX {
-                        later =
-                            Some(later.map_or(refused_until, |at: Duration| at.min(refused_until)));
-                    }
-                } else if self.has_peer_credit(peer, wanted.class, len) {
-                    return Choice::Ask(Arc::clone(member));
-                } else if wanted.class == Class::Demand {
-                    no_credit = true;
-                } else {
-                    // Bulk stays with its parent: a reserve that is asked as well is no reserve.
-                    return Choice::NoCredit;
-                }
+        let mut slow = false;
+        for member in wanted.alternatives.iter().chain(parents) {
+            let peer = &member.peer;
+            let refused_until = wanted.refused_until(peer);
+            if !self.may_ask(now, wanted, peer) || refused_until == Duration::MAX {
+                continue;
+            }
+            if self.peers.is_slow(now, peer) {
+                slow = true;
+            } else if refused_until > now {
+                later = Some(later.map_or(refused_until, |at: Duration| at.min(refused_until)));
+            } else if self.has_peer_credit(peer, wanted.class, len) {
+                return Choice::Ask(Arc::clone(member));
+            } else if wanted.class == Class::Demand {
+                no_credit = true;
+            } else {
+                // Bulk stays with its parent: a reserve that is asked as well is no reserve.
+                return Choice::NoCredit;
             }
         }
         match later {
             _ if no_credit => Choice::NoCredit,
             Some(at) => Choice::Later(at),
+            None if slow => Choice::OnlySlow,
             None => Choice::Nobody,
         }
     }

@@ -10,6 +10,8 @@ use tranship_format::wire::{ChunkId, Goodput, MAX_GOODPUTS, Member, PeerId};
 const MAX_PEERS: usize = 8_192;
 /// Slow answers in a row before a peer is avoided.
 const MAX_STRIKES: u32 = 3;
+/// Peers that may be avoided as slow however few are known.
+const MIN_SLOW: usize = 2;
 
 /// A peer.
 #[derive(Debug, Default)]
@@ -125,16 +127,26 @@ impl Peers {
         if known.strikes < MAX_STRIKES {
             return false;
         }
-        known.strikes = 0;
-        known.slow_until = now + avoid;
-        true
+        self.mark_slow(now, peer, avoid)
     }
 
-    /// Avoids a peer that gave nothing at all in good time; true if it was not avoided before.
+    /// Avoids a peer for a while; true if it was not avoided before. Never more than a quarter of all
+    /// known: when everybody is slow it is the network, and the registry would be no better.
     pub(super) fn mark_slow(&mut self, now: Duration, peer: PeerId, avoid: Duration) -> bool {
+        let slow = self
+            .peers
+            .values()
+            .filter(|known| known.slow_until > now)
+            .count();
+        let room = (self.peers.len() / 4).max(MIN_SLOW);
         let known = self.entry(peer);
-        let before = std::mem::replace(&mut known.slow_until, now + avoid);
-        before <= now
+        known.strikes = 0;
+        let fresh = known.slow_until <= now;
+        if fresh && slow >= room {
+            return false;
+        }
+        known.slow_until = now + avoid;
+        fresh
     }
 
     /// Counts a chunk that came without WAIT, so that it shows how fast the peer is.

@@ -101,6 +101,10 @@ impl Node {
                     self.timers.insert((at, Timer::Retry(chunk)));
                     Step::Again
                 }
+                Choice::OnlySlow => {
+                    self.go_direct(chunk);
+                    Step::Again
+                }
                 Choice::Nobody => self.exhausted(now, id, chunk),
             },
         }

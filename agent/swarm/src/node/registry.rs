@@ -219,7 +219,11 @@ impl Node {
             }
             // One that waits for its turn is as alive as the reads before it.
             None if wanted.attempts.is_empty() => wanted.idle(now).min(self.reads_idle(now)),
-            None => wanted.idle(now),
+            // A little less than what we heard ourselves: of a line of waiting nodes the first loses its
+            // patience first, and the others hear of it in time. It still grows along a ring.
+            None => wanted
+                .idle(now)
+                .saturating_sub(self.options.wait_repeat / 2),
         }
     }
 

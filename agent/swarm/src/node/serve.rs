@@ -21,20 +21,27 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Chunks of which is remembered who got them from here.
 const MAX_RECENT: usize = 4_096;
 
+/// A chunk on its way to a peer.
+#[derive(Clone, Copy, Debug)]
+struct Upload {
+    child: Child,
+    chunk: ChunkId,
+    /// When it was asked for, or came.
+    since: Duration,
+}
+
 /// Chunks on their way to peers.
 #[derive(Debug, Default)]
 pub(super) struct Uploads {
     /// Given to the connection and not yet gone.
-    active: BTreeMap<(PeerId, u32), ChunkId>,
+    active: BTreeMap<(PeerId, u32), Upload>,
     /// Waiting for a slot, most urgent first.
-    queue: BTreeMap<(Class, Order), (Child, ChunkId)>,
+    queue: BTreeMap<(Class, Order), Upload>,
     last_order: Order,
     /// Who got which chunk from here: those BUSY names, because they surely have it. Naming peers that
     /// only have other chunks of the stripe closes rings of nodes that all wait for each other.
     recent: BTreeMap<ChunkId, Vec<PeerId>>,
     recent_order: VecDeque<ChunkId>,
-    /// When a slot was last filled or emptied.
-    moved_at: Duration,
     /// Whether a timer repeats WAIT to those queued and being sent to.
     repeats: bool,
 }
@@ -117,7 +124,7 @@ impl Node {
                 .uploads
                 .queue
                 .values()
-                .any(|(child, _)| (child.peer, child.request) == key)
+                .any(|of| (of.child.peer, of.child.request) == key)
     }
 
     /// Whether a chunk that nobody here wants is ours to get for others: we take part in its stripe.
@@ -146,33 +153,39 @@ impl Node {
     }
 
     pub(super) fn repeat_wait(&mut self, now: Duration, chunk: ChunkId) {
-        let idle = self.idle_of(now, chunk);
         let Some(wanted) = self.wants.get_mut(&chunk) else {
             return;
         };
         wanted.repeats = !wanted.children.is_empty();
-        if !wanted.repeats {
-            return;
+        if wanted.repeats {
+            self.timers
+                .insert((now + self.options.wait_repeat, Timer::WaitRepeat(chunk)));
+            self.tell_waiters(now, chunk);
         }
+    }
+
+    /// Tells all who wait for a chunk that they still do, and how alive its source is.
+    pub(super) fn tell_waiters(&mut self, now: Duration, chunk: ChunkId) {
+        let idle = self.idle_of(now, chunk);
+        let Some(wanted) = self.wants.get(&chunk) else {
+            return;
+        };
         for child in wanted.children.clone() {
             self.send_wait(child.peer, child.request, idle);
         }
-        self.timers
-            .insert((now + self.options.wait_repeat, Timer::WaitRepeat(chunk)));
     }
 
-    /// Peers whose chunk is queued here or on its way through a slow link are told that it still moves.
+    /// Peers whose chunk is queued here or on its way through a slow link are told for how long.
     pub(super) fn repeat_upload_wait(&mut self, now: Duration) {
-        let idle = now.saturating_sub(self.uploads.moved_at);
-        let queued = self
+        let all = self
             .uploads
-            .queue
+            .active
             .values()
-            .map(|(child, _)| (child.peer, child.request));
-        let told: Vec<_> = self.uploads.active.keys().copied().chain(queued).collect();
+            .chain(self.uploads.queue.values());
+        let told: Vec<Upload> = all.copied().collect();
         self.uploads.repeats = !told.is_empty();
-        for (peer, request) in told {
-            self.send_wait(peer, request, idle);
+        for Upload { child, since, .. } in told {
+            self.send_wait(child.peer, child.request, now.saturating_sub(since));
         }
         if self.uploads.repeats {
             self.timers
@@ -214,27 +227,41 @@ impl Node {
     /// the store has no room for must go now.
     pub(super) fn deliver(&mut self, now: Duration, child: Child, chunk: ChunkId, kept: bool) {
         if kept && !self.has_slot(child.class) {
-            self.enqueue(child, chunk);
+            self.enqueue(now, child, chunk);
         } else {
-            self.send_data(now, child, chunk);
+            self.send_data(
+                now,
+                Upload {
+                    child,
+                    chunk,
+                    since: now,
+                },
+            );
         }
     }
 
     fn upload(&mut self, now: Duration, child: Child, chunk: ChunkId) {
         if self.has_slot(child.class) {
-            return self.send_data(now, child, chunk);
+            return self.send_data(
+                now,
+                Upload {
+                    child,
+                    chunk,
+                    since: now,
+                },
+            );
         }
         if self.uploads.queue.len() < self.options.upload_queue {
-            self.enqueue(child, chunk);
+            self.enqueue(now, child, chunk);
             return self.send_wait(child.peer, child.request, Duration::ZERO);
         }
         let last = self.uploads.queue.last_key_value().map(|(&key, _)| key);
         match last.filter(|&(class, _)| class > child.class) {
             Some(last) => {
-                if let Some((bumped, of)) = self.uploads.queue.remove(&last) {
-                    self.refuse_upload(now, bumped, of);
+                if let Some(bumped) = self.uploads.queue.remove(&last) {
+                    self.refuse_upload(now, bumped.child, bumped.chunk);
                 }
-                self.enqueue(child, chunk);
+                self.enqueue(now, child, chunk);
                 self.send_wait(child.peer, child.request, Duration::ZERO);
             }
             None => self.refuse_upload(now, child, chunk),
@@ -257,20 +284,31 @@ impl Node {
         self.uploads.active.len() < slots
     }
 
-    fn enqueue(&mut self, child: Child, chunk: ChunkId) {
+    fn enqueue(&mut self, now: Duration, child: Child, chunk: ChunkId) {
         self.uploads.last_order += 1;
         let key = (child.class, self.uploads.last_order);
-        self.uploads.queue.insert(key, (child, chunk));
+        self.uploads.queue.insert(
+            key,
+            Upload {
+                child,
+                chunk,
+                since: now,
+            },
+        );
     }
 
-    fn send_data(&mut self, now: Duration, child: Child, chunk: ChunkId) {
-        let Child {
-            peer,
-            request,
-            class,
-        } = child;
-        self.uploads.active.insert((peer, request), chunk);
-        self.uploads.moved_at = now;
+    fn send_data(&mut self, now: Duration, upload: Upload) {
+        let Upload {
+            child:
+                Child {
+                    peer,
+                    request,
+                    class,
+                },
+            chunk,
+            ..
+        } = upload;
+        self.uploads.active.insert((peer, request), upload);
         if !std::mem::replace(&mut self.uploads.repeats, true) {
             self.timers
                 .insert((now + self.options.wait_repeat, Timer::UploadWait));
@@ -285,8 +323,7 @@ impl Node {
     }
 
     pub(super) fn sent(&mut self, now: Duration, peer: PeerId, request: u32) {
-        if let Some(chunk) = self.uploads.active.remove(&(peer, request)) {
-            self.uploads.moved_at = now;
+        if let Some(Upload { chunk, .. }) = self.uploads.active.remove(&(peer, request)) {
             self.counters.chunks_sent += 1;
             self.counters.bytes_sent += self.chunk_len(chunk);
             self.fill_slots(now);
@@ -294,7 +331,7 @@ impl Node {
     }
 
     pub(super) fn send_failed(&mut self, now: Duration, peer: PeerId, request: u32) {
-        if let Some(chunk) = self.uploads.active.remove(&(peer, request)) {
+        if let Some(Upload { chunk, .. }) = self.uploads.active.remove(&(peer, request)) {
             self.evicted(now, chunk);
             self.send_miss(peer, request);
             self.fill_slots(now);
@@ -306,8 +343,8 @@ impl Node {
             if !self.has_slot(class) {
                 return;
             }
-            if let Some((child, chunk)) = self.uploads.queue.remove(&(class, order)) {
-                self.send_data(now, child, chunk);
+            if let Some(upload) = self.uploads.queue.remove(&(class, order)) {
+                self.send_data(now, upload);
             }
         }
     }
@@ -326,7 +363,7 @@ impl Node {
     pub(super) fn peer_cancels(&mut self, now: Duration, peer: PeerId, request: u32) {
         self.uploads
             .queue
-            .retain(|_, (child, _)| child.peer != peer || child.request != request);
+            .retain(|_, of| of.child.peer != peer || of.child.request != request);
         if let Some(chunk) = self.waiters.remove(&(peer, request)) {
             self.forget_waiter(now, chunk, peer, request);
         }
@@ -334,9 +371,7 @@ impl Node {
 
     /// Forgets everything that a peer asked.
     pub(super) fn forget_child(&mut self, now: Duration, peer: PeerId) {
-        self.uploads
-            .queue
-            .retain(|_, (child, _)| child.peer != peer);
+        self.uploads.queue.retain(|_, of| of.child.peer != peer);
         self.uploads.active.retain(|&(to, _), _| to != peer);
         self.fill_slots(now);
         let all = (peer, 0)..=(peer, u32::MAX);

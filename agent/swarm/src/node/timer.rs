@@ -5,12 +5,12 @@
 use std::time::Duration;
 
 use tranship_format::Digest;
-use tranship_format::wire::{ChunkId, Class, Fault, PeerId};
+use tranship_format::wire::{ChunkId, Class, Fault};
 
 use super::action::{Action, FailReason};
 use super::blob::{Park, Route};
 use super::choose::Choice;
-use super::wanted::Wanted;
+use super::wanted::{Attempt, Wanted};
 use super::{Node, StripeId};
 
 /// Questions to the tracker without an answer before a stripe does without it.
@@ -157,33 +157,33 @@ impl Node {
         wanted.progress_at = now;
         if is_demand && wanted.local.is_some() {
             // What was asked of peers stays asked: whoever is first wins.
+            for attempt in wanted.attempts.clone() {
+                self.strike(now, attempt, chunk);
+            }
+            self.go_direct(chunk);
+            return;
+        }
+        let attempts = std::mem::take(&mut wanted.attempts);
+        wanted.rounds += 1;
+        let direct = wanted.rounds > MAX_ROUNDS;
+        for attempt in attempts {
+            if let Some(wanted) = self.wants.get_mut(&chunk) {
+                wanted.refuse(attempt.peer, None);
+            }
+            self.forget_request(attempt.peer, attempt.request, chunk);
+            let cancel = Action::SendCancel {
+                peer: attempt.peer,
+                request: attempt.request,
+            };
+            self.actions.push_back(cancel);
+            if self.peers.mark_slow(now, attempt.peer, self.options.avoid) {
+                self.report_slow(attempt, chunk);
+            }
+        }
+        if direct {
             self.go_direct(chunk);
         } else {
-            let attempts = std::mem::take(&mut wanted.attempts);
-            let avoid = self.options.avoid;
-            wanted.rounds += 1;
-            let direct = wanted.rounds > MAX_ROUNDS;
-            for attempt in attempts {
-                if let Some(wanted) = self.wants.get_mut(&chunk) {
-                    wanted.refuse(attempt.peer, None);
-                }
-                self.forget_request(attempt.peer, attempt.request, chunk);
-                let cancel = Action::SendCancel {
-                    peer: attempt.peer,
-                    request: attempt.request,
-                };
-                self.actions.push_back(cancel);
-                if attempt.alive_at.is_none() && self.peers.mark_slow(now, attempt.peer, avoid) {
-                    let (fault, peer) = (Fault::Slow, attempt.peer);
-                    self.actions
-                        .push_back(Action::Report { fault, peer, chunk });
-                }
-            }
-            if direct {
-                self.go_direct(chunk);
-            } else {
-                self.make_idle(chunk);
-            }
+            self.make_idle(chunk);
         }
     }
 
@@ -207,14 +207,19 @@ impl Node {
         self.unpark(id, &[Park::Route, Park::Credit, Park::Window]);
     }
 
-    /// A peer was slower than it should be; after three times in a row it is avoided and reported.
-    pub(super) fn strike(&mut self, now: Duration, peer: PeerId, chunk: ChunkId) {
-        if self.peers.strike(now, peer, self.options.avoid) {
-            self.actions.push_back(Action::Report {
-                fault: Fault::Slow,
-                peer,
-                chunk,
-            });
+    /// A peer was slower than it should be; after three times in a row it is avoided.
+    pub(super) fn strike(&mut self, now: Duration, attempt: Attempt, chunk: ChunkId) {
+        if self.peers.strike(now, attempt.peer, self.options.avoid) {
+            self.report_slow(attempt, chunk);
+        }
+    }
+
+    /// One that said WAIT may be slow because of others: that is not for the tracker.
+    fn report_slow(&mut self, attempt: Attempt, chunk: ChunkId) {
+        if attempt.alive_at.is_none() {
+            let (fault, peer) = (Fault::Slow, attempt.peer);
+            self.actions
+                .push_back(Action::Report { fault, peer, chunk });
         }
     }
 

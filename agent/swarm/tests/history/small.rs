@@ -239,7 +239,7 @@ fn every_wanted_chunk_arrives_in_thousands_of_small_swarms() {
     let only = crate::number("TRANSHIP_SWARM_SEED");
     let count = crate::number("TRANSHIP_SWARM_SEEDS").unwrap_or(3_300);
     let seeds = only.map_or(0..count, |seed| seed..seed + 1);
-    let mut sums: Vec<(u64, u64, u64, u64, u64, Duration)> =
+    let mut sums: Vec<(u64, u64, u64, u64, u64, (Duration, u64))> =
         vec![Default::default(); TROUBLES.len()];
     for seed in seeds {
         match catch_unwind(AssertUnwindSafe(|| live(seed))) {
@@ -251,7 +251,7 @@ fn every_wanted_chunk_arrives_in_thousands_of_small_swarms() {
                 sum.2 += unique;
                 sum.3 += world.sum(|c| c.hedges);
                 sum.4 += world.sum(|c| c.requests);
-                sum.5 = sum.5.max(world.now);
+                sum.5 = sum.5.max((world.now, seed));
             }
             Err(panic) => {
                 let trouble = TROUBLES[usize::try_from(seed).unwrap() % TROUBLES.len()];
