@@ -161,7 +161,8 @@ impl Node {
                 peer,
                 request,
                 idle,
-            } => self.wait(now, peer, request, idle),
+                hops,
+            } => self.wait(now, peer, request, idle, hops),
             Input::Busy {
                 peer,
                 request,

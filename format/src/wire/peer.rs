@@ -123,6 +123,9 @@ pub enum PeerMessage {
         /// Milliseconds since whoever reads it from its source last got anything, as far as the
         /// sender knows. It grows along a ring of waiting peers and stays small above a live source.
         idle_ms: u32,
+        /// Nodes between the sender and the one that reads it from its source: 0 if that is the sender,
+        /// or if it has the chunk. Whoever is nearest to a source that gives nothing gives it up first.
+        hops: u8,
     },
     /// Too much to do: ask another, or come back.
     Busy {
@@ -188,9 +191,14 @@ impl PeerMessage {
                 out.extend_from_slice(&frame.header().encode());
                 return Some(bytes);
             }
-            Self::Wait { request, idle_ms } => {
-                put_frame(out, kind::WAIT, *request, |out| put_u32(out, *idle_ms));
-            }
+            Self::Wait {
+                request,
+                idle_ms,
+                hops,
+            } => put_frame(out, kind::WAIT, *request, |out| {
+                put_u32(out, *idle_ms);
+                out.push(*hops);
+            }),
             Self::Busy {
                 request,
                 retry_ms,
@@ -259,6 +267,7 @@ impl PeerMessage {
             kind::WAIT => Self::Wait {
                 request,
                 idle_ms: fields.u32("idle")?,
+                hops: fields.u8("hops")?,
             },
             kind::BUSY => {
                 let retry_ms = fields.u32("retry")?;

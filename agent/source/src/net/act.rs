@@ -79,12 +79,14 @@ impl Driver {
                 peer,
                 request,
                 idle,
+                hops,
             } => {
                 self.say(
                     &peer,
                     &PeerMessage::Wait {
                         request,
                         idle_ms: millis(idle),
+                        hops,
                     },
                 );
             }

@@ -125,12 +125,17 @@ impl Driver {
                 want,
             }),
             PeerMessage::Data { request, bytes } => self.look_at(peer, request, bytes, room),
-            PeerMessage::Wait { request, idle_ms } => {
+            PeerMessage::Wait {
+                request,
+                idle_ms,
+                hops,
+            } => {
                 self.jobs.counters.waits.increment();
                 self.handle(Input::Wait {
                     peer,
                     request,
                     idle: millis(idle_ms),
+                    hops,
                 });
             }
             PeerMessage::Busy {

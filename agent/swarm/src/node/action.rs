@@ -143,6 +143,8 @@ pub enum Action {
         request: u32,
         /// As the message says.
         idle: Duration,
+        /// As the message says.
+        hops: u8,
     },
     /// Send a BUSY.
     SendBusy {

@@ -12,6 +12,8 @@ use super::wanted::Attempt;
 
 /// Times a chunk may be answered BUSY before it pauses instead of following the next alternative.
 const MAX_BUSY: u32 = 8;
+/// Hops beyond which a line of waiting nodes is taken for a ring.
+const MAX_HOPS: u8 = 24;
 
 impl Node {
     /// Takes a request of ours out, if it is open; the chunk stays wanted.
@@ -88,7 +90,17 @@ impl Node {
         }
     }
 
-    pub(super) fn wait(&mut self, now: Duration, peer: PeerId, request: u32, idle: Duration) {
+    pub(super) fn wait(
+        &mut self,
+        now: Duration,
+        peer: PeerId,
+        request: u32,
+        idle: Duration,
+        hops: u8,
+    ) {
+        if hops > MAX_HOPS {
+            return self.miss(peer, request);
+        }
         let Some(&chunk) = self.peers.requests.get(&(peer, request)) else {
             return;
         };
@@ -102,6 +114,7 @@ impl Node {
             .filter(|attempt| attempt.request == request)
         {
             attempt.alive_at = Some(attempt.alive_at.map_or(alive_at, |at| at.max(alive_at)));
+            attempt.hops = hops;
         }
         let gained = alive_at.saturating_sub(wanted.progress_at);
         wanted.progress_at = wanted.progress_at.max(alive_at);

@@ -128,6 +128,8 @@ pub enum Input {
         request: u32,
         /// As the message says.
         idle: Duration,
+        /// As the message says.
+        hops: u8,
     },
     /// BUSY came.
     Busy {

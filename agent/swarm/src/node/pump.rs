@@ -160,6 +160,7 @@ impl Node {
             class,
             sent_at: now,
             alive_at: None,
+            hops: 0,
             is_hedge,
         });
         let hedged = wanted.hedged;

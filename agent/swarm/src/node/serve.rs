@@ -12,7 +12,7 @@ use tranship_format::wire::{ChunkId, Class, MAX_PARENTS, Member, PeerId, Want};
 use super::action::Action;
 use super::blob::Route;
 use super::timer::Timer;
-use super::wanted::{Child, Order};
+use super::wanted::{Child, Order, Wanted};
 use super::{Node, StripeId};
 
 /// What BUSY says of when to come back.
@@ -148,7 +148,12 @@ impl Node {
                 .insert((now + self.options.wait_repeat, Timer::WaitRepeat(chunk)));
         }
         self.waiters.insert((child.peer, child.request), chunk);
-        self.send_wait(child.peer, child.request, self.idle_of(now, chunk));
+        self.send_wait(
+            child.peer,
+            child.request,
+            self.idle_of(now, chunk),
+            self.hops_of(chunk),
+        );
         self.arm_patience(now, chunk);
     }
 
@@ -166,12 +171,12 @@ impl Node {
 
     /// Tells all who wait for a chunk that they still do, and how alive its source is.
     pub(super) fn tell_waiters(&mut self, now: Duration, chunk: ChunkId) {
-        let idle = self.idle_of(now, chunk);
+        let (idle, hops) = (self.idle_of(now, chunk), self.hops_of(chunk));
         let Some(wanted) = self.wants.get(&chunk) else {
             return;
         };
         for child in wanted.children.clone() {
-            self.send_wait(child.peer, child.request, idle);
+            self.send_wait(child.peer, child.request, idle, hops);
         }
     }
 
@@ -185,7 +190,7 @@ impl Node {
         let told: Vec<Upload> = all.copied().collect();
         self.uploads.repeats = !told.is_empty();
         for Upload { child, since, .. } in told {
-            self.send_wait(child.peer, child.request, now.saturating_sub(since));
+            self.send_wait(child.peer, child.request, now.saturating_sub(since), 0);
         }
         if self.uploads.repeats {
             self.timers
@@ -193,12 +198,21 @@ impl Node {
         }
     }
 
-    fn send_wait(&mut self, peer: PeerId, request: u32, idle: Duration) {
+    fn hops_of(&self, chunk: ChunkId) -> u8 {
+        let wanted = self
+            .wants
+            .get(&chunk)
+            .filter(|wanted| wanted.read.is_none());
+        wanted.map_or(0, Wanted::hops)
+    }
+
+    fn send_wait(&mut self, peer: PeerId, request: u32, idle: Duration, hops: u8) {
         self.counters.waits_sent += 1;
         self.actions.push_back(Action::SendWait {
             peer,
             request,
             idle,
+            hops,
         });
     }
 
@@ -253,7 +267,7 @@ impl Node {
         }
         if self.uploads.queue.len() < self.options.upload_queue {
             self.enqueue(now, child, chunk);
-            return self.send_wait(child.peer, child.request, Duration::ZERO);
+            return self.send_wait(child.peer, child.request, Duration::ZERO, 0);
         }
         let last = self.uploads.queue.last_key_value().map(|(&key, _)| key);
         match last.filter(|&(class, _)| class > child.class) {
@@ -262,7 +276,7 @@ impl Node {
                     self.refuse_upload(now, bumped.child, bumped.chunk);
                 }
                 self.enqueue(now, child, chunk);
-                self.send_wait(child.peer, child.request, Duration::ZERO);
+                self.send_wait(child.peer, child.request, Duration::ZERO, 0);
             }
             None => self.refuse_upload(now, child, chunk),
         }

@@ -18,6 +18,9 @@ const MAX_UNANSWERED: u32 = 2;
 /// Times all sources of a chunk may be exhausted before it is read from the registry unasked.
 pub(super) const MAX_ROUNDS: u32 = 3;
 
+/// Hops up to which patience grows.
+const MOST_STAGGERED: u8 = 8;
+
 /// What a moment is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
@@ -106,12 +109,13 @@ impl Node {
 
     fn patience(&self, chunk: ChunkId) -> Option<Duration> {
         let wanted = self.wants.get(&chunk)?;
-        Some(match (wanted.class, wanted.local) {
-            (Class::Demand, Some(_)) => self.options.demand_patience,
-            // The child has a patience of its own, and would go to the registry at the same time.
-            (Class::Demand, None) => self.options.demand_patience * 3,
-            _ => self.options.bulk_patience,
-        })
+        if wanted.class != Class::Demand {
+            return Some(self.options.bulk_patience);
+        }
+        // The farther away, the more patient: in a line of waiting nodes the first gives a source up that
+        // gives nothing, and the others hear of it before they do the same.
+        let hops = u32::from(wanted.hops().saturating_sub(1).min(MOST_STAGGERED));
+        Some(self.options.demand_patience + self.options.wait_repeat / 2 * hops)
     }
 
     /// Sees to it that somebody looks after the chunk when it gets nowhere. Bulk that nobody was
@@ -155,7 +159,7 @@ impl Node {
             return;
         }
         wanted.progress_at = now;
-        if is_demand && wanted.local.is_some() {
+        if is_demand {
             // What was asked of peers stays asked: whoever is first wins.
             for attempt in wanted.attempts.clone() {
                 self.strike(now, attempt, chunk);

@@ -26,6 +26,8 @@ pub(super) struct Attempt {
     pub(super) sent_at: Duration,
     /// When the source it ends at last gave something, once the peer has said WAIT.
     pub(super) alive_at: Option<Duration>,
+    /// Nodes between that peer and the source, as it says.
+    pub(super) hops: u8,
     pub(super) is_hedge: bool,
 }
 
@@ -111,6 +113,16 @@ impl Wanted {
 
     pub(super) fn is_asked_of(&self, peer: &PeerId) -> bool {
         self.attempts.iter().any(|attempt| attempt.peer == *peer)
+    }
+
+    /// Nodes between this one and the one that reads it from its source: our peer and those behind it.
+    pub(super) fn hops(&self) -> u8 {
+        let nearest = self
+            .attempts
+            .iter()
+            .map(|attempt| attempt.hops.saturating_add(1))
+            .min();
+        nearest.unwrap_or(0)
     }
 
     /// Time since whoever reads it from its source last got anything, as far as is known here.

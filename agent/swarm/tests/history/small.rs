@@ -222,7 +222,18 @@ fn live(seed: u64) -> (Trouble, u64, u64, World) {
             "an honest node was refused"
         );
     }
-    if std::env::var("TRANSHIP_SWARM_TELL").is_ok() { println!("{:?}", world.terms); for h in &world.hosts { println!("{} {} {:?} {:?}", h.member.zone, h.member.rack, h.member.role, h.node.counters()); } }
+    if std::env::var("TRANSHIP_SWARM_TELL").is_ok() {
+        println!("{:?}", world.terms);
+        for h in &world.hosts {
+            println!(
+                "{} {} {:?} {:?}",
+                h.member.zone,
+                h.member.rack,
+                h.member.role,
+                h.node.counters()
+            );
+        }
+    }
     let unique_or_one = unique.max(1);
     if trouble == Trouble::Nothing {
         assert!(

@@ -629,6 +629,7 @@ impl World {
                 peer,
                 request,
                 idle,
+                hops,
             } => {
                 self.send(
                     host,
@@ -637,6 +638,7 @@ impl World {
                         peer: me,
                         request,
                         idle,
+                        hops,
                     },
                 );
             }
