@@ -22,6 +22,7 @@ mod serve;
 mod tests;
 mod timer;
 mod tree;
+mod upload;
 mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -36,8 +37,8 @@ use blob::Blob;
 use pace::Pace;
 use peers::Peers;
 use registry::Read;
-use serve::Uploads;
 use timer::Timer;
+use upload::Uploads;
 use wanted::{Order, Wanted};
 
 pub use action::{Action, FailReason, Origin};
@@ -54,6 +55,10 @@ pub struct Node {
     tracker: Option<u64>,
     last_epoch: Option<u64>,
     blobs: BTreeMap<Digest, Blob>,
+    /// Blobs that the tracker has not been told of.
+    to_open: BTreeSet<Digest>,
+    refresh_every: Duration,
+    refresh_at: Duration,
     wants: BTreeMap<ChunkId, Wanted>,
     /// Wants that are to be read from the registry without a lease and are not yet.
     direct_count: usize,
@@ -90,6 +95,9 @@ impl Node {
             tracker: None,
             last_epoch: None,
             blobs: BTreeMap::new(),
+            to_open: BTreeSet::new(),
+            refresh_every: Duration::ZERO,
+            refresh_at: Duration::ZERO,
             wants: BTreeMap::new(),
             direct_count: 0,
             last_order: 0,
@@ -149,7 +157,7 @@ impl Node {
             }
             Input::PeerUp { member } => {
                 self.peers.meet(&member);
-                self.peers.mark_here(member.peer);
+                self.peers.mark_here(now, member.peer);
                 self.leaving.remove(&member.peer);
             }
             Input::Data {
@@ -171,7 +179,7 @@ impl Node {
             } => {
                 self.busy(now, peer, request, retry, &alternatives);
             }
-            Input::Miss { peer, request } => self.miss(peer, request),
+            Input::Miss { peer, request } => self.miss(now, peer, request),
             Input::PeerGone { peer } => self.peer_gone(now, peer),
             Input::GoAway { peer } => {
                 self.leaving.insert(peer);
@@ -204,6 +212,9 @@ impl Node {
         {
             self.timers.pop_first();
             self.fire(now, timer);
+        }
+        if !self.to_open.is_empty() {
+            self.open_at_tracker(now);
         }
         if !self.ready.is_empty() {
             self.pump(now);
@@ -245,11 +256,7 @@ impl Node {
         }
         let blob = Blob::new(chunk_lens, present, self.options.stripe_chunks);
         self.blobs.insert(digest, blob);
-        // Asks the tracker for the members and announces, both now if it can be reached.
-        self.refresh_members(now, digest);
-        if self.tracker.is_some() {
-            self.tell_all(now, digest);
-        }
+        self.to_open.insert(digest);
     }
 
     fn close_blob(&mut self, now: Duration, digest: Digest) {
@@ -265,6 +272,7 @@ impl Node {
             self.fail(now, chunk, FailReason::Unknown);
         }
         self.blobs.remove(&digest);
+        self.to_open.remove(&digest);
         let of_it = |id: &StripeId| id.blob == digest;
         self.parked_for_credit.retain(|id| !of_it(id));
         self.parked_for_window.retain(|id| !of_it(id));

@@ -17,17 +17,17 @@ const MAX_HOPS: u8 = 24;
 
 impl Node {
     /// Takes a request of ours out, if it is open; the chunk stays wanted.
-    fn close(&mut self, peer: PeerId, request: u32) -> Option<(ChunkId, Attempt)> {
+    fn close(&mut self, now: Duration, peer: PeerId, request: u32) -> Option<(ChunkId, Attempt)> {
         let chunk = *self.peers.requests.get(&(peer, request))?;
         let attempts = &self.wants.get(&chunk)?.attempts;
         let attempt = *attempts.iter().find(|attempt| attempt.request == request)?;
         self.drop_attempt(chunk, attempt);
-        self.peers.mark_here(peer);
+        self.peers.mark_here(now, peer);
         Some((chunk, attempt))
     }
 
     pub(super) fn data(&mut self, now: Duration, peer: PeerId, request: u32, arrival: Arrival) {
-        let Some((chunk, attempt)) = self.close(peer, request) else {
+        let Some((chunk, attempt)) = self.close(now, peer, request) else {
             return;
         };
         if arrival == Arrival::Wrong {
@@ -99,7 +99,7 @@ impl Node {
         hops: u8,
     ) {
         if hops > MAX_HOPS {
-            return self.miss(peer, request);
+            return self.miss(now, peer, request);
         }
         let Some(&chunk) = self.peers.requests.get(&(peer, request)) else {
             return;
@@ -118,7 +118,7 @@ impl Node {
         }
         let gained = alive_at.saturating_sub(wanted.progress_at);
         wanted.progress_at = wanted.progress_at.max(alive_at);
-        self.peers.mark_here(peer);
+        self.peers.mark_here(now, peer);
         // Good news that is unusually new must not wait for the next repetition: children may be about
         // to lose their patience.
         if gained > self.options.wait_repeat * 3 / 2 {
@@ -134,7 +134,7 @@ impl Node {
         retry: Duration,
         alternatives: &[Member],
     ) {
-        let Some((chunk, _)) = self.close(peer, request) else {
+        let Some((chunk, _)) = self.close(now, peer, request) else {
             return;
         };
         self.counters.busy_received += 1;
@@ -165,8 +165,8 @@ impl Node {
         self.needs_source(chunk);
     }
 
-    pub(super) fn miss(&mut self, peer: PeerId, request: u32) {
-        let Some((chunk, _)) = self.close(peer, request) else {
+    pub(super) fn miss(&mut self, now: Duration, peer: PeerId, request: u32) {
+        let Some((chunk, _)) = self.close(now, peer, request) else {
             return;
         };
         self.counters.misses_received += 1;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tranship_format::wire::{Class, Member, PeerId, StripeRun, StripeState};
 
 use super::wanted::Order;
+use super::{Node, StripeId};
 
 /// Where the chunks of a stripe come from.
 #[derive(Clone, Debug, Default)]
@@ -84,8 +85,6 @@ pub(super) struct Blob {
     /// Since when the tracker's picture of it is out of date.
     pub(super) unannounced: bool,
     pub(super) announced_at: Option<Duration>,
-    /// Pause before its members are asked for again.
-    pub(super) refresh_every: Duration,
 }
 
 impl Blob {
@@ -100,7 +99,6 @@ impl Blob {
             members: BTreeMap::new(),
             unannounced: true,
             announced_at: None,
-            refresh_every: Duration::ZERO,
         };
         blob.replace_present(present);
         blob
@@ -202,5 +200,22 @@ impl Blob {
             }
         }
         runs
+    }
+}
+
+impl Node {
+    pub(super) fn stripe(&self, id: StripeId) -> Option<&Stripe> {
+        self.blobs.get(&id.blob)?.stripes.get(&id.number)
+    }
+
+    /// The stripe, made if its blob is open and has it.
+    pub(super) fn stripe_mut(&mut self, id: StripeId) -> Option<&mut Stripe> {
+        Some(
+            self.blobs
+                .get_mut(&id.blob)?
+                .stripes
+                .entry(id.number)
+                .or_default(),
+        )
     }
 }

@@ -23,6 +23,7 @@ struct Peer {
     gone_until: Duration,
     slow_until: Duration,
     strikes: u32,
+    heard_at: Duration,
     /// Bytes it sent, and how long they took, since goodputs were last taken.
     sent_len: u64,
     sending: Duration,
@@ -103,8 +104,17 @@ impl Peers {
     }
 
     /// A peer that speaks is there.
-    pub(super) fn mark_here(&mut self, peer: PeerId) {
-        self.entry(peer).gone_until = Duration::ZERO;
+    pub(super) fn mark_here(&mut self, now: Duration, peer: PeerId) {
+        let known = self.entry(peer);
+        known.gone_until = Duration::ZERO;
+        known.heard_at = now;
+    }
+
+    /// When a peer last said anything.
+    pub(super) fn heard_at(&self, peer: &PeerId) -> Duration {
+        self.peers
+            .get(peer)
+            .map_or(Duration::ZERO, |known| known.heard_at)
     }
 
     /// Whether a peer may be asked at all.

@@ -12,9 +12,11 @@ use super::timer::Timer;
 use super::{Node, StripeId, tree};
 
 /// First pause before a blob's members are asked for again; doubled each time.
-const REFRESH_FIRST: Duration = Duration::from_secs(5);
+const REFRESH_FIRST: Duration = Duration::from_secs(1);
 /// Longest such pause.
 const REFRESH_LAST: Duration = Duration::from_mins(10);
+/// Members of one blob beyond which no more are learnt in passing.
+const MAX_LEARNT: usize = 512;
 /// Times in a row that the tracker may say "later" about a stripe.
 const MAX_UNDECIDED: u32 = 20;
 
@@ -26,6 +28,7 @@ impl Node {
         if let Some(seed) = seed {
             self.peers.meet(&seed);
         }
+        self.to_open.clear();
         let blobs: Vec<Digest> = self.blobs.keys().copied().collect();
         if !blobs.is_empty() {
             self.actions.push_back(Action::OpenBlobs {
@@ -117,18 +120,49 @@ impl Node {
         }
     }
 
-    pub(super) fn refresh_members(&mut self, now: Duration, blob: Digest) {
-        let Some(known) = self.blobs.get_mut(&blob) else {
-            return;
-        };
-        known.refresh_every = (known.refresh_every * 2).clamp(REFRESH_FIRST, REFRESH_LAST);
-        let every = known.refresh_every;
-        if self.tracker.is_some() {
-            self.actions
-                .push_back(Action::OpenBlobs { blobs: vec![blob] });
+    /// Whoever deals with a blob is a member to reckon with when the tracker is away.
+    pub(super) fn learn_member(&mut self, blob: Digest, member: Arc<Member>) {
+        if let Some(known) = self.blobs.get_mut(&blob)
+            && known.members.len() < MAX_LEARNT
+            && member.peer != self.me.peer
+        {
+            known.members.insert(member.peer, member);
         }
-        let at = now + every + self.jitter(every / 4);
-        self.timers.insert((at, Timer::Members(blob)));
+    }
+
+    /// Asks for the members of all blobs again: soon after one is opened, for then others open it as
+    /// well, and less and less often.
+    pub(super) fn refresh_members(&mut self, now: Duration) {
+        if now < self.refresh_at {
+            return;
+        }
+        self.refresh_every = (self.refresh_every * 2).min(REFRESH_LAST);
+        if self.tracker.is_some() && !self.blobs.is_empty() {
+            let blobs = self.blobs.keys().copied().collect();
+            self.actions.push_back(Action::OpenBlobs { blobs });
+        }
+        self.plan_refresh(now);
+    }
+
+    fn plan_refresh(&mut self, now: Duration) {
+        let jitter = self.jitter(self.refresh_every / 4);
+        self.refresh_at = now + self.refresh_every + jitter;
+        self.timers.insert((self.refresh_at, Timer::Members));
+    }
+
+    /// Tells the tracker of all blobs opened since the last time, in one message.
+    pub(super) fn open_at_tracker(&mut self, now: Duration) {
+        let opened = std::mem::take(&mut self.to_open);
+        if self.tracker.is_some() {
+            self.actions.push_back(Action::OpenBlobs {
+                blobs: opened.iter().copied().collect(),
+            });
+            for blob in opened {
+                self.tell_all(now, blob);
+            }
+        }
+        self.refresh_every = REFRESH_FIRST;
+        self.plan_refresh(now);
     }
 
     pub(super) fn routes(&mut self, now: Duration, blob: Digest, routes: Vec<StripeRoute>) {
@@ -148,10 +182,13 @@ impl Node {
             match route {
                 Told::Origin { lease, .. } => self.take_lease(now, id, lease),
                 Told::Parents(parents) if known => {
-                    let parents = parents
+                    let parents: Vec<Arc<Member>> = parents
                         .iter()
                         .map(|parent| self.peers.meet(parent))
                         .collect();
+                    for parent in &parents {
+                        self.learn_member(blob, Arc::clone(parent));
+                    }
                     self.set_route(
                         id,
                         Route::Parents {

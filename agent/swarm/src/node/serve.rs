@@ -3,67 +3,19 @@
 //! Whatever the answer is, it is given at once. A chunk on its way is answered WAIT, again and again
 //! with how alive its source is; too much is answered BUSY with the names of those just served.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tranship_format::wire::{ChunkId, Class, MAX_PARENTS, Member, PeerId, Want};
+use tranship_format::wire::{ChunkId, MAX_PARENTS, Member, PeerId, Want};
 
+use super::Node;
 use super::action::Action;
 use super::blob::Route;
 use super::timer::Timer;
-use super::wanted::{Child, Order, Wanted};
-use super::{Node, StripeId};
+use super::wanted::{Child, Wanted};
 
 /// What BUSY says of when to come back.
 const RETRY: Duration = Duration::from_millis(20);
-
-/// Chunks of which is remembered who got them from here.
-const MAX_RECENT: usize = 4_096;
-
-/// A chunk on its way to a peer.
-#[derive(Clone, Copy, Debug)]
-struct Upload {
-    child: Child,
-    chunk: ChunkId,
-    /// When it was asked for, or came.
-    since: Duration,
-}
-
-/// Chunks on their way to peers.
-#[derive(Debug, Default)]
-pub(super) struct Uploads {
-    /// Given to the connection and not yet gone.
-    active: BTreeMap<(PeerId, u32), Upload>,
-    /// Waiting for a slot, most urgent first.
-    queue: BTreeMap<(Class, Order), Upload>,
-    last_order: Order,
-    /// Who got which chunk from here: those BUSY names, because they surely have it. Naming peers that
-    /// only have other chunks of the stripe closes rings of nodes that all wait for each other.
-    recent: BTreeMap<ChunkId, Vec<PeerId>>,
-    recent_order: VecDeque<ChunkId>,
-    /// Whether a timer repeats WAIT to those queued and being sent to.
-    repeats: bool,
-}
-
-impl Uploads {
-    fn remember(&mut self, peer: PeerId, chunk: ChunkId) {
-        if !self.recent.contains_key(&chunk) {
-            self.recent_order.push_back(chunk);
-            if self.recent_order.len() > MAX_RECENT
-                && let Some(oldest) = self.recent_order.pop_front()
-            {
-                self.recent.remove(&oldest);
-            }
-        }
-        let known = self.recent.entry(chunk).or_default();
-        known.retain(|other| *other != peer);
-        known.push(peer);
-        if known.len() > MAX_PARENTS {
-            known.remove(0);
-        }
-    }
-}
 
 impl Node {
     pub(super) fn peer_wants(&mut self, now: Duration, peer: PeerId, request: u32, want: Want) {
@@ -83,14 +35,18 @@ impl Node {
         if self.peers.is_banned(now, &peer) {
             return self.send_miss(peer, request);
         }
-        self.peers.mark_here(peer);
+        self.peers.mark_here(now, peer);
         let Some(blob) = self.blobs.get(&chunk.blob) else {
             return self.send_miss(peer, request);
         };
         if blob.chunk_len(chunk.number).is_none() {
             return self.send_miss(peer, request);
         }
-        if blob.has(chunk.number) {
+        let has = blob.has(chunk.number);
+        if let Some(member) = self.peers.member(&peer).cloned() {
+            self.learn_member(chunk.blob, member);
+        }
+        if has {
             return self.upload(now, child, chunk);
         }
         let Some(wanted) = self.wants.get(&chunk) else {
@@ -118,13 +74,7 @@ impl Node {
 
     fn knows_request(&self, peer: PeerId, request: u32) -> bool {
         let key = (peer, request);
-        self.uploads.active.contains_key(&key)
-            || self.waiters.contains_key(&key)
-            || self
-                .uploads
-                .queue
-                .values()
-                .any(|of| (of.child.peer, of.child.request) == key)
+        self.waiters.contains_key(&key) || self.uploads.knows(key)
     }
 
     /// Whether a chunk that nobody here wants is ours to get for others: we take part in its stripe.
@@ -180,24 +130,6 @@ impl Node {
         }
     }
 
-    /// Peers whose chunk is queued here or on its way through a slow link are told for how long.
-    pub(super) fn repeat_upload_wait(&mut self, now: Duration) {
-        let all = self
-            .uploads
-            .active
-            .values()
-            .chain(self.uploads.queue.values());
-        let told: Vec<Upload> = all.copied().collect();
-        self.uploads.repeats = !told.is_empty();
-        for Upload { child, since, .. } in told {
-            self.send_wait(child.peer, child.request, now.saturating_sub(since), 0);
-        }
-        if self.uploads.repeats {
-            self.timers
-                .insert((now + self.options.wait_repeat, Timer::UploadWait));
-        }
-    }
-
     fn hops_of(&self, chunk: ChunkId) -> u8 {
         let wanted = self
             .wants
@@ -206,7 +138,7 @@ impl Node {
         wanted.map_or(0, Wanted::hops)
     }
 
-    fn send_wait(&mut self, peer: PeerId, request: u32, idle: Duration, hops: u8) {
+    pub(super) fn send_wait(&mut self, peer: PeerId, request: u32, idle: Duration, hops: u8) {
         self.counters.waits_sent += 1;
         self.actions.push_back(Action::SendWait {
             peer,
@@ -221,7 +153,13 @@ impl Node {
         self.actions.push_back(Action::SendMiss { peer, request });
     }
 
-    fn send_busy(&mut self, now: Duration, peer: PeerId, request: u32, named: &[PeerId]) {
+    pub(super) fn send_busy(
+        &mut self,
+        now: Duration,
+        peer: PeerId,
+        request: u32,
+        named: &[PeerId],
+    ) {
         self.counters.busy_sent += 1;
         let alternatives: Vec<Arc<Member>> = named
             .iter()
@@ -237,132 +175,6 @@ impl Node {
         });
     }
 
-    /// A chunk that waited for its arrival: it was promised, so no bound of the queue counts. One that
-    /// the store has no room for must go now.
-    pub(super) fn deliver(&mut self, now: Duration, child: Child, chunk: ChunkId, kept: bool) {
-        if kept && !self.has_slot(child.class) {
-            self.enqueue(now, child, chunk);
-        } else {
-            self.send_data(
-                now,
-                Upload {
-                    child,
-                    chunk,
-                    since: now,
-                },
-            );
-        }
-    }
-
-    fn upload(&mut self, now: Duration, child: Child, chunk: ChunkId) {
-        if self.has_slot(child.class) {
-            return self.send_data(
-                now,
-                Upload {
-                    child,
-                    chunk,
-                    since: now,
-                },
-            );
-        }
-        if self.uploads.queue.len() < self.options.upload_queue {
-            self.enqueue(now, child, chunk);
-            return self.send_wait(child.peer, child.request, Duration::ZERO, 0);
-        }
-        let last = self.uploads.queue.last_key_value().map(|(&key, _)| key);
-        match last.filter(|&(class, _)| class > child.class) {
-            Some(last) => {
-                if let Some(bumped) = self.uploads.queue.remove(&last) {
-                    self.refuse_upload(now, bumped.child, bumped.chunk);
-                }
-                self.enqueue(now, child, chunk);
-                self.send_wait(child.peer, child.request, Duration::ZERO, 0);
-            }
-            None => self.refuse_upload(now, child, chunk),
-        }
-    }
-
-    fn refuse_upload(&mut self, now: Duration, child: Child, chunk: ChunkId) {
-        let recent = self.uploads.recent.get(&chunk).into_iter().flatten();
-        let named: Vec<PeerId> = recent.rev().copied().collect();
-        self.send_busy(now, child.peer, child.request, &named);
-    }
-
-    fn has_slot(&self, class: Class) -> bool {
-        let slots = self.options.upload_slots;
-        let slots = if class == Class::Demand {
-            slots + slots.div_ceil(2)
-        } else {
-            slots
-        };
-        self.uploads.active.len() < slots
-    }
-
-    fn enqueue(&mut self, now: Duration, child: Child, chunk: ChunkId) {
-        self.uploads.last_order += 1;
-        let key = (child.class, self.uploads.last_order);
-        self.uploads.queue.insert(
-            key,
-            Upload {
-                child,
-                chunk,
-                since: now,
-            },
-        );
-    }
-
-    fn send_data(&mut self, now: Duration, upload: Upload) {
-        let Upload {
-            child:
-                Child {
-                    peer,
-                    request,
-                    class,
-                },
-            chunk,
-            ..
-        } = upload;
-        self.uploads.active.insert((peer, request), upload);
-        if !std::mem::replace(&mut self.uploads.repeats, true) {
-            self.timers
-                .insert((now + self.options.wait_repeat, Timer::UploadWait));
-        }
-        self.uploads.remember(peer, chunk);
-        self.actions.push_back(Action::SendData {
-            peer,
-            request,
-            chunk,
-            class,
-        });
-    }
-
-    pub(super) fn sent(&mut self, now: Duration, peer: PeerId, request: u32) {
-        if let Some(Upload { chunk, .. }) = self.uploads.active.remove(&(peer, request)) {
-            self.counters.chunks_sent += 1;
-            self.counters.bytes_sent += self.chunk_len(chunk);
-            self.fill_slots(now);
-        }
-    }
-
-    pub(super) fn send_failed(&mut self, now: Duration, peer: PeerId, request: u32) {
-        if let Some(Upload { chunk, .. }) = self.uploads.active.remove(&(peer, request)) {
-            self.evicted(now, chunk);
-            self.send_miss(peer, request);
-            self.fill_slots(now);
-        }
-    }
-
-    fn fill_slots(&mut self, now: Duration) {
-        while let Some((&(class, order), _)) = self.uploads.queue.first_key_value() {
-            if !self.has_slot(class) {
-                return;
-            }
-            if let Some(upload) = self.uploads.queue.remove(&(class, order)) {
-                self.send_data(now, upload);
-            }
-        }
-    }
-
     pub(super) fn evicted(&mut self, now: Duration, chunk: ChunkId) {
         if self
             .blobs
@@ -375,9 +187,7 @@ impl Node {
 
     /// A peer takes a request back: what only it wanted is not fetched any more.
     pub(super) fn peer_cancels(&mut self, now: Duration, peer: PeerId, request: u32) {
-        self.uploads
-            .queue
-            .retain(|_, of| of.child.peer != peer || of.child.request != request);
+        self.uploads.cancel(peer, request);
         if let Some(chunk) = self.waiters.remove(&(peer, request)) {
             self.forget_waiter(now, chunk, peer, request);
         }
@@ -385,8 +195,7 @@ impl Node {
 
     /// Forgets everything that a peer asked.
     pub(super) fn forget_child(&mut self, now: Duration, peer: PeerId) {
-        self.uploads.queue.retain(|_, of| of.child.peer != peer);
-        self.uploads.active.retain(|&(to, _), _| to != peer);
+        self.uploads.forget(peer);
         self.fill_slots(now);
         let all = (peer, 0)..=(peer, u32::MAX);
         let waits: Vec<(u32, ChunkId)> = self
@@ -411,28 +220,5 @@ impl Node {
         if wanted.read.is_none() {
             self.drop_if_nobody_wants(now, chunk);
         }
-    }
-
-    /// How full the upload side is, 0 to 1,000, for HEARTBEAT.
-    pub fn load_permille(&self) -> u16 {
-        let room = self.options.upload_slots + self.options.upload_queue;
-        let used = self.uploads.active.len() + self.uploads.queue.len();
-        let permille = used.saturating_mul(1_000) / room.max(1);
-        u16::try_from(permille).unwrap_or(u16::MAX).min(1_000)
-    }
-
-    pub(super) fn stripe(&self, id: StripeId) -> Option<&super::blob::Stripe> {
-        self.blobs.get(&id.blob)?.stripes.get(&id.number)
-    }
-
-    /// The stripe, made if its blob is open and has it.
-    pub(super) fn stripe_mut(&mut self, id: StripeId) -> Option<&mut super::blob::Stripe> {
-        Some(
-            self.blobs
-                .get_mut(&id.blob)?
-                .stripes
-                .entry(id.number)
-                .or_default(),
-        )
     }
 }

@@ -44,8 +44,8 @@ pub(super) enum Timer {
     Progress(StripeId),
     /// The tracker is to be told what is held of a blob.
     Announce(Digest),
-    /// A blob's members are to be asked for.
-    Members(Digest),
+    /// The members of all blobs are to be asked for.
+    Members,
 }
 
 impl Node {
@@ -78,7 +78,7 @@ impl Node {
             }
             Timer::Progress(id) => self.tell_progress(now, id),
             Timer::Announce(blob) => self.announce(now, blob),
-            Timer::Members(blob) => self.refresh_members(now, blob),
+            Timer::Members => self.refresh_members(now),
         }
     }
 
@@ -213,7 +213,15 @@ impl Node {
 
     /// A peer was slower than it should be; after three times in a row it is avoided.
     pub(super) fn strike(&mut self, now: Duration, attempt: Attempt, chunk: ChunkId) {
-        if self.peers.strike(now, attempt.peer, self.options.avoid) {
+        // One that says nothing at all, not even WAIT again, is as good as gone.
+        let silent = now.saturating_sub(self.peers.heard_at(&attempt.peer));
+        let avoid = self.options.avoid;
+        let avoided = if silent > self.options.wait_repeat * 2 {
+            self.peers.mark_slow(now, attempt.peer, avoid)
+        } else {
+            self.peers.strike(now, attempt.peer, avoid)
+        };
+        if avoided {
             self.report_slow(attempt, chunk);
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tranship_format::wire::{ChunkId, Class, Role};
 
 use crate::random::Random;
-use crate::world::{Terms, World};
+use crate::world::{End, Terms, World};
 
 const CHUNK_LEN: u32 = 256 << 10;
 
@@ -77,19 +77,94 @@ fn tell(name: &str, world: &World) {
     );
 }
 
+fn size() -> (u64, u32) {
+    let nodes = crate::number("TRANSHIP_SWARM_NODES").unwrap_or(60);
+    let chunks = crate::number("TRANSHIP_SWARM_CHUNKS").unwrap_or(128);
+    (nodes, u32::try_from(chunks).unwrap())
+}
+
+/// Whether the registry gave at most so many permille of what is in the image.
+fn read_at_most(world: &World, permille: u64) -> bool {
+    let unique: u64 = world
+        .blobs
+        .values()
+        .flat_map(|lens| lens.iter())
+        .map(|&len| u64::from(len))
+        .sum();
+    world.registry_len * 1_000 <= unique * permille
+}
+
 #[test]
 fn a_flash_crowd_costs_the_registry_one_pull() {
-    let nodes = crate::number("TRANSHIP_SWARM_NODES").unwrap_or(60);
-    let chunks = u32::try_from(crate::number("TRANSHIP_SWARM_CHUNKS").unwrap_or(128)).unwrap();
+    let (nodes, chunks) = size();
     for class in [Class::Demand, Class::Prefetch] {
         let mut world = crowd(nodes, chunks, class, 1);
-        world.run(Duration::from_secs(60));
+        world.run(Duration::from_mins(1));
         tell(&format!("{class:?}"), &world);
         assert!(world.is_over(), "not everybody is ready");
-        let unique = u64::from(chunks) * u64::from(CHUNK_LEN);
         assert!(
-            world.registry_len * 10 <= unique * 11,
+            read_at_most(&world, 1_100),
             "the registry is read more than 1.1 times"
         );
     }
+}
+
+#[test]
+fn a_flash_crowd_gets_over_the_loss_of_the_tracker() {
+    let (nodes, chunks) = size();
+    let mut world = crowd(nodes, chunks.max(192), Class::Demand, 2);
+    // One chunk after the other takes long enough for everybody to hear of everybody first.
+    world.terms.readahead = 1;
+    world.tracker_down_at(Duration::from_millis(1_400));
+    world.run(Duration::from_mins(1));
+    tell("tracker lost", &world);
+    assert!(world.is_over(), "not everybody is ready");
+    assert!(
+        read_at_most(&world, 2_000),
+        "without a tracker the registry is read twice over"
+    );
+}
+
+#[test]
+fn a_flash_crowd_gets_over_slow_and_dead_nodes() {
+    let (nodes, chunks) = size();
+    let mut world = crowd(nodes, chunks, Class::Demand, 3);
+    for host in 0..world.hosts.len() {
+        if host % 50 == 7 {
+            world.hosts[host].slow = 50;
+        }
+        if host % 50 == 3 {
+            world.end_at(Duration::from_millis(90), host, End::Vanish);
+        }
+    }
+    world.run(Duration::from_mins(1));
+    tell("slow and dead", &world);
+    assert!(world.is_over(), "not everybody is ready");
+    assert!(
+        read_at_most(&world, 2_000),
+        "a few bad nodes send the others to the registry"
+    );
+}
+
+#[test]
+fn a_crowd_that_reads_different_parts_shares_what_it_shares() {
+    let (nodes, chunks) = size();
+    let mut world = crowd(nodes, chunks, Class::Demand, 4);
+    let mut random = Random(4);
+    let mut wanted = std::collections::BTreeSet::new();
+    for host in &mut world.hosts {
+        host.script.retain(|_| random.chance(30));
+        for place in (1..host.script.len()).rev() {
+            host.script.swap(place, random.index(place + 1));
+        }
+        wanted.extend(host.script.iter().map(|&(chunk, _)| chunk));
+    }
+    world.run(Duration::from_mins(1));
+    tell("different parts", &world);
+    assert!(world.is_over(), "not everybody is ready");
+    let unique = wanted.len() as u64 * u64::from(CHUNK_LEN);
+    assert!(
+        world.registry_len * 10 <= unique * 11,
+        "the registry is read more than 1.1 times"
+    );
 }

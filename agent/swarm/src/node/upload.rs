@@ -1,0 +1,232 @@
+//! Chunks on their way to peers: so many at once, the most urgent first, and a bounded queue behind.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use tranship_format::wire::{ChunkId, Class, MAX_PARENTS, PeerId};
+
+use super::Node;
+use super::action::Action;
+use super::timer::Timer;
+use super::wanted::{Child, Order};
+
+/// Chunks of which is remembered who got them from here.
+const MAX_RECENT: usize = 4_096;
+
+/// A chunk on its way to a peer.
+#[derive(Clone, Copy, Debug)]
+struct Upload {
+    child: Child,
+    chunk: ChunkId,
+    /// When it was asked for, or came.
+    since: Duration,
+}
+
+/// Chunks on their way to peers.
+#[derive(Debug, Default)]
+pub(super) struct Uploads {
+    /// Given to the connection and not yet gone.
+    active: BTreeMap<(PeerId, u32), Upload>,
+    /// Waiting for a slot, most urgent first.
+    queue: BTreeMap<(Class, Order), Upload>,
+    last_order: Order,
+    /// Who got which chunk from here: those BUSY names, because they surely have it. Naming peers that
+    /// only have other chunks of the stripe closes rings of nodes that all wait for each other.
+    recent: BTreeMap<ChunkId, Vec<PeerId>>,
+    recent_order: VecDeque<ChunkId>,
+    /// Whether a timer repeats WAIT to those queued and being sent to.
+    repeats: bool,
+}
+
+impl Uploads {
+    pub(super) fn knows(&self, key: (PeerId, u32)) -> bool {
+        self.active.contains_key(&key)
+            || self
+                .queue
+                .values()
+                .any(|of| (of.child.peer, of.child.request) == key)
+    }
+
+    /// Takes a request out of the queue; one being sent is sent to its end.
+    pub(super) fn cancel(&mut self, peer: PeerId, request: u32) {
+        self.queue
+            .retain(|_, of| of.child.peer != peer || of.child.request != request);
+    }
+
+    /// Forgets all requests of a peer that is gone.
+    pub(super) fn forget(&mut self, peer: PeerId) {
+        self.queue.retain(|_, of| of.child.peer != peer);
+        self.active.retain(|&(to, _), _| to != peer);
+    }
+
+    fn remember(&mut self, peer: PeerId, chunk: ChunkId) {
+        if !self.recent.contains_key(&chunk) {
+            self.recent_order.push_back(chunk);
+            if self.recent_order.len() > MAX_RECENT
+                && let Some(oldest) = self.recent_order.pop_front()
+            {
+                self.recent.remove(&oldest);
+            }
+        }
+        let known = self.recent.entry(chunk).or_default();
+        known.retain(|other| *other != peer);
+        known.push(peer);
+        if known.len() > MAX_PARENTS {
+            known.remove(0);
+        }
+    }
+}
+
+impl Node {
+    /// A chunk that waited for its arrival: it was promised, so no bound of the queue counts. One that
+    /// the store has no room for must go now.
+    pub(super) fn deliver(&mut self, now: Duration, child: Child, chunk: ChunkId, kept: bool) {
+        if kept && !self.has_slot(child.class) {
+            self.enqueue(now, child, chunk);
+        } else {
+            self.send_data(
+                now,
+                Upload {
+                    child,
+                    chunk,
+                    since: now,
+                },
+            );
+        }
+    }
+
+    pub(super) fn upload(&mut self, now: Duration, child: Child, chunk: ChunkId) {
+        if self.has_slot(child.class) {
+            return self.send_data(
+                now,
+                Upload {
+                    child,
+                    chunk,
+                    since: now,
+                },
+            );
+        }
+        if self.uploads.queue.len() < self.options.upload_queue {
+            self.enqueue(now, child, chunk);
+            return self.send_wait(child.peer, child.request, Duration::ZERO, 0);
+        }
+        let last = self.uploads.queue.last_key_value().map(|(&key, _)| key);
+        match last.filter(|&(class, _)| class > child.class) {
+            Some(last) => {
+                if let Some(bumped) = self.uploads.queue.remove(&last) {
+                    self.refuse_upload(now, bumped.child, bumped.chunk);
+                }
+                self.enqueue(now, child, chunk);
+                self.send_wait(child.peer, child.request, Duration::ZERO, 0);
+            }
+            None => self.refuse_upload(now, child, chunk),
+        }
+    }
+
+    fn refuse_upload(&mut self, now: Duration, child: Child, chunk: ChunkId) {
+        let recent = self.uploads.recent.get(&chunk).into_iter().flatten();
+        let named: Vec<PeerId> = recent.rev().copied().collect();
+        self.send_busy(now, child.peer, child.request, &named);
+    }
+
+    fn has_slot(&self, class: Class) -> bool {
+        let slots = self.options.upload_slots;
+        let slots = if class == Class::Demand {
+            slots + slots.div_ceil(2)
+        } else {
+            slots
+        };
+        self.uploads.active.len() < slots
+    }
+
+    fn enqueue(&mut self, now: Duration, child: Child, chunk: ChunkId) {
+        self.uploads.last_order += 1;
+        let key = (child.class, self.uploads.last_order);
+        self.uploads.queue.insert(
+            key,
+            Upload {
+                child,
+                chunk,
+                since: now,
+            },
+        );
+    }
+
+    fn send_data(&mut self, now: Duration, upload: Upload) {
+        let Upload {
+            child:
+                Child {
+                    peer,
+                    request,
+                    class,
+                },
+            chunk,
+            ..
+        } = upload;
+        self.uploads.active.insert((peer, request), upload);
+        if !std::mem::replace(&mut self.uploads.repeats, true) {
+            self.timers
+                .insert((now + self.options.wait_repeat, Timer::UploadWait));
+        }
+        self.uploads.remember(peer, chunk);
+        self.actions.push_back(Action::SendData {
+            peer,
+            request,
+            chunk,
+            class,
+        });
+    }
+
+    pub(super) fn sent(&mut self, now: Duration, peer: PeerId, request: u32) {
+        if let Some(Upload { chunk, .. }) = self.uploads.active.remove(&(peer, request)) {
+            self.counters.chunks_sent += 1;
+            self.counters.bytes_sent += self.chunk_len(chunk);
+            self.fill_slots(now);
+        }
+    }
+
+    pub(super) fn send_failed(&mut self, now: Duration, peer: PeerId, request: u32) {
+        if let Some(Upload { chunk, .. }) = self.uploads.active.remove(&(peer, request)) {
+            self.evicted(now, chunk);
+            self.send_miss(peer, request);
+            self.fill_slots(now);
+        }
+    }
+
+    pub(super) fn fill_slots(&mut self, now: Duration) {
+        while let Some((&(class, order), _)) = self.uploads.queue.first_key_value() {
+            if !self.has_slot(class) {
+                return;
+            }
+            if let Some(upload) = self.uploads.queue.remove(&(class, order)) {
+                self.send_data(now, upload);
+            }
+        }
+    }
+
+    /// Peers whose chunk is queued here or on its way through a slow link are told for how long.
+    pub(super) fn repeat_upload_wait(&mut self, now: Duration) {
+        let all = self
+            .uploads
+            .active
+            .values()
+            .chain(self.uploads.queue.values());
+        let told: Vec<Upload> = all.copied().collect();
+        self.uploads.repeats = !told.is_empty();
+        for Upload { child, since, .. } in told {
+            self.send_wait(child.peer, child.request, now.saturating_sub(since), 0);
+        }
+        if self.uploads.repeats {
+            self.timers
+                .insert((now + self.options.wait_repeat, Timer::UploadWait));
+        }
+    }
+
+    /// How full the upload side is, 0 to 1,000, for HEARTBEAT.
+    pub fn load_permille(&self) -> u16 {
+        let room = self.options.upload_slots + self.options.upload_queue;
+        let used = self.uploads.active.len() + self.uploads.queue.len();
+        let permille = used.saturating_mul(1_000) / room.max(1);
+        u16::try_from(permille).unwrap_or(u16::MAX).min(1_000)
+    }
+}

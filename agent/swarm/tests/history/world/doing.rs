@@ -1,0 +1,397 @@
+//! What nodes are told and what they do: stores, links between nodes, the registry.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tranship_format::Digest;
+use tranship_format::wire::{BlobInfo, ChunkId, ImageSource, TrackerRequest};
+use tranship_swarm::node::{Action, Arrival, Input, RegistryFailure};
+
+use super::{End, Event, World};
+
+impl World {
+    pub(super) fn tell(&mut self, host: usize, input: Input) {
+        if !self.hosts[host].alive {
+            return;
+        }
+        let now = self.now;
+        match &input {
+            Input::Data { peer, request, .. }
+                if self.hosts[host].node.requested(peer, *request).is_none() =>
+            {
+                return;
+            }
+            Input::RegistryChunk { read, number, .. } => {
+                if let Some((blob, _)) = self.hosts[host].reads.get(read) {
+                    let chunk = ChunkId {
+                        blob: *blob,
+                        number: *number,
+                    };
+                    self.keep(host, chunk);
+                }
+            }
+            Input::RegistryEnd { read, .. } => {
+                self.hosts[host].reads.remove(read);
+            }
+            Input::Evicted { chunk } if !self.hosts[host].has.remove(chunk) => return,
+            _ => {}
+        }
+        let input = match input {
+            Input::Data {
+                peer,
+                request,
+                arrival: Arrival::Kept,
+            } => {
+                let chunk = self.hosts[host].node.requested(&peer, request).unwrap();
+                let arrival = self.keep(host, chunk);
+                Input::Data {
+                    peer,
+                    request,
+                    arrival,
+                }
+            }
+            Input::RegistryChunk { read, number, .. } => {
+                let blob = self.hosts[host].reads.get(&read).map(|(blob, _)| *blob);
+                let kept = blob
+                    .is_some_and(|blob| self.hosts[host].has.contains(&ChunkId { blob, number }));
+                let arrival = if kept { Arrival::Kept } else { Arrival::Passed };
+                Input::RegistryChunk {
+                    read,
+                    number,
+                    arrival,
+                }
+            }
+            other => other,
+        };
+        self.hosts[host].node.handle(now, input);
+        self.act(host);
+    }
+
+    /// A verified chunk goes into a node's store if there is room.
+    pub(super) fn keep(&mut self, host: usize, chunk: ChunkId) -> Arrival {
+        let full = self.hosts[host].full;
+        if self.random.chance(full) {
+            self.hosts[host].passed.insert(chunk);
+            Arrival::Passed
+        } else {
+            self.hosts[host].has.insert(chunk);
+            Arrival::Kept
+        }
+    }
+
+    pub(super) fn act(&mut self, host: usize) {
+        while self.hosts[host].alive
+            && let Some(action) = self.hosts[host].node.poll(self.now)
+        {
+            self.do_it(host, action);
+        }
+        let alive = self.hosts[host].alive;
+        let wake_at = self.hosts[host].node.wake_at().filter(|_| alive);
+        if let Some(at) = wake_at
+            && self.hosts[host].wake_at.is_none_or(|before| at < before)
+        {
+            self.hosts[host].wake_at = Some(at);
+            self.at(at, Event::WakeNode(host));
+        }
+    }
+
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one arm for each action, nothing else"
+    )]
+    pub(super) fn do_it(&mut self, host: usize, action: Action) {
+        let me = self.hosts[host].member.peer;
+        match action {
+            Action::OpenBlobs { blobs } => {
+                let info = |blob: &Digest| BlobInfo {
+                    digest: *blob,
+                    len: self.blobs[blob].iter().map(|&len| u64::from(len)).sum(),
+                    chunk_count: u32::try_from(self.blobs[blob].len()).unwrap(),
+                };
+                let blobs = blobs.iter().map(info).collect();
+                let image = ImageSource {
+                    registry: "registry.example".to_owned(),
+                    repository: "library/thing".to_owned(),
+                    manifest: Digest::of(b"manifest"),
+                };
+                self.ask_tracker(host, TrackerRequest::Open { image, blobs });
+            }
+            Action::Lookup { blob, stripes } => {
+                assert!(stripes.len() <= 64, "LOOKUP has a bound");
+                self.ask_tracker(host, TrackerRequest::Lookup { blob, stripes });
+            }
+            Action::Progress {
+                lease,
+                done_len,
+                state,
+            } => {
+                self.ask_tracker(
+                    host,
+                    TrackerRequest::Progress {
+                        lease,
+                        done_len,
+                        state,
+                    },
+                );
+            }
+            Action::Announce { blob, runs } => {
+                self.ask_tracker(host, TrackerRequest::Announce { blob, runs });
+            }
+            Action::Report { fault, peer, chunk } => {
+                self.ask_tracker(host, TrackerRequest::Report { fault, peer, chunk });
+            }
+            Action::SendWant { to, request, want } => {
+                assert!(
+                    !self.hosts[host].node.is_banned(self.now, &to.peer),
+                    "a banned peer is asked for {:?}",
+                    want.chunk
+                );
+                let other = self.by_peer[&to.peer];
+                assert_ne!(other, host, "a node asks itself");
+                self.connect(host, other);
+                if self.hosts[other].alive {
+                    self.send(
+                        host,
+                        other,
+                        Input::Want {
+                            peer: me,
+                            request,
+                            want,
+                        },
+                    );
+                } else if self.hosts[other].ended == Some(End::Crash) {
+                    let at = self.now + Duration::from_millis(1);
+                    self.at(at, Event::ToNode(host, Input::PeerGone { peer: to.peer }));
+                } else {
+                    let at = self.now + Duration::from_secs(3);
+                    self.at(at, Event::ToNode(host, Input::PeerGone { peer: to.peer }));
+                }
+            }
+            Action::SendCancel { peer, request } => {
+                self.send(
+                    host,
+                    self.by_peer[&peer],
+                    Input::Cancel { peer: me, request },
+                );
+            }
+            Action::Disconnect { peer } => {
+                let other = self.by_peer[&peer];
+                self.hosts[host].connected.remove(&other);
+                self.hosts[other].connected.remove(&host);
+                self.send(host, other, Input::PeerGone { peer: me });
+            }
+            Action::ReadRegistry {
+                read,
+                blob,
+                chunks,
+                class: _,
+            } => {
+                self.read_registry(host, read, blob, chunks);
+            }
+            Action::Complete { chunk, from: _ } => {
+                let this = &mut self.hosts[host];
+                assert!(
+                    this.has.contains(&chunk) || this.passed.contains(&chunk),
+                    "a chunk is complete that never came verified"
+                );
+                if this.open.remove(&chunk) {
+                    this.done.insert(chunk);
+                    this.done_at = self.now;
+                    let asked_at = this.asked_at[&chunk];
+                    this.waits.push(self.now.saturating_sub(asked_at));
+                    self.at(self.now, Event::Read(host));
+                }
+            }
+            Action::Fail { chunk, why } => {
+                let _ = why;
+                if self.hosts[host].open.remove(&chunk) {
+                    self.hosts[host].failed.insert(chunk);
+                    self.at(self.now, Event::Read(host));
+                }
+            }
+            Action::SendData {
+                peer,
+                request,
+                chunk,
+                class: _,
+            } => {
+                self.send_data(host, self.by_peer[&peer], request, chunk);
+            }
+            Action::SendWait {
+                peer,
+                request,
+                idle,
+                hops,
+            } => {
+                self.send(
+                    host,
+                    self.by_peer[&peer],
+                    Input::Wait {
+                        peer: me,
+                        request,
+                        idle,
+                        hops,
+                    },
+                );
+            }
+            Action::SendBusy {
+                peer,
+                request,
+                retry,
+                alternatives,
+            } => {
+                assert!(alternatives.len() <= 4, "BUSY has a bound");
+                let alternatives = alternatives.iter().map(|other| (**other).clone()).collect();
+                let busy = Input::Busy {
+                    peer: me,
+                    request,
+                    retry,
+                    alternatives,
+                };
+                self.send(host, self.by_peer[&peer], busy);
+            }
+            Action::SendMiss { peer, request } => {
+                self.send(host, self.by_peer[&peer], Input::Miss { peer: me, request });
+            }
+        }
+    }
+
+    pub(super) fn connect(&mut self, host: usize, other: usize) {
+        if self.hosts[host].connected.insert(other) {
+            self.hosts[other].connected.insert(host);
+            let member = self.hosts[host].member.clone();
+            self.send(host, other, Input::PeerUp { member });
+        }
+    }
+
+    /// A control message: in order between two nodes.
+    pub(super) fn send(&mut self, from: usize, to: usize, input: Input) {
+        let at = self.arrival(from, to);
+        self.at(at, Event::ToNode(to, input));
+    }
+
+    pub(super) fn arrival(&mut self, from: usize, to: usize) -> Duration {
+        let (least, most) = self.terms.latency_us;
+        let at = self.now + self.random.micros(least, most);
+        let before = self.last_at.entry((from, to)).or_default();
+        *before = at.max(*before);
+        *before
+    }
+
+    pub(super) fn send_data(&mut self, host: usize, to: usize, request: u32, chunk: ChunkId) {
+        let len = u64::from(self.blobs[&chunk.blob][chunk.number as usize]);
+        let this = &mut self.hosts[host];
+        let peer = this.member.peer;
+        let to_peer = self.hosts[to].member.peer;
+        let this = &mut self.hosts[host];
+        if !this.has.contains(&chunk) && !this.passed.contains(&chunk) {
+            self.at(
+                self.now,
+                Event::ToNode(
+                    host,
+                    Input::SendFailed {
+                        peer: to_peer,
+                        request,
+                    },
+                ),
+            );
+            return;
+        }
+        let rate = self.terms.uplink / this.slow;
+        let begins = this.uplink_free_at.max(self.now);
+        this.uplink_free_at = begins + Duration::from_nanos(len * 1_000_000_000 / rate.max(1));
+        this.sent_len += len;
+        let sent_at = this.uplink_free_at;
+        let arrival = if this.lies {
+            Arrival::Wrong
+        } else {
+            Arrival::Kept
+        };
+        let (least, most) = self.terms.latency_us;
+        let latency = self.random.micros(least, most);
+        self.at(
+            sent_at,
+            Event::ToNode(
+                host,
+                Input::Sent {
+                    peer: to_peer,
+                    request,
+                },
+            ),
+        );
+        let data = Input::Data {
+            peer,
+            request,
+            arrival,
+        };
+        self.at(sent_at + latency, Event::ToNode(to, data));
+    }
+
+    pub(super) fn read_registry(
+        &mut self,
+        host: usize,
+        read: u64,
+        blob: Digest,
+        chunks: std::ops::Range<u32>,
+    ) {
+        let lens = Arc::clone(&self.blobs[&blob]);
+        self.hosts[host].reads.insert(read, (blob, chunks.clone()));
+        let fails_after = if self.random.chance(self.registry_fails) {
+            Some(self.random.below(u64::from(chunks.end - chunks.start)))
+        } else {
+            None
+        };
+        let mut at = self.now + self.terms.registry_latency;
+        let mut run_len = 0_u64;
+        for (place, number) in chunks.enumerate() {
+            if fails_after == Some(place as u64) {
+                let failure = Some(RegistryFailure {
+                    retry_after: None,
+                    permanent: false,
+                });
+                self.at(
+                    at,
+                    Event::ToNode(host, Input::RegistryEnd { read, failure }),
+                );
+                return;
+            }
+            let len = u64::from(lens[number as usize]);
+            run_len += len;
+            let begins = self.registry_free_at.max(at);
+            at = begins + Duration::from_nanos(len * 1_000_000_000 / self.terms.registry_rate);
+            self.registry_free_at = at;
+            self.registry_len += len;
+            self.at(
+                at,
+                Event::ToNode(host, Input::RegistryProgress { read, len }),
+            );
+            let arrival = Arrival::Kept;
+            self.at(
+                at,
+                Event::ToNode(
+                    host,
+                    Input::RegistryChunk {
+                        read,
+                        number,
+                        arrival,
+                    },
+                ),
+            );
+        }
+        let longest = lens.iter().map(|&len| u64::from(len)).max().unwrap();
+        assert!(
+            run_len <= (4 << 20).max(longest),
+            "a registry read is too long"
+        );
+        self.at(
+            at,
+            Event::ToNode(
+                host,
+                Input::RegistryEnd {
+                    read,
+                    failure: None,
+                },
+            ),
+        );
+    }
+}
