@@ -84,6 +84,10 @@ impl Report {
             let other = self.registry_link;
             text = format!("{text}The registry's and the tracker's links have {other}.\n");
         }
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        text = format!(
+            "{text}All machines share this one's {processors} processors, which unpacking feels most.\n"
+        );
         text.push('\n');
         let mut table = output::table([
             "LAST NODE READY",
