@@ -34,7 +34,7 @@ const WANTED: usize = 1024;
 /// Nodes that may wait for the tracker to hear them.
 const TRACKER_STREAMS: usize = 256;
 /// How much more a seed does at once than an agent.
-const SEED_FACTOR: u32 = 4;
+const SEED_FACTOR: usize = 4;
 /// Least room for chunks in flight.
 const MIN_ROOM: u32 = 4 << 20;
 
@@ -220,9 +220,9 @@ fn node_options(member: Member, boot_id: &[u8; 16]) -> NodeOptions {
         // for all, and has a machine for it.
         Role::Seed => NodeOptions {
             registry_reads: options.registry_reads * SEED_FACTOR,
-            upload_slots: options.upload_slots * SEED_FACTOR as usize,
-            upload_queue: options.upload_queue * SEED_FACTOR as usize,
-            waiters: options.waiters * SEED_FACTOR as usize,
+            upload_slots: options.upload_slots * SEED_FACTOR,
+            upload_queue: options.upload_queue * SEED_FACTOR,
+            waiters: options.waiters * SEED_FACTOR,
             ..options
         },
     }
