@@ -71,6 +71,7 @@ fn the_examples_of_the_peer_stream_are_what_is_sent() {
         PeerMessage::Wait {
             request,
             idle_ms: 40,
+            hops: 0,
         },
         PeerMessage::Data {
             request,
