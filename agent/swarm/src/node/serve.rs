@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tranship_format::wire::{ChunkId, MAX_PARENTS, Member, PeerId, Want};
+use tranship_format::wire::{ChunkId, MAX_PARENTS, Member, PeerId, Role, Want};
 
 use super::Node;
 use super::action::Action;
@@ -77,14 +77,18 @@ impl Node {
         self.waiters.contains_key(&key) || self.uploads.knows(key)
     }
 
-    /// Whether a chunk that nobody here wants is ours to get for others: we take part in its stripe.
+    /// Whether a chunk that nobody here wants is ours to get for others: we take part in its stripe. The
+    /// seed takes part in all: who is sent to it may be here before the news that it was made the first.
     fn can_get(&self, chunk: ChunkId) -> bool {
         let id = self.stripe_of(chunk);
         let takes_part = self.stripe(id).is_some_and(|stripe| {
             !stripe.wanted.is_empty() || !matches!(stripe.route, Route::Unknown)
         });
         let holds_some = |blob: &super::blob::Blob| blob.present_in(id.number) > 0;
-        takes_part || self.tracker.is_none() || self.blobs.get(&id.blob).is_some_and(holds_some)
+        takes_part
+            || self.me.role == Role::Seed
+            || self.tracker.is_none()
+            || self.blobs.get(&id.blob).is_some_and(holds_some)
     }
 
     fn let_wait(&mut self, now: Duration, child: Child, chunk: ChunkId) {
