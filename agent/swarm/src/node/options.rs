@@ -22,10 +22,10 @@ pub struct NodeOptions {
     /// Longest range read of the registry. 4 MiB.
     pub registry_run_len: u64,
     /// Registry reads in flight for other classes than demand. 4.
-    pub registry_reads: u32,
+    pub registry_reads: usize,
     /// Registry reads in flight for all classes: a lease holder reads for everybody who demands a
     /// chunk of its stripes, each of which costs the registry's latency. 32.
-    pub registry_demand_reads: u32,
+    pub registry_demand_reads: usize,
     /// Stripes in which other classes than demand may be under way at once. 4.
     pub bulk_stripes: usize,
     /// A demand read without any progress goes to the registry after this. 250 ms.

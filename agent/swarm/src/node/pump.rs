@@ -263,7 +263,7 @@ impl Node {
             self.options.registry_reads
         };
         let len = self.chunk_len(first);
-        if self.reads.len() >= slots as usize || !self.has_credit(class, len) {
+        if self.reads.len() >= slots || !self.has_credit(class, len) {
             return Step::Park(Park::Credit);
         }
         let leased = self
