@@ -62,8 +62,6 @@ pub struct NodeOptions {
     pub announce_every: Duration,
     /// Progress of a lease is told no oftener than this. 100 ms.
     pub progress_every: Duration,
-    /// Members of open blobs are asked for again this often. 15 s.
-    pub members_every: Duration,
     /// Times the registry may fail for a chunk before the chunk fails. 4.
     pub registry_tries: u32,
     /// Pause after the first failure of the registry, doubled each time up to 32-fold. 200 ms.
@@ -101,7 +99,6 @@ impl NodeOptions {
             avoid: Duration::from_secs(10),
             announce_every: Duration::from_millis(100),
             progress_every: Duration::from_millis(100),
-            members_every: Duration::from_secs(15),
             registry_tries: 4,
             registry_backoff: Duration::from_millis(200),
         }

@@ -1,0 +1,320 @@
+//! Whom to ask: parents, hedges, alternatives, and what comes when none of them helps.
+
+use tranship_format::wire::Fault;
+
+use super::*;
+
+#[test]
+fn a_stripe_is_asked_of_the_tracker_once_for_all_its_chunks() {
+    let mut bench = Bench::new(|_| {});
+    bench.tell(Input::TrackerUp {
+        epoch: 1,
+        seed: None,
+    });
+    for number in 0..128 {
+        bench.node.handle(
+            bench.now,
+            Input::Wanted {
+                chunk: chunk(number),
+                class: Class::Prefetch,
+                give_up_at: None,
+            },
+        );
+    }
+    assert_eq!(looked_up(&bench.act()), [0, 1]);
+    let asked = bench.route(0, Route::Parents(vec![member(1)]));
+    assert_eq!(
+        wants(&asked).len(),
+        8,
+        "as much as the credit of one peer allows"
+    );
+    assert!(wants(&asked).iter().all(|&(to, _, _)| to == 1));
+}
+
+#[test]
+fn demand_goes_before_what_was_wanted_earlier() {
+    let mut bench = Bench::new(|options| options.peer_bulk_credit_len = u64::from(CHUNK_LEN));
+    bench.tell(Input::TrackerUp {
+        epoch: 1,
+        seed: None,
+    });
+    bench.want(0, Class::Background);
+    bench.want(1, Class::Prefetch);
+    bench.want(2, Class::Demand);
+    let asked = bench.route(0, Route::Parents(vec![member(1)]));
+    assert_eq!(wants(&asked)[0].2, 2);
+    let (_, request, _) = wants(&asked)[0];
+    let next = bench.tell(Input::Data {
+        peer: peer(1),
+        request,
+        arrival: Arrival::Kept,
+    });
+    assert_eq!(completed(&next), [2]);
+    assert_eq!(
+        wants(&next).iter().map(|want| want.2).collect::<Vec<_>>(),
+        [1]
+    );
+}
+
+#[test]
+fn a_silent_peer_is_hedged_once_and_the_loser_told() {
+    let mut bench = Bench::routed();
+    let (first, request, _) = wants(&bench.want(5, Class::Demand))[0];
+    assert_eq!(first, 1);
+    let (second, hedge, _) = wants(&bench.pass(70))[0];
+    assert_eq!(second, 2);
+    assert!(wants(&bench.pass(150)).is_empty(), "never two hedges");
+    let done = bench.tell(Input::Data {
+        peer: peer(2),
+        request: hedge,
+        arrival: Arrival::Kept,
+    });
+    assert_eq!(
+        (completed(&done), cancelled(&done)),
+        (vec![5], vec![request])
+    );
+    assert_eq!(
+        bench.node.requested(&peer(1), request),
+        None,
+        "what it sends now is dropped"
+    );
+    assert_eq!(bench.node.counters().hedge_wins, 1);
+}
+
+#[test]
+fn a_peer_that_says_wait_is_not_hedged_but_not_waited_for_without_end() {
+    let mut bench = Bench::routed();
+    let (_, request, _) = wants(&bench.want(5, Class::Demand))[0];
+    let wait = |idle_ms| Input::Wait {
+        peer: peer(1),
+        request,
+        idle: Duration::from_millis(idle_ms),
+        hops: 0,
+    };
+    for _ in 0..20 {
+        bench.tell(wait(0));
+        let actions = bench.pass(100);
+        assert!(wants(&actions).is_empty() && reads(&actions).is_empty());
+    }
+    bench.tell(wait(100));
+    assert_eq!(reads(&bench.pass(151)).len(), 1, "its source gives nothing");
+    assert_eq!(bench.node.counters().origin_overrides, 1);
+}
+
+#[test]
+fn of_a_line_of_waiting_nodes_the_first_goes_to_the_registry() {
+    let mut bench = Bench::routed();
+    let (_, request, _) = wants(&bench.want(5, Class::Demand))[0];
+    let idle = Duration::ZERO;
+    bench.tell(Input::Wait {
+        peer: peer(1),
+        request,
+        idle,
+        hops: 2,
+    });
+    assert!(reads(&bench.pass(349)).is_empty());
+    assert_eq!(reads(&bench.pass(2)).len(), 1);
+}
+
+#[test]
+fn a_ring_of_waiting_nodes_is_left() {
+    let mut bench = Bench::routed();
+    let (_, request, _) = wants(&bench.want(5, Class::Prefetch))[0];
+    let idle = Duration::ZERO;
+    let left = bench.tell(Input::Wait {
+        peer: peer(1),
+        request,
+        idle,
+        hops: 25,
+    });
+    assert_eq!(wants(&left)[0].0, 2);
+}
+
+#[test]
+fn hedges_are_few_though_all_peers_are_silent() {
+    let mut bench = Bench::routed();
+    for number in 0..16 {
+        bench.want(number, Class::Demand);
+    }
+    let hedges = wants(&bench.pass(100)).len();
+    assert_eq!(
+        hedges, 11,
+        "the burst saved up, and one that ten hedges earn"
+    );
+}
+
+#[test]
+fn busy_is_followed_to_whom_it_names_at_once() {
+    let mut bench = Bench::routed();
+    let (_, request, _) = wants(&bench.want(5, Class::Demand))[0];
+    let retry = Duration::from_millis(20);
+    let alternatives = vec![member(9)];
+    let next = bench.tell(Input::Busy {
+        peer: peer(1),
+        request,
+        retry,
+        alternatives,
+    });
+    assert_eq!(wants(&next)[0].0, 9);
+    let (_, request, _) = wants(&next)[0];
+    let next = bench.tell(Input::Miss {
+        peer: peer(9),
+        request,
+    });
+    assert_eq!(wants(&next)[0].0, 2);
+    let (_, request, _) = wants(&next)[0];
+    let next = bench.tell(Input::Busy {
+        peer: peer(2),
+        request,
+        retry,
+        alternatives: Vec::new(),
+    });
+    assert!(wants(&next).is_empty());
+    assert_eq!(
+        wants(&bench.pass(21))[0].0,
+        1,
+        "the first may be asked again by now"
+    );
+}
+
+#[test]
+fn who_sends_a_wrong_chunk_is_banned_reported_and_replaced() {
+    let mut bench = Bench::routed();
+    let asked = [bench.want(5, Class::Demand), bench.want(6, Class::Demand)].concat();
+    let (_, request, _) = wants(&asked)[0];
+    let next = bench.tell(Input::Data {
+        peer: peer(1),
+        request,
+        arrival: Arrival::Wrong,
+    });
+    assert!(completed(&next).is_empty());
+    let reported = |action: &Action| matches!(action, Action::Report { fault: Fault::WrongChunk, peer: of, .. } if *of == peer(1));
+    assert!(next.iter().any(reported));
+    assert!(
+        next.iter()
+            .any(|action| matches!(action, Action::Disconnect { .. }))
+    );
+    let again: Vec<_> = wants(&next)
+        .iter()
+        .map(|&(to, _, number)| (to, number))
+        .collect();
+    assert_eq!(
+        again,
+        [(2, 5), (2, 6)],
+        "all that was asked of it is asked of another"
+    );
+    assert!(bench.node.is_banned(bench.now, &peer(1)));
+    bench.pass(599_000);
+    let held = bench.asked(1, 1, 5, Class::Demand);
+    assert!(
+        matches!(held[..], [Action::SendMiss { .. }]),
+        "it is not served either"
+    );
+    bench.pass(2_000);
+    assert!(!bench.node.is_banned(bench.now, &peer(1)));
+}
+
+#[test]
+fn what_was_asked_of_a_peer_that_is_gone_is_asked_of_another_at_once() {
+    let mut bench = Bench::routed();
+    bench.want(5, Class::Demand);
+    let next = bench.tell(Input::PeerGone { peer: peer(1) });
+    assert_eq!(wants(&next)[0].0, 2);
+    assert!(next.iter().any(|action| matches!(
+        action,
+        Action::Report {
+            fault: Fault::Dead,
+            ..
+        }
+    )));
+    let asked = bench.want(6, Class::Demand);
+    assert_eq!(wants(&asked)[0].0, 2, "and not asked again for a while");
+}
+
+#[test]
+fn who_says_goaway_is_asked_no_more_but_may_answer() {
+    let mut bench = Bench::routed();
+    let (_, request, _) = wants(&bench.want(5, Class::Demand))[0];
+    bench.tell(Input::GoAway { peer: peer(1) });
+    assert_eq!(wants(&bench.want(6, Class::Demand))[0].0, 2);
+    let done = bench.tell(Input::Data {
+        peer: peer(1),
+        request,
+        arrival: Arrival::Kept,
+    });
+    assert_eq!(completed(&done), [5]);
+}
+
+#[test]
+fn when_all_parents_miss_the_tracker_is_asked_again_and_then_the_registry() {
+    let mut bench = Bench::routed();
+    let mut asked = bench.want(5, Class::Prefetch);
+    let mut lookups = 0;
+    for _ in 0..40 {
+        for (to, request, _) in wants(&asked) {
+            asked = bench.tell(Input::Miss {
+                peer: peer(to),
+                request,
+            });
+        }
+        let later = bench.pass(30);
+        if !looked_up(&later).is_empty() {
+            lookups += 1;
+            asked = bench.route(0, Route::Parents(vec![member(1), member(2)]));
+        }
+        if !reads(&later).is_empty() || !reads(&asked).is_empty() {
+            assert_eq!(lookups, 3);
+            return;
+        }
+    }
+    panic!("the registry was never read");
+}
+
+#[test]
+fn a_chunk_asked_in_passing_is_asked_anew_when_it_is_demanded() {
+    let mut bench = Bench::routed();
+    let (_, before, _) = wants(&bench.want(5, Class::Background))[0];
+    let raised = bench.want(5, Class::Demand);
+    let (to, after, _) = wants(&raised)[0];
+    assert_eq!((to, cancelled(&raised)), (1, vec![before]));
+    assert_ne!(before, after);
+}
+
+#[test]
+fn an_unwanted_chunk_is_not_fetched_any_more() {
+    let mut bench = Bench::routed();
+    let (_, request, _) = wants(&bench.want(5, Class::Demand))[0];
+    assert_eq!(
+        cancelled(&bench.tell(Input::Unwanted { chunk: chunk(5) })),
+        [request]
+    );
+    assert!(bench.node.asked_peers().is_empty());
+}
+
+#[test]
+fn a_reader_that_set_an_end_is_told_when_it_comes() {
+    let mut bench = Bench::routed();
+    let give_up_at = Some(bench.now + Duration::from_millis(40));
+    bench.tell(Input::Wanted {
+        chunk: chunk(5),
+        class: Class::Prefetch,
+        give_up_at,
+    });
+    assert!(failed(&bench.pass(39)).is_empty());
+    assert_eq!(failed(&bench.pass(1)), [FailReason::TimedOut]);
+}
+
+#[test]
+fn a_restarted_tracker_is_told_of_everything_before_it_is_asked() {
+    let mut bench = Bench::routed();
+    bench.want(70, Class::Demand);
+    let told = bench.tell(Input::TrackerUp {
+        epoch: 2,
+        seed: None,
+    });
+    let place = |is: fn(&Action) -> bool| told.iter().position(is).unwrap();
+    let opened = place(|action| matches!(action, Action::OpenBlobs { .. }));
+    let announced = place(|action| matches!(action, Action::Announce { .. }));
+    let asked = place(|action| matches!(action, Action::Lookup { .. }));
+    assert!(opened < announced && announced < asked);
+}

@@ -1,0 +1,278 @@
+//! What to answer when peers ask.
+
+use super::*;
+
+fn sent(actions: &[Action]) -> Vec<(u8, u32)> {
+    let data = |action: &Action| match action {
+        Action::SendData { peer, request, .. } => Some((peer.as_bytes()[0], *request)),
+        _ => None,
+    };
+    actions.iter().filter_map(data).collect()
+}
+
+fn busy(actions: &[Action]) -> Vec<(u8, Vec<u8>)> {
+    let refused = |action: &Action| match action {
+        Action::SendBusy {
+            peer, alternatives, ..
+        } => {
+            let named = alternatives
+                .iter()
+                .map(|other| other.peer.as_bytes()[0])
+                .collect();
+            Some((peer.as_bytes()[0], named))
+        }
+        _ => None,
+    };
+    actions.iter().filter_map(refused).collect()
+}
+
+fn waits(actions: &[Action]) -> usize {
+    actions
+        .iter()
+        .filter(|action| matches!(action, Action::SendWait { .. }))
+        .count()
+}
+
+fn misses(actions: &[Action]) -> usize {
+    actions
+        .iter()
+        .filter(|action| matches!(action, Action::SendMiss { .. }))
+        .count()
+}
+
+#[test]
+fn what_is_here_is_sent_and_what_is_unknown_is_missed() {
+    let mut bench = Bench::routed();
+    bench.hold([7]);
+    assert_eq!(sent(&bench.asked(5, 1, 7, Class::Demand)), [(5, 1)]);
+    assert_eq!(misses(&bench.asked(5, 2, 999, Class::Demand)), 1);
+    let chunk = ChunkId {
+        blob: Digest::of(b"another"),
+        number: 0,
+    };
+    let want = Want {
+        class: Class::Demand,
+        chunk,
+        hash: None,
+    };
+    assert_eq!(
+        misses(&bench.tell(Input::Want {
+            peer: peer(5),
+            request: 3,
+            want
+        })),
+        1
+    );
+    assert_eq!(
+        misses(&bench.asked(5, 4, 180, Class::Demand)),
+        1,
+        "no part in that stripe"
+    );
+}
+
+#[test]
+fn what_is_on_its_way_is_promised_again_and_again_and_then_sent() {
+    let mut bench = Bench::routed();
+    let (_, request, _) = wants(&bench.want(5, Class::Demand))[0];
+    assert_eq!(waits(&bench.asked(8, 1, 5, Class::Demand)), 1);
+    assert!(waits(&bench.pass(210)) >= 2);
+    let done = bench.tell(Input::Data {
+        peer: peer(1),
+        request,
+        arrival: Arrival::Kept,
+    });
+    assert_eq!((completed(&done), sent(&done)), (vec![5], vec![(8, 1)]));
+}
+
+#[test]
+fn a_chunk_without_room_in_the_store_is_passed_on_and_then_forgotten() {
+    let mut bench = Bench::routed();
+    let (_, request, _) = wants(&bench.want(5, Class::Demand))[0];
+    bench.asked(8, 1, 5, Class::Demand);
+    let done = bench.tell(Input::Data {
+        peer: peer(1),
+        request,
+        arrival: Arrival::Passed,
+    });
+    assert_eq!((completed(&done), sent(&done)), (vec![5], vec![(8, 1)]));
+    let asked = bench.asked(9, 1, 5, Class::Demand);
+    assert!(
+        sent(&asked).is_empty() && waits(&asked) == 1,
+        "it is fetched anew"
+    );
+}
+
+#[test]
+fn a_member_of_the_tree_gets_for_others_what_it_does_not_want_itself() {
+    let mut bench = Bench::routed();
+    bench.want(5, Class::Demand);
+    let asked = bench.asked(8, 1, 30, Class::Prefetch);
+    assert_eq!((wants(&asked)[0].2, waits(&asked)), (30, 1));
+    assert_eq!(bench.node.counters().relayed, 1);
+    let (_, request, _) = wants(&asked)[0];
+    let gone = bench.tell(Input::Cancel {
+        peer: peer(8),
+        request: 1,
+    });
+    assert_eq!(
+        cancelled(&gone),
+        [request],
+        "and no longer than they want it"
+    );
+}
+
+#[test]
+fn two_that_wait_for_each_other_do_not() {
+    let mut bench = Bench::routed();
+    let (to, _, _) = wants(&bench.want(5, Class::Demand))[0];
+    assert_eq!(misses(&bench.asked(to, 1, 5, Class::Demand)), 1);
+    bench.asked(2, 1, 5, Class::Demand);
+    let next = bench.tell(Input::PeerGone { peer: peer(1) });
+    assert!(
+        wants(&next).iter().all(|&(to, _, _)| to != 2),
+        "who waits for us is not asked"
+    );
+}
+
+#[test]
+fn slots_and_queue_are_bounded_and_busy_names_who_has_the_chunk() {
+    let mut bench = Bench::routed();
+    bench.hold(0..64);
+    bench.tell(Input::PeerUp { member: member(60) });
+    assert_eq!(sent(&bench.asked(60, 1, 40, Class::Prefetch)).len(), 1);
+    bench.tell(Input::Sent {
+        peer: peer(60),
+        request: 1,
+    });
+    let mut started = 0;
+    let mut queued = 0;
+    for request in 0..24 {
+        let actions = bench.asked(50, request + 1, request, Class::Prefetch);
+        started += sent(&actions).len();
+        queued += waits(&actions);
+    }
+    assert_eq!((started, queued), (8, 16));
+    assert_eq!(
+        busy(&bench.asked(51, 1, 40, Class::Prefetch)),
+        [(51, vec![60])]
+    );
+    assert_eq!(
+        busy(&bench.asked(51, 2, 41, Class::Prefetch)),
+        [(51, vec![])]
+    );
+    assert_eq!(bench.node.load_permille(), 1_000);
+}
+
+#[test]
+fn demand_is_served_though_bulk_fills_every_place() {
+    let mut bench = Bench::routed();
+    bench.hold(0..64);
+    for request in 0..24 {
+        bench.asked(50, request + 1, request, Class::Prefetch);
+    }
+    let mut started = 0;
+    for request in 1..=4 {
+        started += sent(&bench.asked(52, request, 40 + request, Class::Demand)).len();
+    }
+    assert_eq!(started, 4, "slots of its own");
+    let actions = bench.asked(52, 5, 45, Class::Demand);
+    assert_eq!(
+        (waits(&actions), busy(&actions).len()),
+        (1, 1),
+        "it takes the place of the last"
+    );
+    let next = bench.tell(Input::Sent {
+        peer: peer(52),
+        request: 1,
+    });
+    assert_eq!(sent(&next), [(52, 5)], "and is sent before all others");
+}
+
+#[test]
+fn too_many_who_wait_for_one_chunk_are_told_of_each_other() {
+    let mut bench = Bench::routed();
+    bench.want(5, Class::Demand);
+    for name in 10..18 {
+        bench.tell(Input::PeerUp {
+            member: member(name),
+        });
+        assert_eq!(waits(&bench.asked(name, 1, 5, Class::Demand)), 1);
+    }
+    assert_eq!(
+        busy(&bench.asked(18, 1, 5, Class::Demand)),
+        [(18, vec![10, 11, 12, 13])]
+    );
+}
+
+#[test]
+fn a_chunk_that_the_store_lost_is_missed_and_not_offered_again() {
+    let mut bench = Bench::routed();
+    bench.hold([7, 8]);
+    bench.asked(5, 1, 7, Class::Demand);
+    let lost = bench.tell(Input::SendFailed {
+        peer: peer(5),
+        request: 1,
+    });
+    assert_eq!(misses(&lost), 1);
+    assert!(sent(&bench.asked(5, 2, 7, Class::Demand)).is_empty());
+}
+
+#[test]
+fn a_request_made_twice_is_answered_once() {
+    let mut bench = Bench::routed();
+    bench.hold([7]);
+    bench.asked(5, 1, 7, Class::Demand);
+    assert!(bench.asked(5, 1, 7, Class::Demand).is_empty());
+}
+
+#[test]
+fn who_waits_in_a_queue_is_told_for_how_long() {
+    let mut bench = Bench::routed();
+    bench.hold(0..64);
+    for request in 0..9 {
+        bench.asked(50, request + 1, request, Class::Prefetch);
+    }
+    bench.pass(201);
+    let told = bench.pass(100);
+    let idle = |action: &Action| match action {
+        Action::SendWait {
+            request: 9,
+            idle,
+            hops: 0,
+            ..
+        } => Some(*idle),
+        _ => None,
+    };
+    let longest = told.iter().filter_map(idle).max();
+    assert!(
+        longest.is_some_and(|idle| idle >= Duration::from_millis(300)),
+        "{longest:?}"
+    );
+}
+
+#[test]
+fn what_changed_is_announced_soon_and_not_for_every_chunk() {
+    let mut bench = Bench::routed();
+    bench.pass(1_000);
+    let mut announced = 0;
+    for number in 0..64 {
+        for (to, request, _) in wants(&bench.want(number, Class::Demand)) {
+            let arrival = Arrival::Kept;
+            let actions = bench.tell(Input::Data {
+                peer: peer(to),
+                request,
+                arrival,
+            });
+            announced += actions
+                .iter()
+                .filter(|a| matches!(a, Action::Announce { .. }))
+                .count();
+        }
+    }
+    let later = bench.pass(150);
+    announced += later
+        .iter()
+        .filter(|a| matches!(a, Action::Announce { .. }))
+        .count();
+    assert!((1..=2).contains(&announced), "{announced}");
+}
