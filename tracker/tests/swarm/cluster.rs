@@ -87,10 +87,15 @@ impl TestTracker {
 }
 
 impl TestTracker {
-    /// Waits until the seed takes part in an image.
-    pub(crate) async fn until_seeding(&self) {
+    /// Waits until the tracker has heard of an image from so many nodes and from the seed.
+    pub(crate) async fn until_seeding(&self, nodes: u64) {
         let seeding = async {
-            while self.status().await.seed.unwrap().image_count == 0 {
+            loop {
+                let status = self.status().await;
+                let opened = status.images.first().map_or(0, |image| image.open_count);
+                if opened > nodes {
+                    return;
+                }
                 tokio::task::yield_now().await;
             }
         };
@@ -138,9 +143,29 @@ impl TestNode {
         options.tracker = tracker;
         options.token = Some(JoinToken::new(token));
         options.fault = Fault { corrupt_share };
+        Self::open(dir, options, 1 << 30, image, registry).await
+    }
+
+    /// A node alone that may keep so many bytes.
+    pub(crate) async fn with_quota(quota_len: u64, image: &Image, registry: &Registry) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = NetOptions::new(dir.path().join("state"));
+        Self::open(dir, options, quota_len, image, registry).await
+    }
+
+    async fn open(
+        dir: TempDir,
+        options: NetOptions,
+        quota_len: u64,
+        image: &Image,
+        registry: &Registry,
+    ) -> Self {
         let net = SwarmNet::start(options).await.unwrap();
-        let store =
-            ChunkStore::open(&dir.path().join("store"), StoreOptions::with_quota(1 << 30)).unwrap();
+        let store = ChunkStore::open(
+            &dir.path().join("store"),
+            StoreOptions::with_quota(quota_len),
+        )
+        .unwrap();
         let len = image.blob.len() as u64;
         let blob = store.blob(image.digest, len, image.table.clone()).unwrap();
         let client = RegistryClient::new(RegistryOptions::default()).unwrap();

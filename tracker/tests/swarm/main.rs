@@ -79,7 +79,7 @@ async fn four_nodes_at_once(mode: SeedMode, class: Class) {
     let tracker = TestTracker::start(mode).await;
     let nodes = members(4, &tracker, &image, &registry).await;
     if mode == SeedMode::OnOpen {
-        tracker.until_seeding().await;
+        tracker.until_seeding(4).await;
     }
     let took = all_read(&nodes, &image, class).await;
     tell(
@@ -120,7 +120,7 @@ async fn a_node_that_comes_after_all_others_have_gone_gets_everything_from_the_s
     let registry = Registry::start(&image).await;
     let tracker = TestTracker::start(SeedMode::OnOpen).await;
     let first = TestNode::member(&tracker, &image, &registry).await;
-    tracker.until_seeding().await;
+    tracker.until_seeding(1).await;
     first.read_all(&image, Class::Prefetch).await;
     first.net.stop().await;
     registry.go_down();
@@ -265,7 +265,7 @@ async fn the_tracker_tells_how_it_stands() {
     let registry = Registry::start(&image).await;
     let tracker = TestTracker::start(SeedMode::OnOpen).await;
     let node = TestNode::member(&tracker, &image, &registry).await;
-    tracker.until_seeding().await;
+    tracker.until_seeding(1).await;
     node.read_all(&image, Class::Demand).await;
     let status = tracker.status().await;
     assert_eq!(status.members.len(), 2);
@@ -289,4 +289,14 @@ async fn the_tracker_tells_how_it_stands() {
         get(&format!("{http}/{path}")).await;
     }
     assert_eq!(tracker.service.ready().listen.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_store_is_full_hands_chunks_through() {
+    let image = Image::random(16 * MIB, 11);
+    let registry = Registry::start(&image).await;
+    let node = TestNode::with_quota(MIB as u64, &image, &registry).await;
+    node.read_all(&image, Class::Prefetch).await;
+    node.read_all(&image, Class::Demand).await;
+    assert!(node.blob.present_len() <= MIB as u64);
 }
