@@ -143,6 +143,9 @@ impl TestNode {
         options.tracker = tracker;
         options.token = Some(JoinToken::new(token));
         options.fault = Fault { corrupt_share };
+        // All nodes share this machine's processors: how often the registry is read
+        // must not hang on how busy they are.
+        options.demand_patience = Some(PATIENCE);
         Self::open(dir, options, 1 << 30, image, registry).await
     }
 

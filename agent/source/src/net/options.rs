@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use libp2p::{Multiaddr, PeerId};
 use thiserror::Error;
@@ -119,6 +120,10 @@ pub struct NetOptions {
     pub in_flight_len: u32,
     /// Most bytes a second served to others; `None` is without limit.
     pub upload_rate: Option<u64>,
+    /// A chunk that a reader waits for is read from the registry, lease or not, after
+    /// so long without progress; `None` is what was measured and simulated. Longer
+    /// spares the registry where machines are overloaded.
+    pub demand_patience: Option<Duration>,
     /// For tests.
     pub fault: Fault,
 }
@@ -140,6 +145,7 @@ impl NetOptions {
             role: Role::Agent,
             in_flight_len: IN_FLIGHT_LEN,
             upload_rate: None,
+            demand_patience: None,
             fault: Fault::default(),
         }
     }

@@ -118,7 +118,7 @@ impl SwarmNet {
             ..NetStatus::default()
         });
         let driver = Driver {
-            node: Node::new(node_options(member.clone(), &boot_id)),
+            node: Node::new(node_options(&options, member.clone(), &boot_id)),
             started: Instant::now(),
             links: Links::new(carrier),
             session: Session::new(applicant, ours, Arc::clone(&counters)),
@@ -210,10 +210,13 @@ fn room(options: &NetOptions) -> usize {
     options.in_flight_len.max(MIN_ROOM) as usize
 }
 
-fn node_options(member: Member, boot_id: &[u8; 16]) -> NodeOptions {
+fn node_options(asked: &NetOptions, member: Member, boot_id: &[u8; 16]) -> NodeOptions {
     let random = boot_id.first_chunk().copied().unwrap_or_default();
     let role = member.role;
-    let options = NodeOptions::new(member, u64::from_le_bytes(random));
+    let mut options = NodeOptions::new(member, u64::from_le_bytes(random));
+    if let Some(patience) = asked.demand_patience {
+        options.demand_patience = patience;
+    }
     match role {
         Role::Agent => options,
         // A seed serves the first children of every stripe and reads the registry
