@@ -112,8 +112,8 @@ fn write_images(page: &mut String, status: &Status) -> fmt::Result {
 fn write_blobs(page: &mut String, status: &Status) -> fmt::Result {
     write!(
         page,
-        "<h2>Blobs ({})</h2><table><tr><th>blob<th class=\"n\">stripes<th class=\"n\">complete somewhere\
-         <th class=\"n\">leased<th class=\"n\">members a stripe</tr>",
+        "<h2>Blobs ({})</h2><table><tr><th>blob<th class=\"n\">members<th class=\"n\">stripes<th class=\"n\">complete somewhere\
+         <th class=\"n\">leased<th class=\"n\">holders a stripe</tr>",
         status.blobs.len()
     )?;
     for blob in status.blobs.iter().take(MAX_ROWS) {
@@ -124,8 +124,9 @@ fn write_blobs(page: &mut String, status: &Status) -> fmt::Result {
             .unwrap_or(0);
         write!(
             page,
-            "<tr><td><code>{}</code><td class=\"n\">{}<td class=\"n\">{}<td class=\"n\">{}<td class=\"n\">{}.{}</tr>",
+            "<tr><td><code>{}</code><td class=\"n\">{}<td class=\"n\">{}<td class=\"n\">{}<td class=\"n\">{}<td class=\"n\">{}.{}</tr>",
             Escaped(&blob.digest),
+            blob.member_count,
             blob.stripe_count,
             blob.complete_count,
             blob.leased_count,

@@ -67,6 +67,8 @@ pub struct ImageStatus {
 pub struct BlobStatus {
     /// The blob.
     pub digest: String,
+    /// Members that have it open.
+    pub member_count: u64,
     /// Stripes that somebody has or gets.
     pub stripe_count: u64,
     /// Stripes that somebody has whole.

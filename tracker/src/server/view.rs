@@ -58,16 +58,22 @@ impl Server {
     }
 
     fn blobs(&self) -> Vec<BlobStatus> {
-        let mut blobs: BTreeMap<Digest, BlobStatus> = BTreeMap::new();
-        for view in self.tracker.stripes() {
-            let digest = view.stripe.blob;
-            let blob = blobs.entry(digest).or_insert_with(|| BlobStatus {
+        let open = self.tracker.blobs().map(|(digest, members)| {
+            let blob = BlobStatus {
                 digest: digest.to_string(),
+                member_count: members as u64,
                 stripe_count: 0,
                 complete_count: 0,
                 leased_count: 0,
                 registration_count: 0,
-            });
+            };
+            (digest, blob)
+        });
+        let mut blobs: BTreeMap<Digest, BlobStatus> = open.collect();
+        for view in self.tracker.stripes() {
+            let Some(blob) = blobs.get_mut(&view.stripe.blob) else {
+                continue;
+            };
             blob.stripe_count += 1;
             blob.complete_count += u64::from(view.joiners.iter().any(|(_, _, complete)| *complete));
             blob.leased_count += u64::from(view.lease_holder.is_some());

@@ -92,7 +92,7 @@ impl TestTracker {
         let seeding = async {
             loop {
                 let status = self.status().await;
-                let opened = status.images.first().map_or(0, |image| image.open_count);
+                let opened = status.blobs.first().map_or(0, |blob| blob.member_count);
                 if opened > nodes {
                     return;
                 }

@@ -91,6 +91,12 @@ impl Blobs {
         }
     }
 
+    /// How many members have each blob open.
+    pub(super) fn openers(&self) -> impl Iterator<Item = (Digest, usize)> {
+        let blobs = self.blobs.iter();
+        blobs.map(|(&digest, blob)| (digest, blob.members.len()))
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (StripeId, &Stripe)> {
         self.blobs.iter().flat_map(|(&digest, blob)| {
             blob.stripes.iter().map(move |(&number, stripe)| {

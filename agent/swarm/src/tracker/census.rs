@@ -1,5 +1,6 @@
 //! What the tracker lets others see of what it knows: its status page, metrics and tests.
 
+use tranship_format::Digest;
 use tranship_format::wire::{Member, PeerId};
 
 use super::Tracker;
@@ -46,6 +47,11 @@ impl Tracker {
     /// The members, by identity.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().map(|(_, standing)| &standing.member)
+    }
+
+    /// The blobs that are open, each with how many members have it open.
+    pub fn blobs(&self) -> impl Iterator<Item = (Digest, usize)> {
+        self.blobs.openers()
     }
 
     /// All stripes.
