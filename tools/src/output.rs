@@ -23,7 +23,7 @@ pub(crate) fn print(text: &str) -> Outcome {
     print_bytes(text.as_bytes())
 }
 
-/// Writes bytes to stdout, as [`print`].
+/// Writes bytes to stdout, as [`print()`].
 pub(crate) fn print_bytes(bytes: &[u8]) -> Outcome {
     let mut stdout = io::stdout().lock();
     stdout

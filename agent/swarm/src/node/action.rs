@@ -36,19 +36,19 @@ pub enum FailReason {
 /// What is to be done.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// OPEN these blobs at the tracker, with the images they belong to; give back [`Input::Members`].
+    /// OPEN these blobs at the tracker, with the images they belong to; give back [`Input::Members`](super::Input::Members).
     OpenBlobs {
         /// They.
         blobs: Vec<Digest>,
     },
-    /// LOOKUP; give back [`Input::Routes`] or [`Input::LookupFailed`].
+    /// LOOKUP; give back [`Input::Routes`](super::Input::Routes) or [`Input::LookupFailed`](super::Input::LookupFailed).
     Lookup {
         /// The blob.
         blob: Digest,
         /// The stripes, at most 64.
         stripes: Vec<u32>,
     },
-    /// PROGRESS; give back [`Input::ProgressAck`].
+    /// PROGRESS; give back [`Input::ProgressAck`](super::Input::ProgressAck).
     Progress {
         /// The lease.
         lease: u64,
@@ -74,7 +74,7 @@ pub enum Action {
         chunk: ChunkId,
     },
 
-    /// Send a WANT, connecting first if need be; [`Input::PeerGone`] if that fails.
+    /// Send a WANT, connecting first if need be; [`Input::PeerGone`](super::Input::PeerGone) if that fails.
     SendWant {
         /// To whom.
         to: Arc<Member>,
@@ -123,8 +123,8 @@ pub enum Action {
         why: FailReason,
     },
 
-    /// Send a chunk that the store has (or that just arrived); give back [`Input::Sent`] or
-    /// [`Input::SendFailed`].
+    /// Send a chunk that the store has (or that just arrived); give back [`Input::Sent`](super::Input::Sent) or
+    /// [`Input::SendFailed`](super::Input::SendFailed).
     SendData {
         /// To whom.
         peer: PeerId,

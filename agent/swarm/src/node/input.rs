@@ -176,14 +176,14 @@ pub enum Input {
         /// Its request.
         request: u32,
     },
-    /// A [`Action::SendData`] is done: the bytes are handed to the connection.
+    /// A [`Action::SendData`](super::Action::SendData) is done: the bytes are handed to the connection.
     Sent {
         /// To whom.
         peer: PeerId,
         /// Its request.
         request: u32,
     },
-    /// A [`Action::SendData`] could not be done: the store no longer has the chunk.
+    /// A [`Action::SendData`](super::Action::SendData) could not be done: the store no longer has the chunk.
     SendFailed {
         /// To whom.
         peer: PeerId,
