@@ -35,7 +35,6 @@ impl Daemon {
             .arg("--config")
             .arg(config)
             .arg("--print-ready")
-            .env("RUST_LOG", "info")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(file)
