@@ -163,7 +163,6 @@ impl Node {
             hops: 0,
             is_hedge,
         });
-        let hedged = wanted.hedged;
         self.peers.open_request(peer, request, chunk, len);
         self.in_flight_len += len;
         self.counters.requests += 1;
@@ -175,11 +174,9 @@ impl Node {
         };
         self.actions
             .push_back(Action::SendWant { to, request, want });
-        if !hedged {
-            let jitter = self.jitter(self.pace.hedge_delay() / 4);
-            let at = now + self.pace.hedge_delay() + jitter;
-            self.timers.insert((at, Timer::Hedge(chunk, request)));
-        }
+        let jitter = self.jitter(self.pace.hedge_delay() / 4);
+        let at = now + self.pace.hedge_delay() + jitter;
+        self.timers.insert((at, Timer::Hedge(chunk, request)));
         self.arm_patience(now, chunk);
     }
 

@@ -82,24 +82,66 @@ impl Node {
         }
     }
 
-    /// A request is silent: a second source is asked, if the budget allows it.
+    /// A request has been open for a while: if nothing was heard of it, a second source is asked.
     fn hedge(&mut self, now: Duration, chunk: ChunkId, request: u32) {
-        let silent = |wanted: &Wanted| {
-            let attempt = wanted
-                .attempts
-                .first()
-                .filter(|attempt| attempt.request == request);
-            attempt.is_some_and(|attempt| attempt.alive_at.is_none())
-                && wanted.attempts.len() == 1
-                && !wanted.hedged
-                && wanted.read.is_none()
+        let Some(wanted) = self.wants.get(&chunk) else {
+            return;
         };
-        if !self.wants.get(&chunk).is_some_and(silent) || !self.pace.may_hedge() {
+        let Some(&attempt) = wanted
+            .attempts
+            .iter()
+            .find(|attempt| attempt.request == request)
+        else {
+            return;
+        };
+        if wanted.read.is_some() || wanted.attempts.len() > 1 {
+            return;
+        }
+        if attempt.alive_at.is_some() {
+            self.watch(now, chunk, attempt);
+        } else if !wanted.hedged
+            && self.pace.may_hedge()
+            && let Choice::Ask(member) = self.choose(now, chunk)
+        {
+            self.pace.spend_hedge();
+            self.counters.hedges += 1;
+            if let Some(wanted) = self.wants.get_mut(&chunk) {
+                wanted.hedged = true;
+            }
+            self.send_want(now, chunk, member, true);
+        }
+    }
+
+    /// Looks after a peer that said WAIT. One that then says nothing at all, though WAIT is to be
+    /// repeated, is as good as gone; one whose source gives nothing, or whose queue does not move, may
+    /// be out of luck. Another peer is asked just before the reader would turn to the registry, which is
+    /// for all the last.
+    fn watch(&mut self, now: Duration, chunk: ChunkId, attempt: Attempt) {
+        let Some(patience) = self.patience(chunk) else {
+            return;
+        };
+        let Some(wanted) = self.wants.get(&chunk) else {
+            return;
+        };
+        let repeat = self.options.wait_repeat;
+        let silent_at = self.peers.heard_at(&attempt.peer) + repeat * 2;
+        let stale_at = wanted.progress_at + patience.saturating_sub(repeat / 2);
+        let at = silent_at.min(stale_at);
+        if at > now {
+            self.timers
+                .insert((at, Timer::Hedge(chunk, attempt.request)));
+            return;
+        }
+        if silent_at <= now {
+            self.peers.mark_slow(now, attempt.peer, self.options.avoid);
+        } else if wanted.hedged || !self.pace.may_hedge() {
             return;
         }
         if let Choice::Ask(member) = self.choose(now, chunk) {
-            self.pace.spend_hedge();
-            self.counters.hedges += 1;
+            if silent_at > now {
+                self.pace.spend_hedge();
+                self.counters.hedges += 1;
+            }
             if let Some(wanted) = self.wants.get_mut(&chunk) {
                 wanted.hedged = true;
             }

@@ -117,12 +117,11 @@ impl Wanted {
 
     /// Nodes between this one and the one that reads it from its source: our peer and those behind it.
     pub(super) fn hops(&self) -> u8 {
-        let nearest = self
+        let hops = self
             .attempts
             .iter()
-            .map(|attempt| attempt.hops.saturating_add(1))
-            .min();
-        nearest.unwrap_or(0)
+            .map(|attempt| attempt.hops.saturating_add(1));
+        hops.max().unwrap_or(0)
     }
 
     /// Time since whoever reads it from its source last got anything, as far as is known here.
