@@ -82,6 +82,10 @@ pub(super) struct Blob {
     pub(super) stripes: BTreeMap<u32, Stripe>,
     /// Other members that use it, ordered by identity.
     pub(super) members: BTreeMap<PeerId, Arc<Member>>,
+    /// The tracker told of as many members as it can.
+    pub(super) is_full: bool,
+    /// It did, and this node is not among them.
+    pub(super) is_left_out: bool,
     /// Since when the tracker's picture of it is out of date.
     pub(super) unannounced: bool,
     pub(super) announced_at: Option<Duration>,
@@ -97,6 +101,8 @@ impl Blob {
             stripe_chunks,
             stripes: BTreeMap::new(),
             members: BTreeMap::new(),
+            is_full: false,
+            is_left_out: false,
             unannounced: true,
             announced_at: None,
         };

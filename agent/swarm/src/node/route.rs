@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tranship_format::Digest;
-use tranship_format::wire::{ChunkId, Member, PeerId, Route as Told, StripeRoute};
+use tranship_format::wire::{ChunkId, MAX_MEMBERS, Member, PeerId, Route as Told, StripeRoute};
 
 use super::action::Action;
 use super::blob::{Blob, Lease, Park, Route};
@@ -94,7 +94,7 @@ impl Node {
             .members
             .values()
             .filter(|other| self.peers.is_usable(now, &other.peer));
-        let parents = tree::parents(id, &self.me, others);
+        let parents = tree::parents(id, &self.me, blob.is_left_out, others);
         let route = if parents.is_empty() {
             Route::Direct
         } else {
@@ -116,13 +116,18 @@ impl Node {
             .map(|member| (member.peer, self.peers.meet(member)))
             .collect();
         if let Some(known) = self.blobs.get_mut(&blob) {
+            let is_told = members.iter().any(|member| member.peer == me);
+            known.is_full = members.len() >= MAX_MEMBERS;
+            known.is_left_out = known.is_full && !is_told;
             known.members = met.into_iter().collect();
         }
     }
 
-    /// Whoever deals with a blob is a member to reckon with when the tracker is away.
+    /// Whoever deals with a blob is a member to reckon with when the tracker is away, unless all reckon with
+    /// the same part of a swarm too large to know.
     pub(super) fn learn_member(&mut self, blob: Digest, member: Arc<Member>) {
         if let Some(known) = self.blobs.get_mut(&blob)
+            && !known.is_full
             && known.members.len() < MAX_LEARNT
             && member.peer != self.me.peer
         {

@@ -14,30 +14,42 @@ use tranship_format::wire::{MAX_PARENTS, Member, PeerId};
 use crate::StripeId;
 
 /// The nodes to ask for a stripe, best first: the parent, then its ancestors. None for the root.
+///
+/// Of a large swarm everybody knows the same part. Who is not of that part (`is_left_out`) comes behind
+/// it, as a leaf of some node that its hash picks: else each such node that hash puts first would think
+/// itself the root.
 pub(super) fn parents<'a>(
     id: StripeId,
     me: &'a Arc<Member>,
+    is_left_out: bool,
     others: impl Iterator<Item = &'a Arc<Member>>,
 ) -> Vec<Arc<Member>> {
-    let mut ranked: Vec<(Digest, &Arc<Member>)> = others
-        .filter(|other| other.peer != me.peer)
-        .chain([me])
-        .map(|member| (rank(id, &member.peer), member))
-        .collect();
+    let others = others.filter(|other| other.peer != me.peer);
+    let mut ranked: Vec<(Digest, &Arc<Member>)> =
+        others.map(|other| (rank(id, &other.peer), other)).collect();
+    let mine = rank(id, &me.peer);
+    if !is_left_out {
+        ranked.push((mine, me));
+    }
     ranked.sort_unstable_by_key(|(rank, member)| (*rank, member.peer));
+    let ranked: Vec<&Arc<Member>> = ranked.into_iter().map(|(_, member)| member).collect();
     let in_zone: Vec<&Arc<Member>> = ranked
         .iter()
-        .map(|&(_, member)| member)
+        .copied()
         .filter(|member| member.zone == me.zone)
         .collect();
-    let mut parents = ancestors(&in_zone, &me.peer);
-    let head = in_zone.first().map_or(me.peer, |head| head.peer);
     let mut heads: Vec<&Arc<Member>> = Vec::new();
-    for (_, member) in &ranked {
+    for member in &ranked {
         if heads.iter().all(|known| known.zone != member.zone) {
             heads.push(member);
         }
     }
+    let (mut parents, head) = match in_zone.first() {
+        Some(head) if is_left_out => (leaf(&in_zone, &mine), head.peer),
+        Some(head) => (ancestors(&in_zone, &me.peer), head.peer),
+        // Nobody of this zone is known: a leaf of any other.
+        None => (leaf(&heads, &mine), me.peer),
+    };
     parents.extend(ancestors(&heads, &head));
     parents.truncate(MAX_PARENTS);
     parents.into_iter().cloned().collect()
@@ -45,11 +57,30 @@ pub(super) fn parents<'a>(
 
 /// The line from the parent of `of` up to the first of `order`.
 fn ancestors<'a>(order: &[&'a Arc<Member>], of: &PeerId) -> Vec<&'a Arc<Member>> {
-    let mut line = Vec::new();
-    let mut place = order
+    let place = order
         .iter()
         .position(|member| member.peer == *of)
         .unwrap_or(0);
+    line(order, place)
+}
+
+/// A place in `order` that hash picks, and the line from its parent up.
+fn leaf<'a>(order: &[&'a Arc<Member>], mine: &Digest) -> Vec<&'a Arc<Member>> {
+    let [low, high, ..] = mine.bytes();
+    let place = usize::from(u16::from_le_bytes([*low, *high])).checked_rem(order.len());
+    let Some(place) = place else {
+        return Vec::new();
+    };
+    order
+        .get(place)
+        .copied()
+        .into_iter()
+        .chain(line(order, place))
+        .collect()
+}
+
+fn line<'a>(order: &[&'a Arc<Member>], mut place: usize) -> Vec<&'a Arc<Member>> {
+    let mut line = Vec::new();
     while place > 0 {
         place = (place - 1) / 2;
         line.extend(order.get(place).copied());

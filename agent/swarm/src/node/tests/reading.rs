@@ -248,14 +248,16 @@ fn a_chunk_that_came_from_a_peer_first_is_complete_once() {
     );
 }
 
-#[test]
-fn without_a_tracker_one_member_reads_each_stripe_and_the_others_ask_it() {
-    let names = 0..40;
-    let mut roots = vec![0; 3];
-    for me in names.clone() {
-        let mut options = NodeOptions::new(member(me), 1);
-        options.me.zone = format!("zone {}", me % 3);
-        let mut node = Node::new(options);
+/// Three stripes wanted by each of `names`, who are told of `told`: registry reads of each stripe.
+fn roots(names: std::ops::Range<u16>, told: std::ops::Range<u16>) -> [usize; 3] {
+    let one = |name: u16| Member {
+        peer: PeerId::from_bytes(&name.to_le_bytes()).unwrap(),
+        zone: format!("zone {}", name % 3),
+        ..member(0)
+    };
+    let mut roots = [0; 3];
+    for me in names {
+        let mut node = Node::new(NodeOptions::new(one(me), 1));
         let now = Duration::from_secs(1);
         let chunk_lens: Arc<[u32]> = vec![CHUNK_LEN; 192].into();
         node.handle(
@@ -266,18 +268,12 @@ fn without_a_tracker_one_member_reads_each_stripe_and_the_others_ask_it() {
                 present: Vec::new(),
             },
         );
-        let members = names.clone().map(|name| {
-            let zone = format!("zone {}", name % 3);
-            Member {
-                zone,
-                ..member(name)
-            }
-        });
+        let members = told.clone().map(one).collect();
         node.handle(
             now,
             Input::Members {
                 blob: blob(),
-                members: members.collect(),
+                members,
             },
         );
         for number in [0, 64, 128] {
@@ -297,5 +293,15 @@ fn without_a_tracker_one_member_reads_each_stripe_and_the_others_ask_it() {
             roots[first as usize / 64] += 1;
         }
     }
-    assert_eq!(roots, [1, 1, 1]);
+    roots
+}
+
+#[test]
+fn without_a_tracker_one_member_reads_each_stripe_and_the_others_ask_it() {
+    assert_eq!(roots(0..40, 0..40), [1, 1, 1]);
+}
+
+#[test]
+fn of_a_swarm_too_large_to_know_only_the_known_part_has_roots() {
+    assert_eq!(roots(0..700, 0..256), [1, 1, 1]);
 }
