@@ -176,6 +176,12 @@ impl Blob {
         self.counts.get(stripe as usize).copied().unwrap_or(0)
     }
 
+    /// Nothing of it is present, and nothing wanted.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.counts.iter().all(|&count| count == 0)
+            && self.stripes.values().all(|stripe| stripe.wanted.is_empty())
+    }
+
     fn is_complete(&self, stripe: u32) -> bool {
         let first = stripe.saturating_mul(self.stripe_chunks);
         let size = self

@@ -163,7 +163,16 @@ impl Node {
                 blobs: opened.iter().copied().collect(),
             });
             for blob in opened {
-                self.tell_all(now, blob);
+                // That there is nothing yet is what the tracker believes anyway.
+                if self
+                    .blobs
+                    .get(&blob)
+                    .is_some_and(|known| !known.is_untouched())
+                {
+                    self.tell_all(now, blob);
+                } else if let Some(known) = self.blobs.get_mut(&blob) {
+                    known.unannounced = false;
+                }
             }
         }
         self.refresh_every = REFRESH_FIRST;

@@ -147,6 +147,9 @@ impl Tracker {
                 (StripeState::None, None)
                 | (StripeState::InFlight, Some(false))
                 | (StripeState::Complete, Some(true)) => {}
+                // Said before the lease was there: whoever takes leave for good says nothing at all.
+                (StripeState::None, Some(_))
+                    if !runs.is_empty() && self.is_new_holder(now, id, me) => {}
                 (StripeState::None, Some(_)) => self.take_out(now, id, me),
                 (StripeState::InFlight, Some(true)) => {
                     self.take_out(now, id, me);
@@ -165,6 +168,14 @@ impl Tracker {
                 (StripeState::Complete, None) => self.enter(id, me, true),
             }
         }
+    }
+
+    /// Whether a member was just given a stripe's lease, perhaps unasked, and has not yet used it.
+    fn is_new_holder(&self, now: Duration, id: StripeId, me: MemberNo) -> bool {
+        let lease = self.blobs.stripe(id).and_then(|stripe| stripe.lease);
+        lease.is_some_and(|lease| {
+            lease.holder == me && lease.done_len == 0 && lease.expires_at.is_some_and(|at| at > now)
+        })
     }
 
     pub(super) fn heartbeat(

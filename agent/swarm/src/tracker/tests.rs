@@ -554,6 +554,18 @@ fn a_restarted_node_has_nothing_under_way() {
 }
 
 #[test]
+fn news_that_crossed_the_lease_do_not_take_it_away() {
+    let mut tracker = swarm(2);
+    lookup(&mut tracker, START, 1);
+    lookup(&mut tracker, START, 2);
+    announce(&mut tracker, ms(1), 1, StripeState::None);
+    lease(&lookup(&mut tracker, ms(2), 1));
+    assert_eq!(parents(&lookup(&mut tracker, ms(2), 2)), [1]);
+    replies(&mut tracker, ms(500));
+    lease(&lookup(&mut tracker, ms(501), 2));
+}
+
+#[test]
 fn dropping_a_stripe_gives_its_children_to_others() {
     let mut tracker = swarm(3);
     for name in 1..=3 {
