@@ -1,7 +1,9 @@
 //! What a process has cost so far, by the kernel's own accounts.
 
 use anyhow::{Context, Result};
+use rustix::time::{ClockId, clock_gettime};
 use std::fs;
+use std::time::Duration;
 
 /// Ticks a second in which `/proc` counts CPU time: fixed by the kernel's interface on every architecture in use.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -24,6 +26,13 @@ pub fn cpu_seconds() -> Result<f64> {
         reason = "a process does not live for 2^52 ticks"
     )]
     Ok(ticks as f64 / TICKS_PER_SECOND)
+}
+
+/// CPU seconds of the calling thread, to the nanosecond.
+pub fn thread_seconds() -> f64 {
+    let spent = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::from_nanos(spent.tv_nsec.unsigned_abs()).as_secs_f64()
+        + Duration::from_secs(spent.tv_sec.unsigned_abs()).as_secs_f64()
 }
 
 /// The most memory that was resident at any one time, in MiB.
