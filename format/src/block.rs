@@ -3,21 +3,24 @@
 //! Every block is compressed alone and checked by a CRC, so any of them can be read without its neighbours; a table of
 //! their lengths says where each one lies.
 
+mod batch;
 mod checksum;
 mod codec;
 mod header;
 mod read;
 mod table;
+mod workers;
 mod write;
 
 pub use codec::Codec;
 pub use table::BlockTable;
+pub use workers::{Work, Workers};
 
-pub(crate) use codec::BlockDecoder;
+pub(crate) use codec::{BlockDecoder, ZSTD_LEVEL, ZSTD_LEVELS};
 pub(crate) use header::HEADER_LEN;
 pub(crate) use read::{ReadBlockError, Span, decode_span, read_span, spans};
 pub(crate) use table::OpenBlocksError;
-pub(crate) use write::BlockWriter;
+pub(crate) use write::{BlockSettings, BlockWriter};
 
 /// Bytes in the smallest block.
 pub const MIN_BLOCK_LEN: u32 = 4 << 10;

@@ -15,6 +15,7 @@ use std::io::{Read, Seek, Write};
 
 use thiserror::Error;
 
+use crate::block::Workers;
 use crate::digest::Digest;
 use crate::erofs::{BLOCK_LEN, MAX_SYMLINK_LEN, XattrSet, device_number};
 use crate::layer::{LayerOptions, LayerSummary, LayerWriter, Uuid, WriteLayerError};
@@ -81,6 +82,7 @@ pub enum ConvertError {
 #[derive(Debug)]
 pub struct Converter {
     options: ConvertOptions,
+    workers: Workers,
     tree: Tree,
     metadata: MetadataImage,
     /// How many blocks the layers so far have taken.
@@ -99,8 +101,14 @@ struct Below {
 impl Converter {
     /// A converter that has seen no layer.
     pub fn new(options: ConvertOptions) -> Self {
+        Self::with_workers(options, Workers::none())
+    }
+
+    /// As [`new`](Self::new), with `workers` compressing. The blobs are the same.
+    pub fn with_workers(options: ConvertOptions, workers: Workers) -> Self {
         Self {
             options,
+            workers,
             tree: Tree::new(),
             metadata: MetadataImage::default(),
             // Block 0 is the superblock's and the root's.
@@ -130,7 +138,7 @@ impl Converter {
             parent: self.below.map(|below| below.uuid),
             ..self.options.layer.clone()
         };
-        let mut out = LayerWriter::new(out, options)?;
+        let mut out = LayerWriter::with_workers(out, options, self.workers.clone())?;
         self.tree.begin_layer();
         self.apply(LayerTar::new(tar), &mut out)?;
         out.cut()?;

@@ -30,7 +30,7 @@ mod tree;
 
 pub use address::{ByteRange, SECTOR_LEN, Sector};
 pub use annotation::{AnnotationError, ChunkTableRef, LayerAnnotations};
-pub use block::Codec;
+pub use block::{Codec, Workers};
 pub use chunk::{ChunkIndex, ChunkTable, ChunkTableBuilder, Verified, WrongChunk};
 pub use digest::{ChunkHash, Digest, DigestWriter, HashAlgorithm};
 pub use disk::Disk;

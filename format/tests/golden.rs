@@ -201,6 +201,7 @@ fn write_layer(codec: Codec) -> (Vec<u8>, LayerSummary) {
         hash: HashAlgorithm::Blake3,
         uuid: Uuid::from_bytes([0x22; 16]),
         parent: Some(Uuid::from_bytes([0x11; 16])),
+        ..LayerOptions::default()
     };
     let words = |count: u32| -> Vec<u8> {
         (0..count)

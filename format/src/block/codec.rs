@@ -38,7 +38,10 @@ impl Codec {
 }
 
 /// The zstd level that overlaybd uses, and the last one before speed falls off.
-const ZSTD_LEVEL: i32 = 3;
+pub(crate) const ZSTD_LEVEL: i32 = 3;
+
+/// zstd levels that may be asked for: those that mean a trade, without the ones that only keep more memory busy.
+pub(crate) const ZSTD_LEVELS: core::ops::RangeInclusive<i32> = 1..=19;
 
 /// Compresses blocks, one after the other.
 pub(super) enum BlockEncoder {
@@ -47,18 +50,12 @@ pub(super) enum BlockEncoder {
 }
 
 impl BlockEncoder {
-    pub(super) fn new(codec: Codec) -> io::Result<Self> {
+    /// `level` is zstd's; LZ4 has none.
+    pub(super) fn new(codec: Codec, level: i32) -> io::Result<Self> {
         Ok(match codec {
             Codec::Lz4 => Self::Lz4,
-            Codec::Zstd => Self::Zstd(Compressor::new(ZSTD_LEVEL)?),
+            Codec::Zstd => Self::Zstd(Compressor::new(level)?),
         })
-    }
-
-    pub(super) const fn codec(&self) -> Codec {
-        match self {
-            Self::Lz4 => Codec::Lz4,
-            Self::Zstd(_) => Codec::Zstd,
-        }
     }
 
     /// Bytes that `plain_len` bytes take when they do not compress at all.
@@ -78,7 +75,10 @@ impl BlockEncoder {
 
 impl fmt::Debug for BlockEncoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("BlockEncoder").field(&self.codec()).finish()
+        f.write_str(match self {
+            Self::Lz4 => "BlockEncoder(Lz4)",
+            Self::Zstd(_) => "BlockEncoder(Zstd)",
+        })
     }
 }
 
@@ -148,7 +148,7 @@ mod tests {
     fn a_block_comes_back_as_it_was_and_fits_its_bound() {
         let mut decoder = BlockDecoder::default();
         for codec in [Codec::Lz4, Codec::Zstd] {
-            let mut encoder = BlockEncoder::new(codec).unwrap();
+            let mut encoder = BlockEncoder::new(codec, ZSTD_LEVEL).unwrap();
             for plain in [
                 noise(65536),
                 vec![0; 65536],
@@ -170,7 +170,7 @@ mod tests {
         let mut decoder = BlockDecoder::default();
         for codec in [Codec::Lz4, Codec::Zstd] {
             let mut stored = vec![0; 8192];
-            let len = BlockEncoder::new(codec)
+            let len = BlockEncoder::new(codec, ZSTD_LEVEL)
                 .unwrap()
                 .encode(&noise(4096), &mut stored)
                 .unwrap();

@@ -1,11 +1,30 @@
 //! Writing blocks: bytes in, compressed blocks out, the table at the end.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::checksum::{BLOCK_SEED, HEADER_SEED, raw_crc32c};
+use super::batch::{Batch, Piece};
+use super::checksum::{HEADER_SEED, raw_crc32c};
 use super::codec::{BlockEncoder, Codec};
 use super::header::{HEADER_LEN, Header, WrittenTable};
+use super::workers::Workers;
 use crate::chunk::ChunkWriter;
+
+/// Most batches that are on their way at the same time, whatever the number of workers: with the bytes before and after
+/// compression and the encoders, some 60 MiB.
+const MAX_AHEAD: usize = 64;
+
+/// How blocks are made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlockSettings {
+    pub(crate) codec: Codec,
+    /// zstd's.
+    pub(crate) level: i32,
+    /// Bytes before compression.
+    pub(crate) block_len: u32,
+}
 
 /// Compresses what is written in blocks. The header's place is left to whoever owns the file, because its content is known
 /// at the end only.
@@ -14,12 +33,16 @@ pub(crate) struct BlockWriter<W> {
     out: ChunkWriter<W>,
     /// Where the header is, in bytes from the beginning of `out`.
     header_at: u64,
-    encoder: BlockEncoder,
-    block_len: u32,
-    /// Bytes of the block that is not yet full.
-    open: Vec<u8>,
-    /// Room for one stored block.
-    stored: Vec<u8>,
+    settings: BlockSettings,
+    workers: Workers,
+    /// Encoders that nobody uses just now: zstd's contexts are worth keeping.
+    encoders: Arc<Mutex<Vec<BlockEncoder>>>,
+    /// What the workers are at, oldest first.
+    ahead: VecDeque<Receiver<io::Result<Batch>>>,
+    /// Takes what is written.
+    open: Batch,
+    /// Batches to use again.
+    spare: Vec<Batch>,
     /// Bytes before compression so far.
     plain_len: u64,
     /// The table so far.
@@ -28,18 +51,23 @@ pub(crate) struct BlockWriter<W> {
 
 impl<W: Write> BlockWriter<W> {
     /// Goes on behind a header that `out` has just been given room for.
-    pub(crate) fn new(out: ChunkWriter<W>, codec: Codec, block_len: u32) -> io::Result<Self> {
+    pub(crate) fn new(
+        out: ChunkWriter<W>,
+        settings: BlockSettings,
+        workers: Workers,
+    ) -> io::Result<Self> {
         let header_at = out.len().saturating_sub(HEADER_LEN as u64);
-        let encoder = BlockEncoder::new(codec)?;
-        let open = Vec::with_capacity(block_len as usize);
-        let stored = vec![0; BlockEncoder::bound(block_len as usize)];
+        // Made here, so that what cannot work fails at once.
+        let encoder = BlockEncoder::new(settings.codec, settings.level)?;
         Ok(Self {
             out,
             header_at,
-            encoder,
-            block_len,
-            open,
-            stored,
+            settings,
+            workers,
+            encoders: Arc::new(Mutex::new(vec![encoder])),
+            ahead: VecDeque::new(),
+            open: Batch::new(settings.block_len as usize),
+            spare: Vec::new(),
             plain_len: 0,
             table: Vec::new(),
         })
@@ -57,62 +85,115 @@ impl<W: Write> BlockWriter<W> {
 
     /// Takes the next plain bytes.
     pub(crate) fn write(&mut self, mut plain: &[u8]) -> io::Result<()> {
+        self.plain_len = self.plain_len.saturating_add(plain.len() as u64);
         while !plain.is_empty() {
-            let room = (self.block_len as usize).saturating_sub(self.open.len());
-            let (now, later) = plain.split_at_checked(room).unwrap_or((plain, &[]));
-            self.open.extend_from_slice(now);
-            self.plain_len = self.plain_len.saturating_add(now.len() as u64);
-            if self.open.len() >= self.block_len as usize {
-                self.flush_block()?;
+            plain = self.open.fill(plain);
+            if self.open.is_full() {
+                self.hand_over()?;
             }
-            plain = later;
         }
         Ok(())
     }
 
     /// Fills the open block with zeros, so that what comes next begins a block, and a chunk.
     pub(crate) fn cut(&mut self) -> io::Result<()> {
-        if !self.open.is_empty() {
-            let missing = (self.block_len as usize).saturating_sub(self.open.len());
-            self.plain_len = self.plain_len.saturating_add(missing as u64);
-            self.open.resize(self.block_len as usize, 0);
-            self.flush_block()?;
+        let zeros = self.open.cut();
+        self.plain_len = self.plain_len.saturating_add(zeros as u64);
+        if self.open.is_full() {
+            self.hand_over()?;
         }
-        self.out.cut();
+        Ok(())
+    }
+
+    /// Waits until everything up to here is written. The open block ends as short as it is, so unless a cut has just
+    /// filled it, nothing may follow.
+    pub(crate) fn settle(&mut self) -> io::Result<()> {
+        if !self.open.is_empty() {
+            self.hand_over()?;
+        }
+        while let Some(oldest) = self.ahead.pop_front() {
+            self.write_batch(&oldest)?;
+        }
         Ok(())
     }
 
     /// Writes the last block, the table and the trailer. The header's bytes are for the caller to put in their place.
     pub(crate) fn finish(mut self) -> io::Result<(ChunkWriter<W>, [u8; HEADER_LEN])> {
-        if !self.open.is_empty() {
-            self.flush_block()?;
-        }
+        self.settle()?;
         let table = WrittenTable {
             offset: self.out.len().saturating_sub(self.header_at),
             block_count: (self.table.len() / super::table::ENTRY_LEN) as u64,
             plain_len: self.plain_len,
             crc: raw_crc32c(HEADER_SEED, &self.table),
         };
-        let header = Header::new(self.encoder.codec(), self.block_len, &table);
+        let BlockSettings {
+            codec, block_len, ..
+        } = self.settings;
+        let header = Header::new(codec, block_len, &table);
         self.out.write_any(&self.table)?;
         self.out.write_any(&header.encode_trailer())?;
         Ok((self.out, header.encode()))
     }
 
-    fn flush_block(&mut self) -> io::Result<()> {
-        let len = self.encoder.encode(&self.open, &mut self.stored)?;
-        self.open.clear();
-        self.stored.truncate(len);
-        let crc = raw_crc32c(BLOCK_SEED, &self.stored);
-        self.stored.extend_from_slice(&crc.to_le_bytes());
-        self.out.write_whole(&self.stored)?;
-        let stored_len = u32::try_from(self.stored.len()).map_err(io::Error::other)?;
-        self.table.extend_from_slice(&stored_len.to_le_bytes());
-        // Room for the next one, whatever it compresses to.
-        self.stored
-            .resize(BlockEncoder::bound(self.block_len as usize), 0);
+    /// Has the open batch compressed. If enough are on their way, writes the oldest, which may mean to wait for it.
+    fn hand_over(&mut self) -> io::Result<()> {
+        let new = || Batch::new(self.settings.block_len as usize);
+        let next = self.spare.pop().unwrap_or_else(new);
+        let mut batch = std::mem::replace(&mut self.open, next);
+        let (done, oldest) = sync_channel(1);
+        let encoders = Arc::clone(&self.encoders);
+        let settings = self.settings;
+        self.workers.run(Box::new(move || {
+            let compressed = with_encoder(&encoders, settings, |encoder| batch.compress(encoder));
+            // A writer that is gone wants nothing any more.
+            let _gone = done.send(compressed.map(|()| batch));
+        }));
+        self.ahead.push_back(oldest);
+        // One for each worker, and another to go on with.
+        let most = self.workers.count().saturating_mul(2).min(MAX_AHEAD);
+        while self.ahead.len() > most {
+            if let Some(oldest) = self.ahead.pop_front() {
+                self.write_batch(&oldest)?;
+            }
+        }
         Ok(())
     }
+
+    fn write_batch(&mut self, oldest: &Receiver<io::Result<Batch>>) -> io::Result<()> {
+        let given_up = |_| io::Error::other("the work of compressing was given up");
+        let mut batch = oldest.recv().map_err(given_up)??;
+        for piece in batch.pieces() {
+            match piece {
+                Piece::Cut => self.out.cut(),
+                Piece::Block(stored) => {
+                    self.out.write_whole(stored)?;
+                    let stored_len = u32::try_from(stored.len()).map_err(io::Error::other)?;
+                    self.table.extend_from_slice(&stored_len.to_le_bytes());
+                }
+            }
+        }
+        batch.clear();
+        self.spare.push(batch);
+        Ok(())
+    }
+}
+
+/// Lends one of `encoders`, a new one if all are in use.
+fn with_encoder(
+    encoders: &Mutex<Vec<BlockEncoder>>,
+    settings: BlockSettings,
+    work: impl FnOnce(&mut BlockEncoder) -> io::Result<()>,
+) -> io::Result<()> {
+    // Each use of the list is complete in itself, so it is sound whatever became of another thread.
+    let idle = || encoders.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = idle().pop();
+    let mut encoder = match kept {
+        Some(encoder) => encoder,
+        None => BlockEncoder::new(settings.codec, settings.level)?,
+    };
+    let done = work(&mut encoder);
+    idle().push(encoder);
+    done
 }
 
 #[cfg(test)]
@@ -126,9 +207,14 @@ mod tests {
     }
 
     fn write_blocks(codec: Codec, block_len: u32, plain: &[u8]) -> Vec<u8> {
+        let settings = BlockSettings {
+            codec,
+            level: 3,
+            block_len,
+        };
         let mut out = ChunkWriter::new(Vec::new(), HashAlgorithm::Blake3, 1 << 20);
         out.write_any(&[0; HEADER_LEN]).unwrap();
-        let mut writer = BlockWriter::new(out, codec, block_len).unwrap();
+        let mut writer = BlockWriter::new(out, settings, Workers::none()).unwrap();
         plain
             .chunks(1000)
             .for_each(|piece| writer.write(piece).unwrap());

@@ -2,7 +2,7 @@
 
 use super::error::WriteLayerError;
 use super::uuid::Uuid;
-use crate::block::{Codec, MAX_WRITTEN_BLOCK_LEN, MIN_BLOCK_LEN};
+use crate::block::{Codec, MAX_WRITTEN_BLOCK_LEN, MIN_BLOCK_LEN, ZSTD_LEVEL, ZSTD_LEVELS};
 use crate::digest::HashAlgorithm;
 
 /// How a layer is written.
@@ -13,6 +13,8 @@ pub struct LayerOptions {
     pub block_len: u32,
     /// How blocks are compressed.
     pub codec: Codec,
+    /// zstd's level, 1 to 19: higher ones take longer and store less. LZ4 has none.
+    pub level: i32,
     /// Bytes that a chunk aims at, as stored: 4 KiB to 2 MiB.
     pub chunk_len: u32,
     /// How chunks are hashed.
@@ -29,6 +31,7 @@ impl Default for LayerOptions {
         Self {
             block_len: 32 << 10,
             codec: Codec::Zstd,
+            level: ZSTD_LEVEL,
             chunk_len: 256 << 10,
             hash: HashAlgorithm::Blake3,
             uuid: Uuid::NIL,
@@ -53,6 +56,13 @@ impl LayerOptions {
                 name: "block_len",
                 value: u64::from(block_len),
                 must,
+            });
+        }
+        if !ZSTD_LEVELS.contains(&self.level) {
+            return Err(WriteLayerError::Option {
+                name: "level",
+                value: u64::from(self.level.unsigned_abs()),
+                must: "1 to 19",
             });
         }
         if !CHUNK_LENS.contains(&self.chunk_len) {

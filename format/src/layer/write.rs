@@ -11,7 +11,7 @@ use super::options::LayerOptions;
 use super::runs::Runs;
 use crate::address::{SECTOR_LEN, Sector};
 use crate::annotation::ChunkTableRef;
-use crate::block::{self, BlockWriter};
+use crate::block::{self, BlockSettings, BlockWriter, Workers};
 use crate::chunk::{ChunkWriter, MAX_TABLE_LEN, encoded_len};
 use crate::digest::Digest;
 use crate::envelope;
@@ -93,6 +93,18 @@ impl<W: Write + Seek> LayerWriter<W> {
     /// # Errors
     /// If the options are outside their bounds, or `out` cannot be written.
     pub fn new(out: W, options: LayerOptions) -> Result<Self, WriteLayerError> {
+        Self::with_workers(out, options, Workers::none())
+    }
+
+    /// As [`new`](Self::new), with `workers` compressing. The blob is the same.
+    ///
+    /// # Errors
+    /// If the options are outside their bounds, or `out` cannot be written.
+    pub fn with_workers(
+        out: W,
+        options: LayerOptions,
+        workers: Workers,
+    ) -> Result<Self, WriteLayerError> {
         options.check()?;
         let tee = Tee {
             out,
@@ -101,7 +113,12 @@ impl<W: Write + Seek> LayerWriter<W> {
         };
         let mut chunks = ChunkWriter::new(tee, options.hash, options.chunk_len);
         chunks.write_uncut(&[0; REWRITTEN_LEN])?;
-        let mut blocks = BlockWriter::new(chunks, options.codec, options.block_len)?;
+        let settings = BlockSettings {
+            codec: options.codec,
+            level: options.level,
+            block_len: options.block_len,
+        };
+        let mut blocks = BlockWriter::new(chunks, settings, workers)?;
         let header = Header {
             index_offset: 0,
             record_count: 0,
@@ -113,6 +130,7 @@ impl<W: Write + Seek> LayerWriter<W> {
         // The headers are a chunk of their own: it is the one that must be hashed last, and the one that every reader
         // needs first.
         blocks.cut()?;
+        blocks.settle()?;
         blocks.inner_mut().keep = false;
         Ok(Self {
             options,

@@ -17,6 +17,7 @@ use crate::read_at::ReadAt;
 const SMALL: LayerOptions = LayerOptions {
     block_len: 4096,
     codec: Codec::Zstd,
+    level: 3,
     chunk_len: 8192,
     hash: crate::HashAlgorithm::Blake3,
     uuid: super::super::Uuid::NIL,
@@ -146,6 +147,70 @@ fn the_blob_does_not_depend_on_how_writes_are_sliced() {
     }
 }
 
+/// Several batches of blocks, with cuts in, between and at the edges of them.
+fn write_much(writer: &mut Writer) {
+    for (number, sectors) in [512, 1, 0, 700, 511, 90, 1024, 3].into_iter().enumerate() {
+        let at = Sector(number as u64 * 1024);
+        writer
+            .write(at, &noise(number as u64, sectors * 512))
+            .unwrap();
+        writer
+            .write(Sector(at.0 + 1030), &b"tranship".repeat(sectors * 3 * 64))
+            .unwrap();
+        if number % 3 != 1 {
+            writer.cut().unwrap();
+        }
+    }
+}
+
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a caller starts threads, and here the test is the caller"
+)]
+fn the_blob_is_the_same_on_any_number_of_threads_in_whatever_order_they_are_done() {
+    let alone = blob(SMALL, 8 << 20, write_much);
+    for count in [1, 2, 5, 1000] {
+        // The one thread that there is always does what came last first.
+        let (sender, receiver) = std::sync::mpsc::channel::<block::Work>();
+        let working = std::thread::spawn(move || {
+            while let Ok(first) = receiver.recv() {
+                let waiting: Vec<_> = std::iter::once(first).chain(receiver.try_iter()).collect();
+                waiting.into_iter().rev().for_each(|work| work());
+            }
+        });
+        let workers = Workers::new(count, move |work| sender.send(work).unwrap());
+        let out = Cursor::new(Vec::new());
+        let mut writer = LayerWriter::with_workers(out, SMALL, workers).unwrap();
+        write_much(&mut writer);
+        let (out, summary) = writer.finish(8 << 20).unwrap();
+        assert!((out.into_inner(), summary) == alone, "{count}");
+        working.join().unwrap();
+    }
+}
+
+#[test]
+fn work_that_is_given_up_fails_the_writer() {
+    let workers = Workers::new(2, drop);
+    let out = Cursor::new(Vec::new());
+    let error = LayerWriter::with_workers(out, SMALL, workers).unwrap_err();
+    assert!(matches!(error, WriteLayerError::Write(_)), "{error:?}");
+}
+
+#[test]
+fn a_higher_level_stores_less() {
+    let len = |level| {
+        let options = LayerOptions { level, ..SMALL };
+        let text: Vec<u8> = (0..90_000_u32)
+            .flat_map(|number| (number.wrapping_mul(number) % 60_000).to_le_bytes())
+            .collect();
+        let whole = text.len() / 512 * 512;
+        let write = |writer: &mut Writer| writer.write(Sector(0), &text[..whole]).unwrap();
+        blob(options, 1 << 20, write).1.len
+    };
+    assert!(len(12) < len(1));
+}
+
 #[test]
 fn long_runs_of_zeros_are_mapped_and_short_ones_stored() {
     let mut data = noise(3, 40 * 512);
@@ -223,6 +288,12 @@ fn what_stock_readers_cannot_read_is_refused() {
                 name: "block_len",
                 ..
             })
+        ));
+    }
+    for level in [-1, 0, 20] {
+        assert!(matches!(
+            new(LayerOptions { level, ..SMALL }),
+            Err(WriteLayerError::Option { name: "level", .. })
         ));
     }
     for chunk_len in [0, 4095, 4 << 20] {
