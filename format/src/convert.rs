@@ -264,5 +264,6 @@ fn content(entry: &TarEntry, block: u32) -> Result<Content, EntryError> {
         EntryKind::CharDevice { major, minor } => Content::CharDevice(device(*major, *minor)?),
         EntryKind::BlockDevice { major, minor } => Content::BlockDevice(device(*major, *minor)?),
         EntryKind::Fifo => Content::Fifo,
+        EntryKind::Socket => Content::Socket,
     })
 }

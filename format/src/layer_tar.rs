@@ -5,6 +5,9 @@
 //! counts, because it is what container runtimes unpack with: global PAX headers say nothing, and only regular
 //! files have data. What a layer *means* (whiteouts, links, duplicate names) is for [`crate::convert`].
 
+mod acl;
+mod attributes;
+mod content;
 mod entry;
 mod error;
 mod header;
@@ -24,6 +27,9 @@ use sparse::Run;
 
 /// Longest PAX header or GNU long name in bytes. Go refuses longer ones, so no image that runs has them.
 const MAX_EXTENSION_LEN: u64 = 1 << 20;
+
+/// Bytes behind the archive's end that are read at once.
+const DRAIN_LEN: usize = 16 << 10;
 
 /// Reads the entries of a layer's tar from a stream.
 #[derive(Debug)]
@@ -113,10 +119,25 @@ impl<R: Read> LayerTar<R> {
         Ok(len)
     }
 
-    /// Reads whatever follows the archive's end, as some writers pad it, and gives the input back.
+    /// Reads whatever follows the archive's end and gives the input back. Writers pad with zeros; anything else is a second
+    /// archive or a hiding place, which some readers see and others do not, so it is refused.
     pub fn drain(mut self) -> Result<R, ReadTarError> {
-        io::copy(&mut self.input, &mut io::sink()).map_err(ReadTarError::Read)?;
-        Ok(self.input)
+        let end = self.position;
+        let mut buf = vec![0; DRAIN_LEN];
+        loop {
+            let len = match self.input.read(&mut buf) {
+                Ok(0) => return Ok(self.input),
+                Ok(len) => len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(ReadTarError::Read(error)),
+            };
+            let read = buf.get(..len).unwrap_or_default();
+            if let Some(at) = read.iter().position(|byte| *byte != 0) {
+                let offset = self.position.saturating_add(at as u64);
+                return Err(ReadTarError::BehindTheEnd { end, offset });
+            }
+            self.position = self.position.saturating_add(len as u64);
+        }
     }
 
     fn next_header(&mut self) -> Result<Option<Header>, ReadTarError> {
@@ -163,15 +184,16 @@ impl<R: Read> LayerTar<R> {
         }
         let kind = match header.kind() {
             0 if path.ends_with(b"/") => EntryKind::Directory,
+            0 | b'0' if extended.is_socket() => self.socket(header, &extended, &path)?,
             0 | b'0' | b'7' | b'S' => self.file(header, &extended, &path)?,
             b'1' => EntryKind::HardLink { target },
             b'2' => EntryKind::Symlink { target },
             b'3' => {
-                let (major, minor) = header.device(&path)?;
+                let (major, minor) = header.device(&extended, &path)?;
                 EntryKind::CharDevice { major, minor }
             }
             b'4' => {
-                let (major, minor) = header.device(&path)?;
+                let (major, minor) = header.device(&extended, &path)?;
                 EntryKind::BlockDevice { major, minor }
             }
             b'5' => EntryKind::Directory,
@@ -183,72 +205,20 @@ impl<R: Read> LayerTar<R> {
                 });
             }
         };
+        let xattrs = extended.attributes.finish();
+        let xattrs = xattrs.map_err(|why| ReadTarError::Acl {
+            entry: shown(&path),
+            why,
+        })?;
         Ok(TarEntry {
             kind,
             permissions: header.permissions(&path)?,
             uid: extended.uid.map_or_else(|| header.uid(&path), Ok)?,
             gid: extended.gid.map_or_else(|| header.gid(&path), Ok)?,
             mtime: extended.mtime.map_or_else(|| header.mtime(&path), Ok)?,
-            xattrs: extended.xattrs,
+            xattrs,
             path,
         })
-    }
-
-    /// Finds out how long a file is and where its stored bytes belong.
-    fn file(
-        &mut self,
-        header: &Header,
-        extended: &Extended,
-        path: &[u8],
-    ) -> Result<EntryKind, ReadTarError> {
-        let stored = extended.size.map_or_else(|| header.size(), Ok)?;
-        self.padding = padding_of(stored);
-        self.stored_left = stored;
-        let (size, mut runs) = if header.kind() == b'S' {
-            let (mut runs, size) = header.old_sparse(path)?;
-            let mut more = header.old_sparse_goes_on();
-            while more {
-                let block = self.block("sparse map")?;
-                let block = block.ok_or(ReadTarError::Truncated { what: "sparse map" })?;
-                more = sparse::old_extension(&block, &mut runs, path)?;
-            }
-            (size, runs)
-        } else if let Some(sparse) = extended.sparse() {
-            let runs = match sparse.runs {
-                Some(runs) => runs,
-                None => self.leading_map(path)?,
-            };
-            (sparse.size.unwrap_or(stored), runs)
-        } else {
-            (
-                stored,
-                vec![Run {
-                    offset: 0,
-                    len: stored,
-                }],
-            )
-        };
-        sparse::check(&runs, size, self.stored_left, path)?;
-        runs.reverse();
-        self.runs = runs;
-        Ok(EntryKind::File { size })
-    }
-
-    /// The map in front of the data of a sparse file in PAX format 1.0.
-    fn leading_map(&mut self, path: &[u8]) -> Result<Vec<Run>, ReadTarError> {
-        let mut map = sparse::LeadingMap::default();
-        loop {
-            let block = if self.stored_left >= BLOCK_LEN as u64 {
-                self.block("sparse map")?
-            } else {
-                None
-            };
-            let block = block.ok_or(ReadTarError::Truncated { what: "sparse map" })?;
-            self.stored_left -= BLOCK_LEN as u64;
-            if let Some(runs) = map.add(&block, path)? {
-                return Ok(runs);
-            }
-        }
     }
 
     /// The data of a header that describes the next one.

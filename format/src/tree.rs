@@ -76,6 +76,7 @@ pub(crate) enum Content {
     CharDevice(u32),
     BlockDevice(u32),
     Fifo,
+    Socket,
 }
 
 #[derive(Debug, Default)]
@@ -134,6 +135,7 @@ impl Node {
             Content::CharDevice(_) => FileKind::CharDevice,
             Content::BlockDevice(_) => FileKind::BlockDevice,
             Content::Fifo => FileKind::Fifo,
+            Content::Socket => FileKind::Socket,
         }
     }
 

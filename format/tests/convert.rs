@@ -302,15 +302,11 @@ fn a_sparse_file_of_a_tebibyte_reads_at_both_ends() {
     let mut map = b"2\n4095\n1\n1099511627775\n1\n".to_vec();
     map.resize(512, 0);
     map.extend(b"<>");
-    let mut item = Item::file("GNUSparseFile.0/disk", map);
-    item.records = [
-        ("GNU.sparse.major", "1"),
-        ("GNU.sparse.minor", "0"),
-        ("GNU.sparse.name", "disk"),
-        ("GNU.sparse.realsize", "1099511627776"),
-    ]
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .to_vec();
+    let item = Item::file("GNUSparseFile.0/disk", map)
+        .record("GNU.sparse.major", "1")
+        .record("GNU.sparse.minor", "0")
+        .record("GNU.sparse.name", "disk")
+        .record("GNU.sparse.realsize", "1099511627776");
     let image = Image::convert(&[tar(&[item, Item::file("after", "!")])]);
     assert!(image.blobs[0].len() < 16 << 10);
     let filesystem = Filesystem::open(image.disk(1)).unwrap();
@@ -412,7 +408,7 @@ fn a_converter_that_failed_goes_on_failing() {
 #[test]
 fn the_tar_is_read_to_the_end_of_the_stream() {
     let mut input = tar(&[Item::file("a", "b")]);
-    input.extend([7; 5_000]);
+    input.extend(vec![0; 50_000]);
     let mut rest = &input[..];
     Converter::new(ConvertOptions::default())
         .layer(&mut rest, Cursor::new(Vec::new()))

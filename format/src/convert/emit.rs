@@ -142,7 +142,9 @@ fn put_file(node: &Node, metadata: &mut MetadataImage) {
         Content::CharDevice(number) | Content::BlockDevice(number) => {
             put_inode(node, plain, 0, *number, node.names, &[], metadata);
         }
-        Content::Fifo => put_inode(node, plain, 0, 0, node.names, &[], metadata),
+        Content::Fifo | Content::Socket => {
+            put_inode(node, plain, 0, 0, node.names, &[], metadata);
+        }
     }
 }
 

@@ -15,7 +15,7 @@ pub enum FileKind {
     BlockDevice,
     /// A named pipe.
     Fifo,
-    /// A socket; layers cannot hold one, other writers' filesystems can.
+    /// A socket.
     Socket,
     /// A symbolic link.
     Symlink,

@@ -47,6 +47,8 @@ pub enum EntryKind {
     },
     /// A named pipe.
     Fifo,
+    /// A socket.
+    Socket,
 }
 
 /// One entry of a layer's tar, all its extensions applied.

@@ -47,6 +47,30 @@ pub enum ReadTarError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A socket that has content.
+    #[error("entry `{entry}`: it is a socket, and has content")]
+    SocketContent {
+        /// Path of the entry, unprintable bytes replaced.
+        entry: String,
+    },
+    /// An access control list that cannot be kept.
+    #[error("entry `{entry}`: bad access control list: {why}")]
+    Acl {
+        /// Path of the entry, unprintable bytes replaced.
+        entry: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Something follows the end of the archive: a second archive, or what nobody was to see.
+    #[error(
+        "the tar ends at byte {end}, and something stands behind it at byte {offset}: only zeros may, since joined archives mean one thing to some readers and another to others"
+    )]
+    BehindTheEnd {
+        /// Where the archive ends.
+        end: u64,
+        /// Where the first byte stands that is not zero.
+        offset: u64,
+    },
     /// A name that no filesystem holds.
     #[error("entry `{entry}`: bad name: {why}")]
     Name {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::error::{ReadTarError, shown};
+use super::pax::Extended;
 use super::sparse::{self, Run};
 use super::{Timestamp, number};
 
@@ -150,10 +151,16 @@ impl Header {
     }
 
     /// Major and minor number of a device.
-    pub(super) fn device(&self, path: &[u8]) -> Result<(u32, u32), ReadTarError> {
+    pub(super) fn device(
+        &self,
+        extended: &Extended,
+        path: &[u8],
+    ) -> Result<(u32, u32), ReadTarError> {
+        let major = || self.unsigned(at::MAJOR, "major number", path);
+        let minor = || self.unsigned(at::MINOR, "minor number", path);
         Ok((
-            self.unsigned(at::MAJOR, "major number", path)?,
-            self.unsigned(at::MINOR, "minor number", path)?,
+            extended.major.map_or_else(major, Ok)?,
+            extended.minor.map_or_else(minor, Ok)?,
         ))
     }
 

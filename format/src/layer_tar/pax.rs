@@ -3,14 +3,10 @@
 //! Values are bytes: a path may be in any encoding and an xattr may hold newlines and NULs, which is why records carry
 //! their length.
 
-use std::collections::BTreeMap;
-
+use super::attributes::Attributes;
 use super::error::{ReadTarError, shown};
 use super::sparse::{self, Run};
 use super::{Timestamp, number};
-
-/// Prefix of the keys that carry extended attributes.
-const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 
 /// What a PAX header says of the entry that follows it.
 #[derive(Debug, Default)]
@@ -21,7 +17,12 @@ pub(super) struct Extended {
     pub(super) uid: Option<u32>,
     pub(super) gid: Option<u32>,
     pub(super) mtime: Option<Timestamp>,
-    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(super) attributes: Attributes,
+    /// Device numbers that do not fit a header's digits.
+    pub(super) major: Option<u32>,
+    pub(super) minor: Option<u32>,
+    /// star's name for what the entry is, where a header's type cannot say it.
+    filetype: Option<Vec<u8>>,
     sparse_name: Option<Vec<u8>>,
     sparse_size: Option<u64>,
     sparse_map: Option<Vec<Run>>,
@@ -59,8 +60,8 @@ impl Extended {
     }
 
     fn apply(&mut self, key: &[u8], value: &[u8]) -> Result<(), ReadTarError> {
-        if let Some(name) = key.strip_prefix(XATTR_PREFIX) {
-            self.xattrs.insert(name.to_vec(), value.to_vec());
+        let taken = self.attributes.take(key, value);
+        if taken.map_err(|why| ReadTarError::Pax { why })? {
             return Ok(());
         }
         // An empty value takes an earlier one back.
@@ -70,7 +71,7 @@ impl Extended {
             field,
         };
         let size = |field| optional(value, number::decimal).ok_or_else(|| wrong(field));
-        let owner = |field| {
+        let short = |field| {
             let parse = |digits: &[u8]| number::decimal(digits)?.try_into().ok();
             optional(value, parse).ok_or_else(|| wrong(field))
         };
@@ -78,11 +79,14 @@ impl Extended {
             b"path" => self.path = text,
             b"linkpath" => self.link_path = text,
             b"size" => self.size = size("PAX size")?,
-            b"uid" => self.uid = owner("PAX owner")?,
-            b"gid" => self.gid = owner("PAX group")?,
+            b"uid" => self.uid = short("PAX owner")?,
+            b"gid" => self.gid = short("PAX group")?,
             b"mtime" => {
                 self.mtime = optional(value, number::time).ok_or_else(|| wrong("PAX time"))?;
             }
+            b"SCHILY.devmajor" => self.major = short("PAX major number")?,
+            b"SCHILY.devminor" => self.minor = short("PAX minor number")?,
+            b"SCHILY.filetype" => self.filetype = text,
             b"GNU.sparse.name" => self.sparse_name = text,
             b"GNU.sparse.size" | b"GNU.sparse.realsize" => self.sparse_size = size("sparse size")?,
             b"GNU.sparse.major" => self.sparse_major = size("sparse version")?.unwrap_or_default(),
@@ -104,6 +108,11 @@ impl Extended {
     /// The entry's path, if the header gives one. A sparse file's own name stands in its own record.
     pub(super) fn path(&self) -> Option<Vec<u8>> {
         self.sparse_name.clone().or_else(|| self.path.clone())
+    }
+
+    /// Whether the entry is a socket. Tar has no type for one; star writes an empty regular file and says here what it is.
+    pub(super) fn is_socket(&self) -> bool {
+        self.filetype.as_deref() == Some(b"socket")
     }
 
     /// How the entry is sparse, if it is.

@@ -12,6 +12,7 @@ pub(crate) enum Kind {
     CharDevice(u32, u32),
     BlockDevice(u32, u32),
     Fifo,
+    Socket,
 }
 
 /// One entry of a layer.
@@ -77,6 +78,11 @@ impl Item {
         self
     }
 
+    pub(crate) fn record(mut self, key: &str, value: &str) -> Self {
+        self.records.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
     pub(crate) fn owner(mut self, uid: u32, gid: u32) -> Self {
         (self.uid, self.gid) = (uid, gid);
         self
@@ -101,6 +107,7 @@ impl Item {
             Kind::BlockDevice(major, minor) => (b'4', b"", b"", (*major, *minor)),
             Kind::Directory => (b'5', b"", b"", (0, 0)),
             Kind::Fifo => (b'6', b"", b"", (0, 0)),
+            Kind::Socket => (b'0', b"", b"", (0, 0)),
         };
         let mut records = Vec::new();
         let mut say = |key: &[u8], value: &[u8]| records.extend(record(key, value));
@@ -124,6 +131,9 @@ impl Item {
             say(b"mtime", text.as_bytes());
         } else if seconds < 0 {
             say(b"mtime", seconds.to_string().as_bytes());
+        }
+        if self.kind == Kind::Socket {
+            say(b"SCHILY.filetype", b"socket");
         }
         for (key, value) in &self.records {
             say(key.as_bytes(), value.as_bytes());
