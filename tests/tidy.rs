@@ -22,7 +22,7 @@ const EMPTY_NAMES: [&str; 8] = [
 ];
 
 /// Who may depend on whom: a crate may use only what stands on its line.
-const FLOORS: [(&str, &[&str]); 10] = [
+const FLOORS: [(&str, &[&str]); 11] = [
     ("format", &[]),
     ("agent/store", &["format"]),
     ("agent/swarm", &["format"]),
@@ -46,6 +46,8 @@ const FLOORS: [(&str, &[&str]); 10] = [
             "agent", "device", "format", "source", "store", "swarm", "tracker",
         ],
     ),
+    // A workspace of its own: everything in it is compiled with coverage counters.
+    ("tests/fuzz", &["format"]),
 ];
 
 /// The only crate that may say `unsafe`.
@@ -296,6 +298,32 @@ fn every_system_test_is_run() {
         if stem != "main" && !main.contains(&format!("mod {stem};")) {
             faults.push(format!("tests/system/{stem}.rs is never run"));
         }
+    }
+    report(&faults);
+}
+
+#[test]
+fn every_fuzz_target_is_built_and_has_inputs() {
+    let dir = root().join("tests/fuzz");
+    let manifest = text(&dir.join("Cargo.toml"));
+    let names = |dir: &str| {
+        let entries = fs::read_dir(root().join("tests/fuzz").join(dir)).expect("tests/fuzz");
+        let names = entries.flatten().map(|entry| entry.path());
+        let names = names.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()));
+        names.collect::<BTreeSet<String>>()
+    };
+    let mut faults = Vec::new();
+    for target in names("targets") {
+        if !manifest.contains(&format!("path = \"targets/{target}.rs\"")) {
+            faults.push(format!("tests/fuzz/targets/{target}.rs is never built"));
+        }
+        let corpus = dir.join("corpus").join(&target);
+        if !fs::read_dir(&corpus).is_ok_and(|mut inputs| inputs.next().is_some()) {
+            faults.push(format!("{} holds no input", shown(&corpus)));
+        }
+    }
+    for corpus in names("corpus").difference(&names("targets")) {
+        faults.push(format!("tests/fuzz/corpus/{corpus} has no target"));
     }
     report(&faults);
 }

@@ -110,6 +110,18 @@ fn a_flipped_bit_beside_the_superblock_is_noticed() {
 }
 
 #[test]
+fn a_directory_whose_names_are_not_in_order_is_refused() {
+    for other in [*b"000400050003", *b"000400050005", *b"000600050004"] {
+        let mut device = small();
+        let names = b"000400050006";
+        let at = device.windows(12).position(|run| run == names).unwrap();
+        device[at..at + 12].copy_from_slice(&other);
+        let error = use_up(device).unwrap_err();
+        assert!(matches!(error, ErofsError::Corrupt { .. }), "{error}");
+    }
+}
+
+#[test]
 fn other_superblocks_are_refused_by_name() {
     let refused = |at: usize, value: u8| {
         let mut device = without_checksum(small());

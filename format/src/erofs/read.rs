@@ -140,12 +140,19 @@ impl<R: ReadAt> Filesystem<R> {
         decode_block(block).ok_or_else(|| corrupt("directory", "its entries contradict each other"))
     }
 
-    /// All entries of `dir` but `.` and `..`, in the order in which they stand.
+    /// All entries of `dir` but `.` and `..`, in the order of their names. A directory that has another order is
+    /// refused: a look-up by halving, the kernel's too, would miss names that a listing shows.
     pub fn read_dir(&self, dir: &Inode) -> Result<Vec<DirEntry>, ErofsError> {
         let mut out = Vec::new();
         let mut block = Vec::new();
+        let mut last = Vec::new();
         for index in 0..self.directory_blocks(dir)? {
             for entry in self.directory_block(dir, index, &mut block)? {
+                if *entry.name <= *last {
+                    return Err(corrupt("directory", "its names are not in order"));
+                }
+                last.clear();
+                last.extend_from_slice(entry.name);
                 if entry.name != b"." && entry.name != b".." {
                     out.push(DirEntry {
                         name: entry.name.to_vec(),
