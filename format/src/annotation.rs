@@ -26,6 +26,12 @@ pub const CHUNKS_OFFSET: &str = "containerd.io/snapshot/tranship/chunks-offset";
 /// Length of the chunk table in bytes, decimal.
 pub const CHUNKS_SIZE: &str = "containerd.io/snapshot/tranship/chunks-size";
 
+/// Keys that only `TurboOCI` layers have begin so; the second kind is the name that the form had before.
+const TURBO_PREFIXES: [&str; 2] = [
+    "containerd.io/snapshot/overlaybd/turbo-oci/",
+    "containerd.io/snapshot/overlaybd/fastoci/",
+];
+
 /// The version that overlaybd's converters write on native layers.
 const OVERLAYBD_NATIVE: &str = "0.1.0";
 /// The one version of our keys.
@@ -102,6 +108,7 @@ impl LayerAnnotations {
             .into_iter()
             .map(|(key, value)| (key.as_str(), value.as_str()))
             .collect();
+        refuse_turbo(&map)?;
         let Some(blob_digest) = map.get(BLOB_DIGEST) else {
             return Ok(None);
         };
@@ -117,12 +124,6 @@ impl LayerAnnotations {
             .copied()
             .unwrap_or(OVERLAYBD_NATIVE)
             .to_owned();
-        if overlaybd_version.contains("turbo") || overlaybd_version.contains("fastoci") {
-            return Err(AnnotationError::Unsupported {
-                key: OVERLAYBD_VERSION,
-                value: short(&overlaybd_version),
-            });
-        }
         let chunks = chunk_table_ref(&map, blob_size)?;
         Ok(Some(Self {
             blob_digest,
@@ -148,6 +149,27 @@ impl LayerAnnotations {
             put(CHUNKS_SIZE, chunks.len.to_string());
         }
         map
+    }
+}
+
+/// A `TurboOCI` layer is not a device's bytes but an index over another layer's tar: read as a native one, it would show
+/// garbage.
+fn refuse_turbo(map: &BTreeMap<&str, &str>) -> Result<(), AnnotationError> {
+    let version = map.get(OVERLAYBD_VERSION).copied().unwrap_or_default();
+    let by_version = (version.contains("turbo") || version.contains("fastoci"))
+        .then_some((OVERLAYBD_VERSION, version));
+    let by_key = || {
+        let is_turbo = |key: &str| TURBO_PREFIXES.iter().any(|prefix| key.starts_with(prefix));
+        map.iter()
+            .find(|(key, _)| is_turbo(key))
+            .map(|(key, value)| (*key, *value))
+    };
+    match by_version.or_else(by_key) {
+        Some((key, value)) => Err(AnnotationError::TurboOci {
+            key: short(key),
+            value: short(value),
+        }),
+        None => Ok(()),
     }
 }
 
@@ -252,6 +274,16 @@ pub enum AnnotationError {
     Unsupported {
         /// The key.
         key: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// A `TurboOCI` layer: an index over another layer, not a device's bytes.
+    #[error(
+        "annotation {key} is {value:?}: TurboOCI layers are not supported, convert the original image instead"
+    )]
+    TurboOci {
+        /// The key that gives it away.
+        key: String,
         /// Its value.
         value: String,
     },
@@ -368,7 +400,7 @@ mod tests {
         .to_map();
         assert!(matches!(
             LayerAnnotations::from_map(&map),
-            Err(AnnotationError::Unsupported { .. })
+            Err(AnnotationError::TurboOci { .. })
         ));
     }
 }

@@ -52,6 +52,9 @@ impl<R: ReadAt> Layer<R> {
         );
         let payload = Window::new(blob, range).ok_or(truncated)?;
         let blocks = BlockTable::open(&payload)?;
+        if blocks.is_none() {
+            refuse_gzip(&payload)?;
+        }
         let plain = Plain {
             payload: &payload,
             blocks: blocks.as_ref(),
@@ -190,6 +193,25 @@ impl<R: ReadAt> Plain<'_, R> {
         }
         Ok(())
     }
+}
+
+/// A gzip stream in a layer's place is an ordinary layer or one of `TurboOCI`, and no format of ours: worth its own words,
+/// since "the magic is wrong" helps nobody who converted the wrong way.
+fn refuse_gzip<R: ReadAt>(payload: &R) -> Result<(), OpenLayerError> {
+    let mut magic = [0; 2];
+    if payload.len() >= HEADER_LEN as u64 {
+        payload
+            .read_exact_at(0, &mut magic)
+            .map_err(|source| OpenLayerError::Read {
+                what: "first bytes",
+                source,
+            })?;
+    }
+    if magic == [0x1f, 0x8b] {
+        let why = Fault::Unsupported("a gzip stream, as ordinary and TurboOCI layers are,");
+        return Err(DecodeError::new("layer", 0, why).into());
+    }
+    Ok(())
 }
 
 /// The sectors that a range of bytes touches: the first, and behind the last.

@@ -36,7 +36,6 @@ const DIGEST_AT: usize = 28;
 /// What a header or a trailer says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Header {
-    flags: u8,
     /// Where the table begins, in bytes from the header.
     pub(super) table_offset: u64,
     /// Entries in the table.
@@ -58,7 +57,6 @@ impl Header {
     /// What the writer says at the end.
     pub(super) fn new(codec: Codec, block_len: u32, table: &WrittenTable) -> Self {
         Self {
-            flags: 0,
             table_offset: table.offset,
             block_count: table.block_count,
             plain_len: table.plain_len,
@@ -75,38 +73,37 @@ impl Header {
         bytes.starts_with(&MAGIC)
     }
 
-    /// Whether what this header says of the table can be trusted; otherwise the trailer says it.
-    pub(super) fn is_completed(&self) -> bool {
-        self.flags & IS_COMPLETED != 0
-    }
-
-    /// The header in `bytes`.
-    pub(super) fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Self, DecodeError> {
-        let header = Self::decode_fields(bytes, "ZFile header")?;
-        if header.flags & IS_HEADER == 0 {
-            return Err(DecodeError::new(
-                "ZFile header",
-                32,
-                Fault::Rule("it is marked as a trailer"),
-            ));
+    /// The header in `bytes`; `None` if it was never completed. The trailer then says everything: what such a header holds
+    /// beside its flags is from before the first block, and in old files garbage.
+    pub(super) fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Option<Self>, DecodeError> {
+        const WHAT: &str = "ZFile header";
+        let flags = check(bytes, WHAT)?;
+        if flags & IS_HEADER == 0 {
+            let why = Fault::Rule("it is marked as a trailer");
+            return Err(DecodeError::new(WHAT, 32, why));
         }
-        Ok(header)
+        if flags & IS_COMPLETED == 0 {
+            return Ok(None);
+        }
+        Self::decode_fields(bytes, flags, WHAT).map(Some)
     }
 
     /// The trailer in `bytes`.
     pub(super) fn decode_trailer(bytes: &[u8; HEADER_LEN]) -> Result<Self, DecodeError> {
-        let trailer = Self::decode_fields(bytes, "ZFile trailer")?;
-        if trailer.flags & (IS_HEADER | IS_DATA | IS_SEALED) != IS_DATA | IS_SEALED {
-            return Err(DecodeError::new(
-                "ZFile trailer",
-                32,
-                Fault::Rule("it is not marked as the trailer of a sealed file"),
-            ));
+        const WHAT: &str = "ZFile trailer";
+        let flags = check(bytes, WHAT)?;
+        if flags & (IS_HEADER | IS_DATA | IS_SEALED) != IS_DATA | IS_SEALED {
+            let why = Fault::Rule("it is not marked as the trailer of a sealed file");
+            return Err(DecodeError::new(WHAT, 32, why));
         }
-        Ok(trailer)
+        Self::decode_fields(bytes, flags, WHAT)
     }
 
-    fn decode_fields(bytes: &[u8; HEADER_LEN], what: &'static str) -> Result<Self, DecodeError> {
+    fn decode_fields(
+        bytes: &[u8; HEADER_LEN],
+        flags: u8,
+        what: &'static str,
+    ) -> Result<Self, DecodeError> {
         let fault = |offset: usize, why| DecodeError::new(what, offset as u64, why);
         let truncated = || {
             fault(
@@ -117,19 +114,6 @@ impl Header {
                 },
             )
         };
-        if !Self::is_one(bytes) {
-            return Err(fault(0, Fault::Magic));
-        }
-        // Old files have garbage in all but the six bits that mean something.
-        let flags = u8_at(bytes, 32).ok_or_else(truncated)? & 0x3f;
-        let has_digest = flags & HAS_DIGEST != 0;
-        if has_digest {
-            let stored = u32_at(bytes, DIGEST_AT).ok_or_else(truncated)?;
-            let computed = digest(bytes);
-            if stored != computed {
-                return Err(fault(DIGEST_AT, Fault::Checksum { stored, computed }));
-            }
-        }
         if flags & TABLE_IS_COMPRESSED != 0 {
             return Err(fault(32, Fault::Unsupported("a compressed block table")));
         }
@@ -160,11 +144,10 @@ impl Header {
             return Err(fault(78, Fault::Unsupported("a dictionary")));
         }
         Ok(Self {
-            flags,
             table_offset: u64_at(bytes, 40).ok_or_else(truncated)?,
             block_count: u64_at(bytes, 48).ok_or_else(truncated)?,
             plain_len: u64_at(bytes, 56).ok_or_else(truncated)?,
-            table_crc: u32_at(bytes, 64).filter(|_| has_digest),
+            table_crc: u32_at(bytes, 64).filter(|_| flags & HAS_DIGEST != 0),
             block_len,
             codec,
             dictionary_len: u32_at(bytes, 84).ok_or_else(truncated)?,
@@ -213,6 +196,24 @@ pub(super) struct WrittenTable {
     pub(super) crc: u32,
 }
 
+/// The flags of what is a header or a trailer and has the digest that it announces.
+fn check(bytes: &[u8; HEADER_LEN], what: &'static str) -> Result<u8, DecodeError> {
+    let fault = |offset: usize, why| DecodeError::new(what, offset as u64, why);
+    if !Header::is_one(bytes) {
+        return Err(fault(0, Fault::Magic));
+    }
+    // Old files have garbage in all but the six bits that mean something.
+    let flags = u8_at(bytes, 32).unwrap_or(0) & 0x3f;
+    if flags & HAS_DIGEST != 0 {
+        let stored = u32_at(bytes, DIGEST_AT).unwrap_or(0);
+        let computed = digest(bytes);
+        if stored != computed {
+            return Err(fault(DIGEST_AT, Fault::Checksum { stored, computed }));
+        }
+    }
+    Ok(flags)
+}
+
 /// CRC of the header, its own field taken as zeros.
 fn digest(bytes: &[u8; HEADER_LEN]) -> u32 {
     let mut blank = *bytes;
@@ -236,23 +237,9 @@ mod tests {
 
     #[test]
     fn a_header_comes_back_as_it_was() {
-        let decoded = Header::decode(&header().encode()).unwrap();
-        assert!(decoded.is_completed());
-        assert_eq!(
-            Header {
-                flags: 0,
-                ..decoded
-            },
-            header()
-        );
-        let trailer = Header::decode_trailer(&header().encode_trailer()).unwrap();
-        assert_eq!(
-            Header {
-                flags: 0,
-                ..trailer
-            },
-            header()
-        );
+        assert_eq!(Header::decode(&header().encode()), Ok(Some(header())));
+        let trailer = Header::decode_trailer(&header().encode_trailer());
+        assert_eq!(trailer, Ok(header()));
         assert!(Header::decode(&header().encode_trailer()).is_err());
         assert!(Header::decode_trailer(&header().encode()).is_err());
     }
@@ -282,8 +269,10 @@ mod tests {
         put(&mut old, DIGEST_AT, &[0xaa; 4]);
         put(&mut old, 64, &[0xbb; 4]);
         put(&mut old, 200, &[0xcc; 100]);
-        let decoded = Header::decode(&old).unwrap();
-        assert_eq!((decoded.is_completed(), decoded.table_crc), (false, None));
+        assert_eq!(Header::decode(&old), Ok(None));
+        put(&mut old, 32, &0x7ffe_a464_0b46_u64.to_le_bytes());
+        let decoded = Header::decode_trailer(&old).unwrap();
+        assert_eq!(decoded.table_crc, None);
         assert_eq!((decoded.block_len, decoded.codec), (32 << 10, Codec::Zstd));
     }
 

@@ -53,14 +53,15 @@ impl BlockTable {
         if !Header::is_one(&bytes) {
             return Ok(None);
         }
-        let mut header = Header::decode(&bytes)?;
-        if !header.is_completed() {
+        let header = if let Some(header) = Header::decode(&bytes)? {
+            header
+        } else {
             let at = len.saturating_sub(HEADER_LEN as u64);
             payload
                 .read_exact_at(at, &mut bytes)
                 .map_err(|error| OpenBlocksError::Read("ZFile trailer", error))?;
-            header = Header::decode_trailer(&bytes)?;
-        }
+            Header::decode_trailer(&bytes)?
+        };
         let range = table_range(&header, len)?;
         // Not more than the payload holds: table_range has seen to it.
         let mut table = vec![0; usize::try_from(range.len()).unwrap_or(0)];
