@@ -25,6 +25,7 @@ pub(crate) use jobs::Jobs;
 
 mod jobs;
 mod origin;
+mod whole;
 
 /// Times that a reader looks in the store again because the chunk came and went meanwhile.
 const LOOKS: usize = 4;

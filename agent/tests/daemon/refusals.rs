@@ -147,3 +147,17 @@ fn socket_is_its_owners_alone_and_a_second_daemon_is_refused() {
     assert!(said.contains("in use"), "{said}");
     daemon.must(daemon.client().status());
 }
+
+#[test]
+fn registry_that_ignores_ranges_is_read_whole_and_once() {
+    let (registry, image) = (Registry::start(), Image::new());
+    let reference = image.push(&registry);
+    registry.ignore_ranges();
+    let daemon = Daemon::start("");
+    let device = daemon.attach(&reference, FrontEndChoice::Auto);
+    let target = daemon.mount(&device, "mounted", false);
+    image.assert_at(&target);
+    daemon.unmount(&target);
+    let (passes, blobs) = (daemon.log().matches("ignores ranges").count(), 2);
+    assert_eq!(passes, blobs, "{}", daemon.log());
+}

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
@@ -22,6 +22,7 @@ struct Shelf {
     sent: AtomicU64,
     /// Blob, byte, and how many answers that hold it have it flipped.
     flips: Mutex<Vec<(String, u64, u32)>>,
+    no_ranges: AtomicBool,
 }
 
 /// A running registry; dropping it closes its port.
@@ -92,6 +93,11 @@ impl Registry {
             .push((digest.to_owned(), at, count));
     }
 
+    /// Answers every read of a blob with all of it from now on.
+    pub(crate) fn ignore_ranges(&self) {
+        self.shelf.no_ranges.store(true, Ordering::SeqCst);
+    }
+
     /// Bytes of manifests and blobs that were sent.
     pub(crate) fn sent_len(&self) -> u64 {
         self.shelf.sent.load(Ordering::SeqCst)
@@ -137,8 +143,9 @@ async fn blob(
         return StatusCode::NOT_FOUND.into_response();
     };
     let whole = bytes.len() as u64;
-    let range = headers
-        .get(header::RANGE)
+    let asked = headers.get(header::RANGE);
+    let range = asked
+        .filter(|_| !shelf.no_ranges.load(Ordering::SeqCst))
         .map(|value| parse_range(value.to_str().unwrap(), whole));
     let wanted = range.clone().unwrap_or(0..whole);
     for (name, at, count) in shelf.flips.lock().unwrap().iter_mut() {
@@ -155,14 +162,14 @@ async fn blob(
     } else {
         StatusCode::OK
     };
-    Response::builder()
-        .status(status)
-        .header(
+    let mut response = Response::builder().status(status);
+    if range.is_some() {
+        response = response.header(
             header::CONTENT_RANGE,
             format!("bytes {}-{}/{whole}", wanted.start, wanted.end - 1),
-        )
-        .body(Body::from(bytes))
-        .unwrap()
+        );
+    }
+    response.body(Body::from(bytes)).unwrap()
 }
 
 fn parse_range(text: &str, whole: u64) -> Range<u64> {

@@ -5,18 +5,20 @@
 //! verifies before anything else happens to them.
 
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
+use bytes::{Buf, Bytes, BytesMut};
+use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
-use tranship_format::ByteRange;
 use tranship_format::wire::ChunkId;
+use tranship_format::{ByteRange, ChunkIndex};
 use tranship_store::BlobStore;
 use tranship_swarm::node::{Arrival, RegistryFailure};
 
 use super::origin::{BlobOrigin, OriginError};
+use super::whole::WholeReads;
 use crate::counters::{Counters, Source};
 use crate::net::event::{Cause, Event, OriginFailure, TakenIn};
 
@@ -26,6 +28,16 @@ pub(crate) struct Jobs {
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) tasks: TaskTracker,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) whole: Arc<WholeReads>,
+}
+
+/// Chunks on their way from an origin for one of the machine's reads.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    pub(super) read: u64,
+    pub(super) source: Source,
+    /// Bytes that come before the first chunk.
+    pub(super) skip: u64,
 }
 
 impl Jobs {
@@ -89,41 +101,78 @@ impl Jobs {
         let (Some(first), Some(last)) = (indexes.first(), indexes.last()) else {
             return None;
         };
-        let run = ByteRange::new(table.range(*first).start, table.range(*last).end);
-        let source = origin.source();
-        let mut pieces = origin.read(blob.digest(), run);
+        let range = ByteRange::new(table.range(*first).start, table.range(*last).end);
+        let run = Run {
+            read,
+            source: origin.source(),
+            skip: 0,
+        };
+        if self.whole.is_running(&blob.digest()) {
+            return self.read_run_of_whole(read, &blob, &indexes, &origin).await;
+        }
+        let mut pieces = origin.read(blob.digest(), range).peekable();
+        if let Some(Err(error)) = Pin::new(&mut pieces).peek().await
+            && error.ranges_ignored
+        {
+            return self.read_run_of_whole(read, &blob, &indexes, &origin).await;
+        }
+        self.take_run(run, &blob, &indexes, pieces).await
+    }
+
+    /// Takes in chunks that follow each other in `pieces`, and reports each.
+    pub(super) async fn take_run(
+        &self,
+        run: Run,
+        blob: &BlobStore,
+        indexes: &[ChunkIndex],
+        mut pieces: impl Stream<Item = Result<Bytes, OriginError>> + Unpin,
+    ) -> Option<OriginFailure> {
+        let Run { read, source, .. } = run;
         self.counters.registry_requests.increment();
+        let mut skip = run.skip;
         let mut buffer = BytesMut::new();
         for index in indexes {
-            let len = usize::try_from(table.range(index).len()).unwrap_or(usize::MAX);
+            let len = usize::try_from(blob.table().range(*index).len()).unwrap_or(usize::MAX);
             while buffer.len() < len {
                 match pieces.next().await {
-                    Some(Ok(piece)) => {
-                        buffer.extend_from_slice(&piece);
+                    Some(Ok(mut piece)) => {
                         let len = piece.len() as u64;
                         self.counters.registry_bytes.add(len);
+                        let skipped = skip.min(len);
+                        skip -= skipped;
+                        piece.advance(usize::try_from(skipped).unwrap_or(usize::MAX));
+                        buffer.extend_from_slice(&piece);
                         self.report(Event::OriginProgress { read, len }).await;
                     }
-                    Some(Err(error)) => return Some(failure(&blob, &error)),
+                    Some(Err(error)) => return Some(failure(blob, &error)),
                     // Fewer bytes than the blob has: what is there is another blob.
                     None => return Some(short()),
                 }
             }
             let bytes = buffer.split_to(len).freeze();
-            let number = index.get();
-            let taken = self.take_in(blob.clone(), number, bytes, source).await;
-            let chunk = ChunkId {
-                blob: blob.digest(),
-                number,
-            };
-            self.report(Event::Taken {
-                cause: Cause::Origin { read },
-                chunk,
-                taken,
-            })
-            .await;
+            let taken = self.take_in(blob.clone(), index.get(), bytes, source).await;
+            self.report_taken(read, blob, *index, taken).await;
         }
         None
+    }
+
+    pub(super) async fn report_taken(
+        &self,
+        read: u64,
+        blob: &BlobStore,
+        index: ChunkIndex,
+        taken: TakenIn,
+    ) {
+        let chunk = ChunkId {
+            blob: blob.digest(),
+            number: index.get(),
+        };
+        self.report(Event::Taken {
+            cause: Cause::Origin { read },
+            chunk,
+            taken,
+        })
+        .await;
     }
 
     pub(crate) async fn report(&self, event: Event) {
@@ -132,7 +181,7 @@ impl Jobs {
     }
 }
 
-fn failure(blob: &BlobStore, error: &OriginError) -> OriginFailure {
+pub(super) fn failure(blob: &BlobStore, error: &OriginError) -> OriginFailure {
     tracing::warn!(
         blob = %blob.digest(),
         error = error as &dyn std::error::Error,

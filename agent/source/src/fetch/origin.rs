@@ -8,13 +8,14 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::TryFutureExt;
 use futures::stream::{BoxStream, TryStreamExt};
 use thiserror::Error;
 use tranship_format::{ByteRange, Digest};
 
 use crate::counters::Source;
 use crate::reference::RepoRef;
-use crate::registry::{RegistryClient, RegistryError};
+use crate::registry::{RegistryClient, RegistryError, RegistryFailure};
 use crate::verdict::Verdict;
 
 /// The bytes of one read in order, as they come in. An error ends it.
@@ -28,6 +29,10 @@ pub trait BlobOrigin: fmt::Debug + Send + Sync {
     /// Starts to read `range` of a blob's stored bytes. The read ends when the
     /// stream is dropped.
     fn read(&self, blob: Digest, range: ByteRange) -> BlobPieces;
+
+    /// Starts to read all of a blob's stored bytes: what is left when
+    /// [`ranges_ignored`](OriginError::ranges_ignored) ended a read before its first byte.
+    fn read_whole(&self, blob: Digest) -> BlobPieces;
 }
 
 /// Why an origin does not go on.
@@ -38,6 +43,8 @@ pub struct OriginError {
     pub retry_after: Option<Duration>,
     /// Whether asking again is pointless: the blob is not there, or not for us.
     pub permanent: bool,
+    /// Whether the origin answers a range with the whole blob.
+    pub ranges_ignored: bool,
     /// What went wrong.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
@@ -66,6 +73,15 @@ impl BlobOrigin for RegistryOrigin {
         let pieces = self.client.blob_range_stream(&self.repo, blob, range);
         Box::pin(pieces.map_err(OriginError::from))
     }
+
+    fn read_whole(&self, blob: Digest) -> BlobPieces {
+        let (client, repo) = (self.client.clone(), self.repo.clone());
+        let opening = async move {
+            let stream = client.blob(&repo, &blob).await?;
+            Ok::<_, RegistryError>(stream.into_stream())
+        };
+        Box::pin(opening.try_flatten_stream().map_err(OriginError::from))
+    }
 }
 
 impl From<RegistryError> for OriginError {
@@ -79,6 +95,7 @@ impl From<RegistryError> for OriginError {
         Self {
             retry_after,
             permanent,
+            ranges_ignored: matches!(error.failure(), RegistryFailure::RangeIgnored),
             source: Box::new(error),
         }
     }

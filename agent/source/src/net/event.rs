@@ -65,6 +65,8 @@ pub(crate) enum Event {
         blob: Digest,
         failure: Option<OriginFailure>,
     },
+    /// Chunks came to the store that no read asked for.
+    Refilled { blob: Digest },
     /// A chunk was handed to a peer's connection, or could not be.
     Served {
         peer: PeerId,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tranship_format::Digest;
 use tranship_format::wire::{PeerId, PeerMessage};
 use tranship_swarm::node::Input;
 
@@ -85,6 +86,7 @@ impl Driver {
                 });
                 self.handle(Input::RegistryEnd { read, failure });
             }
+            Event::Refilled { blob } => self.open_at_machine(blob),
             Event::Served {
                 peer,
                 request,
@@ -102,9 +104,16 @@ impl Driver {
 
     fn open(&mut self, image: OpenImage, done: oneshot::Sender<()>) {
         for digest in self.images.open(image) {
-            let Some(blob) = self.images.blob(&digest) else {
-                continue;
-            };
+            self.open_at_machine(digest);
+        }
+        // The composer may have gone on without waiting.
+        let _ = done.send(());
+    }
+
+    /// Tells the machine what of a blob is here.
+    fn open_at_machine(&mut self, digest: Digest) {
+        // It may be closed by now.
+        if let Some(blob) = self.images.blob(&digest) {
             let input = Input::OpenBlob {
                 blob: digest,
                 chunk_lens: blob.chunk_lens(),
@@ -112,8 +121,6 @@ impl Driver {
             };
             self.handle(input);
         }
-        // The composer may have gone on without waiting.
-        let _ = done.send(());
     }
 
     fn message(&mut self, peer: PeerId, message: PeerMessage, room: Option<OwnedSemaphorePermit>) {

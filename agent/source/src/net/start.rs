@@ -110,6 +110,7 @@ impl SwarmNet {
             events: events.clone(),
             tasks: tasks.clone(),
             counters: Arc::clone(&counters),
+            whole: Arc::default(),
         };
         let room_out = Arc::new(Semaphore::new(room(&options)));
         let (status, shown) = watch::channel(NetStatus {
