@@ -103,6 +103,9 @@ macro_rules! with_retries {
     }};
 }
 
+// Behind the macro, which it uses.
+mod referrers;
+
 impl RegistryClient {
     /// Sets up a client; no connection is made yet.
     pub fn new(options: RegistryOptions) -> Result<Self, RegistryFailure> {

@@ -93,6 +93,8 @@ pub enum Verb {
     MountBlob(Digest, RepoRef),
     /// Upload a manifest.
     PushManifest(ManifestSelector),
+    /// List the manifests that refer to one.
+    ListReferrers(Digest),
 }
 
 impl fmt::Display for Request {
@@ -115,6 +117,9 @@ impl fmt::Display for Request {
                 write!(f, "mount blob {digest} of {from} into {repo}")
             }
             Verb::PushManifest(which) => write!(f, "push manifest {which} to {repo}"),
+            Verb::ListReferrers(subject) => {
+                write!(f, "list what refers to {subject} in {repo}")
+            }
         }
     }
 }

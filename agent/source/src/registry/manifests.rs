@@ -91,6 +91,17 @@ pub(super) async fn put(
     which: &ManifestSelector,
     manifest: &Manifest,
 ) -> Result<Digest, RegistryFailure> {
+    send(inner, repo, which, manifest).await?;
+    Ok(manifest.digest())
+}
+
+/// The same; comes back with the registry's answer.
+pub(super) async fn send(
+    inner: &Inner,
+    repo: &RepoRef,
+    which: &ManifestSelector,
+    manifest: &Manifest,
+) -> Result<Response, RegistryFailure> {
     if let ManifestSelector::Digest(wanted) = which
         && *wanted != manifest.digest()
     {
@@ -110,7 +121,7 @@ pub(super) async fn put(
     let response = exchange(&inner.http, &inner.auth, &url, ask).await?;
     let response = answer::expect(response, &[201, 200]).await?;
     check_told_digest(&response, &manifest.digest())?;
-    Ok(manifest.digest())
+    Ok(response)
 }
 
 /// All tags of a repository, in the registry's order.
@@ -171,7 +182,7 @@ fn told_media_type(response: &Response) -> Option<String> {
 }
 
 /// The address in `Link: </v2/…>; rel="next"`.
-fn next_page(response: &Response) -> Option<&str> {
+pub(super) fn next_page(response: &Response) -> Option<&str> {
     let (link, rest) = response
         .header("link")?
         .strip_prefix('<')?

@@ -5,4 +5,5 @@ mod blob;
 mod manifests;
 mod push;
 mod range;
+mod referrers;
 mod server;
