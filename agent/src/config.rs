@@ -168,6 +168,10 @@ pub struct Swarm {
     pub in_flight: ByteSize,
     /// Most bytes a second given to others; 0 is without limit.
     pub upload_rate: ByteSize,
+    /// So long may a chunk that a reader waits for make no progress before this node reads it from the registry itself.
+    /// Longer spares the registry where machines are overloaded; shorter bounds what a bad peer costs.
+    #[serde(with = "humantime_serde")]
+    pub demand_patience: Duration,
     /// Images that are still given to others after their last device went.
     pub idle_images: usize,
 }
@@ -184,6 +188,8 @@ impl Default for Swarm {
             rack: String::new(),
             in_flight: ByteSize::mib(64),
             upload_rate: ByteSize::b(0),
+            // What the swarm's simulation was tuned with.
+            demand_patience: Duration::from_millis(250),
             idle_images: 16,
         }
     }

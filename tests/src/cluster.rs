@@ -273,8 +273,10 @@ impl Cluster {
             .path()
             .join(format!("agent-{}", self.agents.len()));
         fs::create_dir_all(&folder).expect("a folder");
+        // A registry, a tracker, three agents and the tests share two cores here: patience enough that slowness of all is
+        // not taken for a fault of one.
         let swarm = options.tracker.as_ref().map_or_else(String::new, |tracker| {
-            format!("\n[swarm]\ntracker = {tracker:?}\ntoken = {TOKEN:?}\nlisten = \"127.0.0.1:0\"\n")
+            format!("\n[swarm]\ntracker = {tracker:?}\ntoken = {TOKEN:?}\nlisten = \"127.0.0.1:0\"\ndemand_patience = \"2s\"\n")
         });
         let fault = if options.corrupt_share > 0.0 {
             format!("\n[fault]\ncorrupt_share = {}\n", options.corrupt_share)

@@ -162,6 +162,11 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     if config.swarm.token.is_some() && config.swarm.token_file.is_some() {
         return refuse("swarm.token and swarm.token_file are both set; give one of them");
     }
+    if config.swarm.demand_patience.is_zero() {
+        return refuse(
+            "swarm.demand_patience must be more than nothing, or no peer is ever waited for",
+        );
+    }
     if !(0.0..=1.0).contains(&config.fault.corrupt_share) {
         return refuse("fault.corrupt_share must lie between 0 and 1");
     }
@@ -254,6 +259,7 @@ mod tests {
             ("http_listen = \"here\"\n", "here"),
             ("[store]\nlow_water = 96\n", "low_water"),
             ("[device]\nworkers = 0\n", "workers"),
+            ("[swarm]\ndemand_patience = \"0s\"\n", "demand_patience"),
             ("[fault]\ncorrupt_share = 2.0\n", "corrupt_share"),
         ] {
             let error = layers(text).load().unwrap_err().to_string();

@@ -81,6 +81,7 @@ impl Config {
         options.zone.clone_from(&swarm.zone);
         options.rack.clone_from(&swarm.rack);
         options.in_flight_len = u32::try_from(swarm.in_flight.as_u64()).unwrap_or(u32::MAX);
+        options.demand_patience = Some(swarm.demand_patience);
         options.upload_rate = Some(swarm.upload_rate.as_u64()).filter(|rate| *rate > 0);
         options.fault = Fault {
             corrupt_share: self.fault.corrupt_share,
