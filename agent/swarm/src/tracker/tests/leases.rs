@@ -1,0 +1,100 @@
+//! Who reads the registry for a stripe, and for how long.
+
+use super::*;
+
+#[test]
+fn the_first_to_ask_reads_the_registry_and_the_next_become_its_tree() {
+    let mut tracker = swarm(7);
+    lease(&lookup(&mut tracker, START, 1));
+    let first: Vec<u8> = (2..=7)
+        .map(|name| parents(&lookup(&mut tracker, START, name))[0])
+        .collect();
+    assert_eq!(
+        first,
+        [1, 1, 2, 2, 3, 3],
+        "two children each, in the order they came"
+    );
+}
+
+#[test]
+fn who_asks_again_keeps_the_lease_but_gets_another_parent() {
+    let mut tracker = swarm(3);
+    let before = lease(&lookup(&mut tracker, START, 1));
+    assert_eq!(lease(&lookup(&mut tracker, ms(100), 1)), before);
+    lookup(&mut tracker, START, 2);
+    assert_eq!(parents(&lookup(&mut tracker, START, 3)), [1, 2]);
+    assert_eq!(parents(&lookup(&mut tracker, START, 3)), [2, 1]);
+}
+
+#[test]
+fn a_lease_without_progress_goes_to_the_next_in_line_and_its_loser_behind() {
+    let mut tracker = swarm(3);
+    for name in 1..=3 {
+        lookup(&mut tracker, START, name);
+    }
+    assert!(replies(&mut tracker, ms(499)).is_empty());
+    let told = replies(&mut tracker, ms(500));
+    lease(&route_told(&told, 2));
+    assert_eq!(parents(&route_told(&told, 1))[0], 2);
+    assert_eq!(parents(&route_told(&told, 3))[0], 2);
+}
+
+#[test]
+fn progress_renews_a_lease_and_standing_still_does_not() {
+    let mut tracker = swarm(2);
+    let held = lease(&lookup(&mut tracker, START, 1));
+    lookup(&mut tracker, START, 2);
+    progress(&mut tracker, ms(400), 1, held, 1, LeaseState::Reading);
+    progress(&mut tracker, ms(800), 1, held, 1, LeaseState::Reading);
+    assert!(replies(&mut tracker, ms(899)).is_empty());
+    lease(&route_told(&replies(&mut tracker, ms(900)), 2));
+    let late = progress(&mut tracker, ms(901), 1, held, 2, LeaseState::Reading);
+    assert_eq!(
+        late[0].1,
+        TrackerReply::ProgressAck {
+            lease: held,
+            expires_ms: None
+        }
+    );
+}
+
+#[test]
+fn a_resting_lease_stays_until_more_is_wanted() {
+    let mut tracker = swarm(2);
+    let held = lease(&lookup(&mut tracker, START, 1));
+    lookup(&mut tracker, START, 2);
+    progress(&mut tracker, ms(100), 1, held, 9, LeaseState::Resting);
+    assert!(replies(&mut tracker, ms(5_000)).is_empty());
+    progress(&mut tracker, ms(6_000), 1, held, 9, LeaseState::Reading);
+    lease(&route_told(&replies(&mut tracker, ms(6_500)), 2));
+}
+
+#[test]
+fn a_slow_registry_does_not_send_the_lease_round_ever_faster() {
+    let mut tracker = swarm(2);
+    lookup(&mut tracker, START, 1);
+    lookup(&mut tracker, START, 2);
+    lease(&route_told(&replies(&mut tracker, ms(500)), 2));
+    assert!(
+        replies(&mut tracker, ms(1_499)).is_empty(),
+        "the second term is twice as long"
+    );
+    lease(&route_told(&replies(&mut tracker, ms(1_500)), 1));
+}
+
+#[test]
+fn a_lease_that_nobody_else_wants_stays_until_somebody_does() {
+    let mut tracker = swarm(2);
+    let held = lease(&lookup(&mut tracker, START, 1));
+    assert!(replies(&mut tracker, ms(900)).is_empty());
+    assert!(lease(&lookup(&mut tracker, ms(901), 2)) > held);
+}
+
+#[test]
+fn a_lease_given_back_goes_to_the_next() {
+    let mut tracker = swarm(2);
+    let held = lease(&lookup(&mut tracker, START, 1));
+    lookup(&mut tracker, START, 2);
+    let told = progress(&mut tracker, ms(1), 1, held, 0, LeaseState::Released);
+    lease(&route_told(&told, 2));
+}

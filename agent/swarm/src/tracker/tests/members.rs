@@ -1,0 +1,171 @@
+//! Who is in the swarm, near or far, and who is kept apart.
+
+use super::*;
+
+#[test]
+fn children_of_the_dead_are_told_of_another_before_they_ask() {
+    let mut tracker = swarm(5);
+    for name in 1..=5 {
+        lookup(&mut tracker, START, name);
+    }
+    tracker.handle(ms(1), Input::Gone { peer: peer(2) });
+    let told = replies(&mut tracker, ms(1));
+    assert_eq!(parents(&route_told(&told, 4))[0], 1);
+    tracker.handle(ms(2), Input::Gone { peer: peer(1) });
+    let told = replies(&mut tracker, ms(2));
+    lease(&route_told(&told, 3));
+}
+
+#[test]
+fn who_misses_its_heartbeats_is_dead() {
+    let mut tracker = swarm(2);
+    lookup(&mut tracker, START, 1);
+    lookup(&mut tracker, START, 2);
+    let beat = TrackerRequest::Heartbeat {
+        load_permille: 0,
+        epoch: 1,
+        goodputs: Vec::new(),
+    };
+    tell(&mut tracker, ms(10_000), peer(2), beat.clone());
+    let told = tell(&mut tracker, ms(15_000), peer(2), beat.clone());
+    assert!(matches!(
+        told[0].1,
+        TrackerReply::HeartbeatAck { epoch: 1, .. }
+    ));
+    assert_eq!(tracker.census().members, 1);
+    let told = tell(&mut tracker, ms(15_000), peer(1), beat);
+    let code = ErrorCode::NotAMember;
+    assert!(matches!(&told[0].1, TrackerReply::Error { code: found, .. } if *found == code));
+}
+
+#[test]
+fn one_accuser_only_keeps_the_two_apart_and_the_second_bans() {
+    let mut tracker = swarm(4);
+    lookup(&mut tracker, START, 1);
+    announce(&mut tracker, START, 1, StripeState::Complete);
+    assert_eq!(parents(&lookup(&mut tracker, START, 2)), [1]);
+    let report = || TrackerRequest::Report {
+        fault: Fault::WrongChunk,
+        peer: peer(1),
+        chunk: chunk(),
+    };
+    tell(&mut tracker, ms(1), peer(2), report());
+    tell(&mut tracker, ms(2), peer(2), report());
+    lease(&lookup(&mut tracker, ms(3), 2));
+    assert_eq!(
+        parents(&lookup(&mut tracker, ms(3), 3))[0],
+        1,
+        "others still go to it"
+    );
+    tracker.handle(
+        ms(4),
+        Input::Request {
+            from: peer(3),
+            request: 1,
+            message: report(),
+        },
+    );
+    let mut banned = Vec::new();
+    while let Some(action) = tracker.poll(ms(4)) {
+        if let Action::Banned { peer } = action {
+            banned.push(peer);
+        }
+    }
+    assert_eq!(banned, [peer(1)]);
+    assert_eq!(parents(&lookup(&mut tracker, ms(5), 4)), [2, 3]);
+    join(&mut tracker, member(1, "a", Role::Agent));
+    assert!(tracker.is_banned(&peer(1)) && tracker.census().members == 3);
+    let beat = TrackerRequest::Heartbeat {
+        load_permille: 0,
+        epoch: 1,
+        goodputs: Vec::new(),
+    };
+    let told = tell(&mut tracker, ms(6), peer(4), beat);
+    assert_eq!(
+        told[0].1,
+        TrackerReply::HeartbeatAck {
+            epoch: 1,
+            bans: vec![peer(1)]
+        }
+    );
+}
+
+#[test]
+fn two_who_accuse_each_other_do_not_take_the_lease_from_each_other() {
+    let mut tracker = swarm(2);
+    let held = lease(&lookup(&mut tracker, START, 1));
+    lookup(&mut tracker, START, 2);
+    for (by, of) in [(1, 2), (2, 1)] {
+        let peer_of = peer(of);
+        let report = TrackerRequest::Report {
+            fault: Fault::Dead,
+            peer: peer_of,
+            chunk: chunk(),
+        };
+        tell(&mut tracker, ms(1), peer(by), report);
+    }
+    assert!(matches!(lookup(&mut tracker, ms(2), 2), Route::Wait { .. }));
+    assert_eq!(lease(&lookup(&mut tracker, ms(2), 1)), held);
+}
+
+#[test]
+fn two_reports_of_death_remove_a_member_and_one_does_not() {
+    let mut tracker = swarm(3);
+    let report = || TrackerRequest::Report {
+        fault: Fault::Dead,
+        peer: peer(1),
+        chunk: chunk(),
+    };
+    tell(&mut tracker, ms(1), peer(2), report());
+    assert_eq!(tracker.census().members, 3);
+    tell(&mut tracker, ms(2), peer(3), report());
+    assert_eq!(tracker.census().members, 2);
+}
+
+#[test]
+fn the_near_come_before_the_far_and_the_seed_before_all() {
+    let mut tracker = swarm(1);
+    join(&mut tracker, member(2, "b", Role::Agent));
+    join(&mut tracker, member(3, "b", Role::Agent));
+    lookup(&mut tracker, START, 1);
+    lookup(&mut tracker, START, 2);
+    assert_eq!(parents(&lookup(&mut tracker, START, 3)), [2, 1]);
+    join(&mut tracker, member(4, "c", Role::Seed));
+    join(&mut tracker, member(5, "b", Role::Agent));
+    announce(&mut tracker, START, 4, StripeState::Complete);
+    assert_eq!(parents(&lookup(&mut tracker, START, 5))[0], 4);
+    let busy = TrackerRequest::Heartbeat {
+        load_permille: 900,
+        epoch: 1,
+        goodputs: Vec::new(),
+    };
+    tell(&mut tracker, START, peer(4), busy);
+    join(&mut tracker, member(6, "b", Role::Agent));
+    assert_ne!(
+        parents(&lookup(&mut tracker, START, 6))[0],
+        4,
+        "a busy seed is a peer like others"
+    );
+}
+
+#[test]
+fn who_three_find_slow_is_nobodys_parent_for_a_while() {
+    let mut tracker = swarm(6);
+    announce(&mut tracker, START, 1, StripeState::Complete);
+    announce(&mut tracker, START, 2, StripeState::Complete);
+    for name in 3..=5 {
+        let goodput = |peer, bytes_per_second| Goodput {
+            peer,
+            bytes_per_second,
+        };
+        let goodputs = vec![goodput(peer(1), 1_000), goodput(peer(2), 1_000_000)];
+        let beat = TrackerRequest::Heartbeat {
+            load_permille: 0,
+            epoch: 1,
+            goodputs,
+        };
+        tell(&mut tracker, ms(1), peer(name), beat);
+    }
+    replies(&mut tracker, ms(5_000));
+    assert_eq!(parents(&lookup(&mut tracker, ms(5_001), 6)), [2, 1]);
+}
