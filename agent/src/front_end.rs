@@ -56,9 +56,35 @@ pub enum FrontEndError {
     /// A mount.
     #[error("the mount does not work")]
     Mount(#[from] MountError),
+    /// Only EROFS is mounted from a file.
+    #[error("the front end erofs-file shows EROFS only, and this image holds {filesystem}")]
+    NoBlockDevice {
+        /// What it holds.
+        filesystem: String,
+    },
     /// NBD devices are not mounted here.
     #[error("a device with the front end nbd cannot be mounted by the agent")]
     NotMountable,
+}
+
+/// A filesystem that is mounted here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filesystem {
+    /// What images of our own have.
+    Erofs,
+    /// What images of overlaybd's converters have.
+    Ext4,
+}
+
+impl Filesystem {
+    /// The one with this name in a layer's annotations.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        match name {
+            "erofs" => Some(Self::Erofs),
+            "ext4" => Some(Self::Ext4),
+            _ => None,
+        }
+    }
 }
 
 /// Bounds of front ends.
@@ -85,11 +111,19 @@ pub(crate) fn probe(scratch: &Path) -> Result<Vec<Probed>, FrontEndError> {
     Ok(front_end::probe(scratch))
 }
 
-/// Finds the front end for a wish: the first that works here, or the one named if it does.
+/// Finds the front end for a wish: the first that works here and can show an image with the filesystem `fs_name`, or the
+/// one named if it does.
 pub(crate) fn choose(
     choice: FrontEndChoice,
+    fs_name: &str,
     probed: &[Probed],
 ) -> Result<FrontEndName, FrontEndError> {
+    let from_file = Filesystem::named(fs_name) == Some(Filesystem::Erofs);
+    if choice == FrontEndChoice::ErofsFile && !from_file {
+        return Err(FrontEndError::NoBlockDevice {
+            filesystem: fs_name.to_owned(),
+        });
+    }
     let wanted = match choice {
         FrontEndChoice::Auto => None,
         FrontEndChoice::FuseLoop => Some(FrontEnd::FuseLoop),
@@ -98,7 +132,8 @@ pub(crate) fn choose(
     };
     let mut refused = None;
     for probed in probed {
-        if wanted.is_some_and(|wanted| wanted != probed.front_end) {
+        let is_wanted = wanted.is_none_or(|wanted| wanted == probed.front_end);
+        if !is_wanted || (probed.front_end == FrontEnd::ErofsFile && !from_file) {
             continue;
         }
         match &probed.obstacle {
@@ -189,14 +224,24 @@ impl Presented {
         }
     }
 
-    /// Mounts the device's EROFS at an existing directory.
-    pub(crate) fn mount_erofs(&self, target: &Path) -> Result<(), FrontEndError> {
-        match self {
-            Self::FuseLoop { device, .. } => mount::erofs_device(device.path(), target)?,
-            Self::ErofsFile { fuse } => {
+    /// Mounts the device's filesystem at an existing directory, read-only.
+    pub(crate) fn mount(&self, filesystem: Filesystem, target: &Path) -> Result<(), FrontEndError> {
+        match (self, filesystem) {
+            (Self::FuseLoop { device, .. }, Filesystem::Erofs) => {
+                mount::erofs_device(device.path(), target)?;
+            }
+            (Self::FuseLoop { device, .. }, Filesystem::Ext4) => {
+                mount::ext4_device(device.path(), target)?;
+            }
+            (Self::ErofsFile { fuse }, Filesystem::Erofs) => {
                 mount::erofs_file(fuse.path(), target)?;
             }
-            Self::Nbd { .. } => return Err(FrontEndError::NotMountable),
+            (Self::ErofsFile { .. }, Filesystem::Ext4) => {
+                return Err(FrontEndError::NoBlockDevice {
+                    filesystem: "ext4".to_owned(),
+                });
+            }
+            (Self::Nbd { .. }, _) => return Err(FrontEndError::NotMountable),
         }
         Ok(())
     }
@@ -253,14 +298,37 @@ mod tests {
             probed(FrontEnd::Nbd, None),
         ];
         assert_eq!(
-            choose(FrontEndChoice::Auto, &machine).unwrap(),
+            choose(FrontEndChoice::Auto, "erofs", &machine).unwrap(),
             FrontEndName::FuseLoop
         );
         assert_eq!(
-            choose(FrontEndChoice::Nbd, &machine).unwrap(),
+            choose(FrontEndChoice::Nbd, "erofs", &machine).unwrap(),
             FrontEndName::Nbd
         );
-        let error = choose(FrontEndChoice::ErofsFile, &machine).unwrap_err();
+        let error = choose(FrontEndChoice::ErofsFile, "erofs", &machine).unwrap_err();
         assert!(error.to_string().contains("an old kernel"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_erofs_gets_a_block_device() {
+        let machine = [
+            probed(FrontEnd::ErofsFile, None),
+            probed(FrontEnd::FuseLoop, None),
+            probed(FrontEnd::Nbd, None),
+        ];
+        assert_eq!(
+            choose(FrontEndChoice::Auto, "erofs", &machine).unwrap(),
+            FrontEndName::ErofsFile
+        );
+        for fs_name in ["ext4", "xfs", ""] {
+            assert_eq!(
+                choose(FrontEndChoice::Auto, fs_name, &machine).unwrap(),
+                FrontEndName::FuseLoop
+            );
+            let refused = choose(FrontEndChoice::ErofsFile, fs_name, &machine);
+            assert!(matches!(refused, Err(FrontEndError::NoBlockDevice { .. })));
+        }
+        let error = choose(FrontEndChoice::Auto, "ext4", &machine[..1]).unwrap_err();
+        assert!(error.to_string().contains("fuse-loop"), "{error}");
     }
 }

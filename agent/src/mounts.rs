@@ -1,4 +1,4 @@
-//! Mounts of devices: EROFS at the target, or an overlay over it whose changes lie in the daemon's directory.
+//! Mounts of devices: the filesystem at the target, or an overlay over it whose changes lie in the daemon's directory.
 //!
 //! Everything here blocks on the kernel. Mount points are never looked at with stat(2): behind one whose server is gone,
 //! that hangs or fails.
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tranship_device::MountError;
 use tranship_device::mount::{self, Overlay};
 
-use crate::front_end::{FrontEndError, Presented};
+use crate::front_end::{Filesystem, FrontEndError, Presented};
 
 /// A mount of a device, as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,15 +34,19 @@ impl MountRecord {
     }
 
     /// Mounts it.
-    pub(crate) fn make(&self, device: &Presented) -> Result<(), FrontEndError> {
+    pub(crate) fn make(
+        &self,
+        device: &Presented,
+        filesystem: Filesystem,
+    ) -> Result<(), FrontEndError> {
         make_dir(&self.target)?;
         let Some(overlay) = self.overlay_dirs() else {
-            return device.mount_erofs(&self.target);
+            return device.mount(filesystem, &self.target);
         };
         for dir in [&overlay.lower, &overlay.upper, &overlay.work] {
             make_dir(dir)?;
         }
-        device.mount_erofs(&overlay.lower)?;
+        device.mount(filesystem, &overlay.lower)?;
         if let Err(error) = mount::overlay(&overlay, &self.target) {
             warn(&overlay.lower, mount::unmount_lazily(&overlay.lower));
             return Err(error.into());

@@ -43,7 +43,7 @@ fn loops(run_dir: &Path) -> Vec<LoopDevice> {
 
 fn stands_on(entry: &MountEntry, run_dir: &Path, loops: &[LoopDevice]) -> bool {
     match entry.kind.as_str() {
-        "erofs" => {
+        "erofs" | "ext4" => {
             entry.source.starts_with(run_dir)
                 || loops.iter().any(|device| device.path() == entry.source)
         }

@@ -65,11 +65,16 @@ pub fn write(layout: &Path, tag: &str, layers: &[(&Path, Stored)]) {
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": config, "layers": descriptors,
     });
-    let mut manifest = blob(
+    let manifest = blob(
         layout,
         "application/vnd.oci.image.manifest.v1+json",
         manifest.to_string().as_bytes(),
     );
+    write_index(layout, tag, manifest);
+}
+
+/// Writes what makes a folder of blobs a layout with one image.
+pub(crate) fn write_index(layout: &Path, tag: &str, mut manifest: serde_json::Value) {
     manifest["annotations"] = json!({"org.opencontainers.image.ref.name": tag});
     let index = json!({"schemaVersion": 2, "manifests": [manifest]});
     fs::write(layout.join("index.json"), index.to_string()).expect("a written index");
@@ -81,7 +86,7 @@ pub fn write(layout: &Path, tag: &str, layers: &[(&Path, Stored)]) {
 }
 
 /// The architecture's name in OCI's words.
-fn architecture() -> &'static str {
+pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -89,7 +94,8 @@ fn architecture() -> &'static str {
     }
 }
 
-fn blob(layout: &Path, media_type: &str, bytes: &[u8]) -> serde_json::Value {
+/// Stores a blob and describes it.
+pub(crate) fn blob(layout: &Path, media_type: &str, bytes: &[u8]) -> serde_json::Value {
     let hex = hex(bytes);
     fs::write(layout.join("blobs/sha256").join(&hex), bytes).expect("a written blob");
     json!({"mediaType": media_type, "digest": format!("sha256:{hex}"), "size": bytes.len()})

@@ -19,6 +19,7 @@ pub mod independent;
 pub mod layout;
 pub mod registry;
 pub mod relay;
+pub mod stock;
 
 pub use cluster::{Agent, AgentOptions, Cluster, Tracker};
 pub use command::{binary, need_tools, run, tranship};

@@ -14,4 +14,5 @@ mod demo;
 mod devices;
 mod image;
 mod restart;
+mod stock;
 mod swarm;

@@ -178,7 +178,7 @@ impl Image {
                 "its filesystem is {}, and this reads erofs",
                 other.annotations.fs_name()
             ))
-            .next("`tranship export --raw FILE` writes the device; mount that"));
+            .next("`tranship mount` shows it through an agent; without one, `tranship export --raw FILE` writes the device"));
         }
         let disk = self.disk().await?;
         let filesystem = blocking(move || Filesystem::open(disk)).await?;

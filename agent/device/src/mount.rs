@@ -1,4 +1,4 @@
-//! Mounts: EROFS from a file or a block device, overlays on it, and taking them away again.
+//! Mounts: EROFS from a file or a block device, ext4 from a block device, overlays on them, and taking them away again.
 //!
 //! Everything goes through mount(2) directly. The mount(8) of util-linux and of busybox silently puts a loop device under
 //! a regular file, which is the very layer that a file-backed mount is there to avoid.
@@ -116,6 +116,15 @@ pub fn erofs_device(device: &Path, target: &Path) -> Result<(), MountError> {
     erofs(device, target, None).map_err(|source| erofs_error(device, target, source))
 }
 
+/// Mounts the ext4 filesystem on the block device `device` read-only at the existing folder `target`.
+///
+/// Its journal, if it has one, is left alone: replaying it would want to write.
+pub fn ext4_device(device: &Path, target: &Path) -> Result<(), MountError> {
+    let flags = MountFlags::RDONLY | MountFlags::NODEV;
+    mount(device, target, "ext4", flags, b"noload")
+        .map_err(|source| mount_error("ext4", device, target, source))
+}
+
 /// Takes the uppermost mount at `target` away; [`MountError::Busy`] if somebody uses it, and still does half a second later.
 ///
 /// Half a second, because users come that nobody asked for: a process that this one starts holds a copy of each of its
@@ -170,9 +179,13 @@ pub(crate) fn mount(
 }
 
 fn erofs_error(image: &Path, target: &Path, source: io::Error) -> MountError {
+    mount_error("erofs", image, target, source)
+}
+
+fn mount_error(kind: &'static str, what: &Path, target: &Path, source: io::Error) -> MountError {
     MountError::Mount {
-        kind: "erofs",
-        what: image.to_owned(),
+        kind,
+        what: what.to_owned(),
         target: target.to_owned(),
         source,
     }

@@ -53,7 +53,7 @@ pub enum DeviceError {
         target: PathBuf,
     },
     /// The filesystem is not one that is mounted here.
-    #[error("the device holds {fs_name}, and the agent mounts erofs only")]
+    #[error("the device holds {fs_name}, and the agent mounts erofs and ext4 only")]
     Filesystem {
         /// What the layers' annotations say.
         fs_name: String,
@@ -89,6 +89,9 @@ impl DeviceError {
             Self::FrontEnd(FrontEndError::Obstacle { .. }) => {
                 "ask for another front end, or for auto to have one chosen".to_owned()
             }
+            Self::FrontEnd(FrontEndError::NoBlockDevice { .. }) => {
+                "attach it with fuse-loop, which makes a block device, or with auto".to_owned()
+            }
             Self::FrontEnd(FrontEndError::NotMountable) => {
                 "attach it with fuse-loop or erofs-file to mount it; nbd is for virtual machines and copies".to_owned()
             }
@@ -112,7 +115,11 @@ impl DeviceError {
     pub fn status(&self) -> u16 {
         match self {
             Self::Image(error) => error.status(),
-            Self::FrontEnd(FrontEndError::Obstacle { .. } | FrontEndError::NotMountable)
+            Self::FrontEnd(
+                FrontEndError::Obstacle { .. }
+                | FrontEndError::NoBlockDevice { .. }
+                | FrontEndError::NotMountable,
+            )
             | Self::Filesystem { .. } => 422,
             Self::FrontEnd(_) | Self::Record { .. } => 500,
             Self::NoSuchDevice { .. } | Self::NoSuchMount { .. } => 404,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::control::{AttachRequest, DetachReply, DeviceInfo, FrontEndChoice};
 use crate::fill;
-use crate::front_end::{self, Presented};
+use crate::front_end::{self, Filesystem, Presented};
 use crate::image::Resolved;
 
 use super::{Attached, DeviceError, DeviceRecord, Devices, Slot, Work};
@@ -37,7 +37,7 @@ impl Devices {
             let probed = self.blocking(move || front_end::probe(&scratch)).await?;
             Ok::<_, DeviceError>(probed?)
         });
-        let front_end = front_end::choose(choice, probed.await?)?;
+        let front_end = front_end::choose(choice, resolved.fs_name(), probed.await?)?;
         let digits: String = resolved.manifest.hex().chars().take(ID_DIGITS).collect();
         let slot = self.slot_or_new(&format!("{digits}-{front_end}"));
         let mut work = slot.work.lock().await;
@@ -97,11 +97,14 @@ impl Devices {
             self.options.bounds,
         );
         let front_end = record.front_end;
+        let filesystem = Filesystem::named(&image.fs_name);
         let presented = self
             .blocking(move || {
                 let presented = Presented::new(front_end, &dir, &record.reference, content, bounds)?;
                 for mount in &record.mounts {
-                    if let Err(error) = mount.make(&presented) {
+                    // What was mounted before had a filesystem that is mounted.
+                    let Some(filesystem) = filesystem else { break };
+                    if let Err(error) = mount.make(&presented, filesystem) {
                         tracing::warn!(target = %mount.target.display(), error = &error as &dyn std::error::Error, "a mount does not come back");
                     }
                 }

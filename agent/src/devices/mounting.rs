@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::control::{MountInfo, MountRequest};
-use crate::front_end::{FrontEndError, Presented};
+use crate::front_end::{Filesystem, FrontEndError, Presented};
 use crate::mounts::{self, MountRecord};
 
 use super::{Attached, DeviceError, Devices, Slot, Work, mount_info};
@@ -71,10 +71,10 @@ impl Devices {
         if matches!(attached.presented, Presented::Nbd { .. }) {
             return (Some(attached), Err(FrontEndError::NotMountable.into()));
         }
-        if attached.image.fs_name != "erofs" {
+        let Some(filesystem) = Filesystem::named(&attached.image.fs_name) else {
             let fs_name = attached.image.fs_name.clone();
             return (Some(attached), Err(DeviceError::Filesystem { fs_name }));
-        }
+        };
         let overlay = writable.then(|| self.overlay_dir(&slot.id, work));
         let mount = MountRecord { target, overlay };
         if let Some(record) = &mut work.record {
@@ -87,7 +87,7 @@ impl Devices {
         let making = mount.clone();
         let made = self
             .blocking(move || {
-                let outcome = making.make(&attached.presented);
+                let outcome = making.make(&attached.presented, filesystem);
                 (attached, outcome)
             })
             .await;
