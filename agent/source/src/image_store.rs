@@ -14,8 +14,11 @@ use crate::reference::{
 };
 use crate::registry::RegistryClient;
 
+mod copy;
 mod error;
 mod reader;
+mod referrers;
+mod roots;
 
 pub use error::ImageStoreError;
 pub use reader::BlobReader;

@@ -217,6 +217,46 @@ impl OciLayout {
         .await
     }
 
+    /// Writes a manifest that refers to another and lists it in `index.json`, so that [`referrers`](Self::referrers) finds it.
+    pub async fn push_referrer(
+        &self,
+        manifest: &Manifest,
+        name: Option<&str>,
+    ) -> Result<(), LayoutError> {
+        self.push_manifest(manifest).await?;
+        let entry = images::referrer_entry(manifest, name);
+        self.run("list a referrer in", move |place| {
+            place
+                .writable()?
+                .change_index(|index| images::put(index, entry))
+        })
+        .await
+    }
+
+    /// What refers to `subject` of all that `index.json` lists.
+    pub async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, LayoutError> {
+        let subject = *subject;
+        self.run("look for referrers in", move |place| {
+            let mut found: Vec<Descriptor> = Vec::new();
+            for entry in place.index()?.manifests {
+                // What is listed and not there, or too long to be a manifest, refers to nothing that can be used.
+                let Ok(bytes) = place
+                    .stored(&entry.digest)
+                    .and_then(|stored| stored.read_checked(MANIFEST_LEN_MAX))
+                else {
+                    continue;
+                };
+                let manifest = Manifest::new(bytes, Some(&entry.media_type));
+                let listed = found.iter().any(|known| known.digest == entry.digest);
+                if manifest.subject() == Some(subject) && !listed {
+                    found.push(manifest.referrer_descriptor());
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
     /// Completes what was written: an archive appears under its name only now.
     pub async fn finish(self) -> Result<(), LayoutError> {
         self.run("write", |place| match place {

@@ -140,6 +140,34 @@ impl Manifest {
         Descriptor::new(&self.media_type, self.digest, self.bytes.len() as u64)
     }
 
+    /// A descriptor for lists of what refers to another manifest: with the kind of artifact and the annotations, so that one
+    /// can choose without reading each.
+    pub fn referrer_descriptor(&self) -> Descriptor {
+        let mut descriptor = self.descriptor();
+        match self.parse() {
+            Ok(Document::Image(image)) => {
+                let kind = image.artifact_type.unwrap_or(image.config.media_type);
+                descriptor.artifact_type = Some(kind);
+                descriptor.annotations = image.annotations;
+            }
+            Ok(Document::Index(index)) => {
+                descriptor.artifact_type = index.artifact_type;
+                descriptor.annotations = index.annotations;
+            }
+            Err(_) => {}
+        }
+        descriptor
+    }
+
+    /// The digest of the manifest that it refers to, if it refers to one.
+    pub fn subject(&self) -> Option<Digest> {
+        let subject = match self.parse().ok()? {
+            Document::Image(image) => image.subject,
+            Document::Index(index) => index.subject,
+        };
+        subject.map(|subject| subject.digest)
+    }
+
     /// Parses it, as whichever kind it is.
     pub fn parse(&self) -> Result<Document, ManifestError> {
         document::parse(self)

@@ -267,6 +267,42 @@ async fn an_index_goes_through_every_kind_of_place() {
     assert!(absent.is_not_found());
 }
 
+#[tokio::test]
+async fn what_refers_to_an_image_is_found() {
+    let Some(registry) = Registry::start() else {
+        return;
+    };
+    let (client, repo) = (client(), registry.repo("team/app"));
+    let store = ImageStore::create(&registry.reference("team/app:v1"), &client)
+        .await
+        .unwrap();
+    let original = push_image(&store, "one").await;
+    store.push_root(&original).await.unwrap();
+    let subject = original.digest();
+    assert_eq!(store.referrers(&subject, None).await.unwrap(), []);
+    let kind = "application/vnd.example";
+    for note in ["first", "second"] {
+        let mut image = original.image().unwrap();
+        image.subject = Some(original.descriptor());
+        image.artifact_type = Some(kind.into());
+        image.annotations.insert("note".into(), note.into());
+        let referrer = Manifest::from_image(&image).unwrap();
+        store
+            .push_referrer(&referrer, note == "second")
+            .await
+            .unwrap();
+    }
+    let found = store.referrers(&subject, Some(kind)).await.unwrap();
+    let notes: Vec<&str> = found
+        .iter()
+        .filter_map(|entry| entry.annotations.get("note").map(String::as_str))
+        .collect();
+    assert_eq!(notes, ["first", "second"]);
+    let tag = ManifestSelector::Tag("v1".into());
+    let named = client.manifest(&repo, &tag).await.unwrap();
+    assert_eq!(named.subject(), Some(subject));
+}
+
 /// Pushes a configuration and a layer, and gives the manifest that is still to be pushed.
 async fn push_image(store: &ImageStore, name: &str) -> Manifest {
     let mut descriptors = Vec::new();
@@ -295,14 +331,7 @@ async fn push_image(store: &ImageStore, name: &str) -> Manifest {
 async fn copy(from: &ImageStore, to: &ImageReference, client: &RegistryClient) {
     let to = ImageStore::create(to, client).await.unwrap();
     let root = from.root().await.unwrap();
-    for entry in root.index().unwrap().manifests {
-        let manifest = from.manifest(&entry.digest).await.unwrap();
-        let image = manifest.image().unwrap();
-        for blob in image.layers.iter().chain([&image.config]) {
-            to.copy_blob(from, blob).await.unwrap();
-        }
-        to.push_manifest(&manifest).await.unwrap();
-    }
+    to.copy_manifest(from, &root).await.unwrap();
     to.push_root(&root).await.unwrap();
     to.finish().await.unwrap();
 }

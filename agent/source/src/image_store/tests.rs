@@ -122,3 +122,68 @@ async fn what_is_not_there_cannot_be_opened() {
         assert!(matches!(error, ImageStoreError::Layout(_)), "{error:?}");
     }
 }
+
+#[tokio::test]
+async fn an_index_is_copied_byte_by_byte_with_all_it_lists() {
+    let scratch = tempfile::tempdir().unwrap();
+    let from = create(&reference(&scratch, "oci", "from")).await;
+    let to = create(&reference(&scratch, "oci", "to")).await;
+    let image = push_image(&from).await;
+    let inner = push_index(&from, &image).await;
+    let outer = push_index(&from, &inner).await;
+    to.copy_manifest(&from, &outer).await.unwrap();
+    for manifest in [&outer, &inner, &image] {
+        let copied = to.manifest(&manifest.digest()).await.unwrap();
+        assert_eq!(copied.bytes(), manifest.bytes());
+    }
+    for content in ["{}", "layer"] {
+        let digest = Digest::of(content.as_bytes());
+        assert_eq!(to.blob_bytes(&digest, 9).await.unwrap(), content);
+    }
+    let mut deep = outer;
+    for _ in 0..NESTING_MAX {
+        deep = push_index(&from, &deep).await;
+    }
+    let error = to.copy_manifest(&from, &deep).await.unwrap_err();
+    assert!(matches!(error, ImageStoreError::TooDeep(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn layers_that_stay_with_their_maker_are_not_missed() {
+    let scratch = tempfile::tempdir().unwrap();
+    let from = create(&reference(&scratch, "oci", "from")).await;
+    let to = create(&reference(&scratch, "oci", "to")).await;
+    let config = push(&from, media_type::OCI_CONFIG, "{}").await;
+    let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+    for (kind, is_fine) in [(foreign, true), (media_type::OCI_LAYER, false)] {
+        let layer = Descriptor::new(kind, Digest::of(b"elsewhere"), 9);
+        let image = ImageManifest::new(config.clone(), vec![layer]);
+        let manifest = Manifest::from_image(&image).unwrap();
+        assert_eq!(to.copy_manifest(&from, &manifest).await.is_ok(), is_fine);
+    }
+}
+
+#[tokio::test]
+async fn all_that_has_a_name_is_listed_and_the_references_own_first() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("dir");
+    let at = |tag: &str| format!("oci:{}:{tag}", path.display()).parse().unwrap();
+    let mut expected = Vec::new();
+    for tag in ["a", "b", "c"] {
+        let store = create(&at(tag)).await;
+        let config = push(&store, media_type::OCI_CONFIG, "{}").await;
+        let mut image = ImageManifest::new(config, Vec::new());
+        image.annotations.insert("tag".into(), tag.into());
+        let manifest = Manifest::from_image(&image).unwrap();
+        store.push_root(&manifest).await.unwrap();
+        expected.push(manifest.digest());
+    }
+    let [a, b, c] = expected.try_into().unwrap();
+    let store = create(&at("b")).await;
+    let found = store.roots(9).await.unwrap();
+    let found: Vec<Digest> = found.iter().map(Manifest::digest).collect();
+    assert_eq!(found, [b, c, a]);
+    assert_eq!(store.roots(2).await.unwrap().len(), 2);
+    let empty = create(&reference(&scratch, "oci", "empty")).await;
+    assert!(empty.roots(9).await.unwrap().is_empty());
+}

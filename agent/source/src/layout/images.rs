@@ -55,9 +55,14 @@ pub(super) fn by_digest(index: &ImageIndex, digest: &Digest) -> Descriptor {
         .unwrap_or_else(|| Descriptor::new("", *digest, 0))
 }
 
-/// The only entry.
+/// The only entry. What refers to other entries stands beside them and is not counted.
 pub(super) fn only(index: &ImageIndex) -> Result<&Descriptor, LayoutFailure> {
-    match index.manifests.as_slice() {
+    let own = |entry: &&Descriptor| entry.artifact_type.is_none();
+    let mut entries: Vec<&Descriptor> = index.manifests.iter().filter(own).collect();
+    if entries.is_empty() {
+        entries = index.manifests.iter().collect();
+    }
+    match entries.as_slice() {
         [] => Err(LayoutFailure::NoSuchImage {
             wanted: String::new(),
             offered: offered(index),
@@ -78,6 +83,13 @@ pub(super) fn entry(manifest: &Manifest, name: Option<&str>) -> Descriptor {
             .insert(REF_NAME.to_owned(), name.to_owned());
     }
     entry
+}
+
+/// The entry that lists a manifest which refers to another.
+pub(super) fn referrer_entry(manifest: &Manifest, name: Option<&str>) -> Descriptor {
+    let mut listed = entry(manifest, name);
+    listed.artifact_type = manifest.referrer_descriptor().artifact_type;
+    listed
 }
 
 /// Adds `entry` in place of the one that has its name, or, without a name, of the one that is the same.

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 
 use super::*;
-use crate::manifest::media_type;
+use crate::manifest::{ImageManifest, media_type};
 
 fn scratch() -> TempDir {
     tempfile::tempdir().unwrap()
@@ -322,4 +322,26 @@ async fn what_is_no_archive_is_told() {
         .unwrap();
     tar.finish().unwrap();
     assert!(matches!(open(file.path()).await, LayoutFailure::NotALayout));
+}
+
+#[tokio::test]
+async fn what_refers_to_an_image_is_found_and_does_not_hide_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    let layout = OciLayout::create_dir(scratch.path()).await.unwrap();
+    let config = Descriptor::new(media_type::OCI_CONFIG, Digest::of(b"{}"), 2);
+    let mut image = ImageManifest::new(config, Vec::new());
+    let original = Manifest::from_image(&image).unwrap();
+    layout.push_image(&original, None).await.unwrap();
+    image.subject = Some(original.descriptor());
+    image.artifact_type = Some("application/vnd.example".to_owned());
+    let referrer = Manifest::from_image(&image).unwrap();
+    for name in [None, Some("named"), None] {
+        layout.push_referrer(&referrer, name).await.unwrap();
+    }
+    let found = layout.referrers(&original.digest()).await.unwrap();
+    assert_eq!(found, [referrer.referrer_descriptor()]);
+    assert_eq!(layout.referrers(&referrer.digest()).await.unwrap(), []);
+    assert_eq!(layout.manifest(None).await.unwrap(), original);
+    let named = ManifestSelector::Tag("named".to_owned());
+    assert_eq!(layout.manifest(Some(&named)).await.unwrap(), referrer);
 }
