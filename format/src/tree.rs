@@ -5,6 +5,7 @@
 
 mod apply;
 mod error;
+mod graft;
 mod path;
 mod resolve;
 
@@ -127,6 +128,14 @@ impl Node {
         }
     }
 
+    /// A node that lower layers have, with one name so far.
+    pub(crate) fn standing(attributes: Attributes, content: Content, place: Place) -> Self {
+        Self {
+            place: Some(place),
+            ..Self::new(attributes, content)
+        }
+    }
+
     pub(crate) fn kind(&self) -> FileKind {
         match &self.content {
             Content::File { .. } => FileKind::Regular,
@@ -155,6 +164,14 @@ impl Node {
 }
 
 impl Directory {
+    /// An empty directory whose entries stand at `entries`.
+    pub(crate) fn at(entries: EntriesPlace) -> Self {
+        Self {
+            children: BTreeMap::new(),
+            entries,
+        }
+    }
+
     /// Names and nodes in the order of the names' bytes.
     pub(crate) fn children(&self) -> impl ExactSizeIterator<Item = (&[u8], NodeId)> {
         self.children

@@ -8,6 +8,7 @@
     clippy::print_stderr,
     reason = "a test may stop, and runs other programs on files"
 )]
+#![expect(dead_code, reason = "each test uses a part of the harness")]
 
 #[path = "harness/images.rs"]
 mod images;

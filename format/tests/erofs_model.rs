@@ -388,10 +388,12 @@ proptest! {
         let root = Item::directory("").mtime(0, 0);
         files.insert(Vec::new(), File { number: usize::MAX, item: root });
         let mut numbers = 0;
+        let mut tars = Vec::new();
         for (below, mut items) in layers.into_iter().enumerate() {
             items.retain(is_possible);
             files = apply(&files, &mut items, &mut numbers);
-            image.push(&mut converter, &tar_of(&items, seed));
+            tars.push(tar_of(&items, seed));
+            image.push(&mut converter, &tars[below]);
             let (seen, expected) = (image.listing(below + 1), expected(&files));
             for (path, expected) in &expected {
                 prop_assert_eq!(Some(expected), seen.get(path), "layer {} at {}", below, path.escape_ascii());
@@ -401,5 +403,9 @@ proptest! {
             }
             fsck(&image.device(below + 1));
         }
+        // A converter that reads the lower layers instead of their tars goes on with the same bytes.
+        let count = 1 + seed % tars.len();
+        let resumed = image.resumed(count, &tars[count..]);
+        prop_assert!(resumed.blobs == image.blobs, "resumed above {} layers", count);
     }
 }

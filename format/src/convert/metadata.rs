@@ -11,7 +11,7 @@ use crate::erofs::BLOCK_LEN;
 use crate::layer::{LayerWriter, WriteLayerError};
 
 const SECTOR: usize = 512;
-const BLOCK: usize = 4096;
+pub(super) const BLOCK: usize = 4096;
 const _: () = assert!(SECTOR as u64 == SECTOR_LEN && BLOCK as u64 == BLOCK_LEN);
 
 /// All blocks that hold metadata. Blocks that were never put read as zeros.
@@ -53,6 +53,18 @@ impl MetadataImage {
             offset += part.len() as u64;
             bytes = rest;
         }
+    }
+
+    /// Takes a block as the layers below have it.
+    pub(super) fn load(&mut self, index: u32, bytes: &[u8; BLOCK]) {
+        let mut block = Block::zeros();
+        block.bytes = *bytes;
+        self.blocks.insert(index, block);
+    }
+
+    /// Whether any sector differs from the layers below.
+    pub(super) fn has_changes(&self) -> bool {
+        self.blocks.values().any(|block| block.changed != 0)
     }
 
     /// Forgets blocks that nothing points to any more.

@@ -63,16 +63,20 @@ pub(super) fn place(
 
 fn place_root(tree: &mut Tree) -> Result<(), ConvertError> {
     let len = tree.node(ROOT).attributes.xattrs.bytes().len();
-    let room = usize::try_from(ROOT_LEN).unwrap_or_default();
-    let limit = room - EXTENDED_INODE_LEN;
+    let limit = usize::try_from(ROOT_LEN).unwrap_or_default() - EXTENDED_INODE_LEN;
     if len > limit {
         return Err(ConvertError::RootXattrs { len, limit });
     }
-    tree.node_mut(ROOT).place = Some(Place {
-        nid: ROOT_NID,
-        len: u32::try_from(room).unwrap_or_default(),
-    });
+    tree.node_mut(ROOT).place = Some(root());
     Ok(())
+}
+
+/// The root's place, which is always the same.
+pub(super) fn root() -> Place {
+    Place {
+        nid: ROOT_NID,
+        len: u32::try_from(ROOT_LEN).unwrap_or_default(),
+    }
 }
 
 /// A directory whose new xattrs do not fit where it stands must move. Nothing else gets new xattrs: a file that is

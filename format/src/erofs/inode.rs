@@ -91,12 +91,12 @@ pub struct Inode {
     /// Device number of a device, as Linux packs it; 0 for everything else.
     pub rdev: u32,
     /// Where its data begins, in blocks.
-    pub(super) start_block: u32,
-    pub(super) layout: DataLayout,
+    pub(crate) start_block: u32,
+    pub(crate) layout: DataLayout,
     /// Bytes of the inode itself.
-    pub(super) record_len: usize,
+    pub(crate) record_len: usize,
     /// Bytes of the xattrs behind it.
-    pub(super) xattr_len: usize,
+    pub(crate) xattr_len: usize,
 }
 
 impl Inode {

@@ -84,6 +84,11 @@ impl<R: ReadAt> Filesystem<R> {
         Ok(Self { device, superblock })
     }
 
+    /// What the filesystem lies on.
+    pub fn device(&self) -> &R {
+        &self.device
+    }
+
     /// The superblock.
     pub fn superblock(&self) -> &Superblock {
         &self.superblock

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::process::Command;
 use std::sync::Arc;
 
-use tranship_format::convert::{ConvertOptions, Converter};
+use tranship_format::convert::{ConvertOptions, Converter, LowerLayer};
 use tranship_format::erofs::{FileKind, Filesystem};
 use tranship_format::{Disk, LayerSummary, ReadAt};
 
@@ -68,6 +68,30 @@ impl Image {
         let (blob, summary) = converter.layer(tar, Cursor::new(Vec::new())).unwrap();
         self.blobs.push(blob.into_inner());
         self.summaries.push(summary);
+    }
+
+    /// The lowest `count` layers, as a converter goes on above them.
+    pub(crate) fn lower(&self, count: usize) -> Vec<LowerLayer> {
+        let layers = self.blobs[..count].iter().zip(&self.summaries);
+        let lower = layers.map(|(blob, summary)| LowerLayer {
+            blob: Arc::new(blob.clone()),
+            chunks: summary.chunks.digest,
+        });
+        lower.collect()
+    }
+
+    /// Converts the tars above the lowest `count` layers by a converter that has seen only these layers' blobs.
+    pub(crate) fn resumed(&self, count: usize, tars: &[Vec<u8>]) -> Self {
+        let converter = Converter::new(ConvertOptions::default());
+        let mut converter = converter.resume(&self.lower(count)).unwrap();
+        let mut image = Self {
+            blobs: self.blobs[..count].to_vec(),
+            summaries: self.summaries[..count].to_vec(),
+        };
+        for tar in tars {
+            image.push(&mut converter, tar);
+        }
+        image
     }
 
     /// The merged device of the lowest `count` layers.
