@@ -101,6 +101,9 @@ pub struct Registry {
     pub docker_config: Option<PathBuf>,
     /// Certificates (PEM) to trust besides the machine's own.
     pub extra_roots: Vec<PathBuf>,
+    /// Registries, or parts of them (`registry.example/team`), whose pushers are trusted with proofs of layers that have no
+    /// chunk table.
+    pub trust_proofs: Vec<String>,
     /// How long a request is tried again after failures that pass by themselves.
     #[serde(with = "humantime_serde")]
     pub deadline: Duration,
@@ -112,6 +115,7 @@ impl Default for Registry {
             plain_http: Vec::new(),
             docker_config: None,
             extra_roots: Vec::new(),
+            trust_proofs: Vec::new(),
             // A registry that restarts is back within this.
             deadline: Duration::from_mins(1),
         }

@@ -2,12 +2,14 @@
 //!
 //! The chain of trust is walked here. A manifest has the digest that was asked for; its annotations name the digest of
 //! each layer's chunk table; a table is taken only with that digest; and from then on chunks may come from anyone. Blobs
-//! of other tools have no table: those are read whole, must have their own digest, and get a table made here.
+//! of other tools have no table: those are read whole, must have their own digest, and get a table made here, unless the
+//! operator trusts the proofs that lie beside them.
 //!
 //! What was learnt is kept, so that the same image opens again without any network.
 
 mod error;
 mod open;
+mod proof;
 mod resolve;
 mod table;
 
@@ -27,6 +29,7 @@ use tranship_format::annotation::LayerAnnotations;
 use tranship_source::fetch::Fetcher;
 use tranship_source::manifest::Platform;
 use tranship_source::net::SwarmNet;
+use tranship_source::proof::TrustedProofs;
 use tranship_source::registry::{RegistryClient, RegistryFailure, RegistryOptions};
 use tranship_store::{BlobStore, ChunkStore};
 
@@ -54,6 +57,7 @@ struct ImageRecord {
 #[derive(Clone, Debug)]
 pub(crate) struct ImageOptions {
     pub(crate) registry: RegistryOptions,
+    pub(crate) trusted_proofs: TrustedProofs,
     pub(crate) platform: Platform,
     pub(crate) block_cache_len: u64,
     pub(crate) read_deadline: Duration,

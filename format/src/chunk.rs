@@ -6,6 +6,7 @@
 
 mod build;
 mod encoding;
+mod proof;
 mod write;
 
 use core::fmt;
@@ -18,6 +19,7 @@ use crate::digest::{ChunkHash, HASH_LEN, HashAlgorithm};
 
 pub use build::ChunkTableBuilder;
 pub use encoding::{MAX_TABLE_LEN, TABLE_HEADER_LEN};
+pub use proof::{PROOF_CHUNK_LEN, PROOF_OF, PROOF_OF_SIZE, PROOF_TYPE, ProofBuilder};
 
 pub(crate) use encoding::encoded_len;
 pub(crate) use write::ChunkWriter;

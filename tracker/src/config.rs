@@ -68,6 +68,8 @@ pub struct Registry {
     pub plain_http: Vec<String>,
     /// Docker's configuration with credentials, such as `/root/.docker/config.json`; empty is to have none.
     pub docker_config: PathBuf,
+    /// Registries, or parts of them, whose pushers are trusted with proofs of layers that have no chunk table.
+    pub trust_proofs: Vec<String>,
 }
 
 impl Default for Config {

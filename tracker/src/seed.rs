@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tokio::sync::Semaphore;
 use tranship_format::wire::ImageSource;
 use tranship_source::fetch::RegistryOrigin;
+use tranship_source::proof::TrustedProofs;
 use tranship_source::{OpenImage, RegistryClient, RepoRef, SwarmNet};
 use tranship_store::{ChunkStore, StoreError};
 
@@ -26,16 +27,23 @@ pub(crate) struct Seed {
     net: Arc<SwarmNet>,
     store: ChunkStore,
     client: RegistryClient,
+    trusted: TrustedProofs,
     opening: Semaphore,
     image_count: AtomicU64,
 }
 
 impl Seed {
-    pub(crate) fn new(net: Arc<SwarmNet>, store: ChunkStore, client: RegistryClient) -> Self {
+    pub(crate) fn new(
+        net: Arc<SwarmNet>,
+        store: ChunkStore,
+        client: RegistryClient,
+        trusted: TrustedProofs,
+    ) -> Self {
         Self {
             net,
             store,
             client,
+            trusted,
             opening: Semaphore::new(OPENING),
             image_count: AtomicU64::new(0),
         }
@@ -76,7 +84,7 @@ impl Seed {
         let repo: RepoRef = name
             .parse()
             .map_err(|error| SeedError::Tables(TableError::Reference(error)))?;
-        let layers = tables::read(&self.client, &repo, image.manifest);
+        let layers = tables::read(&self.client, &repo, image.manifest, &self.trusted);
         let layers = layers.await.map_err(SeedError::Tables)?;
         let store = self.store.clone();
         let opened = tokio::task::spawn_blocking(move || {

@@ -18,6 +18,7 @@ use tranship_source::net::identity::{Identity, IdentityError};
 use tranship_source::net::{
     JoinToken, NetError, NetOptions, PeerId, TrackerAddress, parse_address, random_bytes,
 };
+use tranship_source::proof::TrustedProofs;
 use tranship_source::{
     Credentials, PlainHttp, RegistryClient, RegistryFailure, RegistryOptions, SwarmNet,
 };
@@ -248,5 +249,6 @@ fn seed(config: &Config, net: &Arc<SwarmNet>) -> Result<Seed, StartError> {
     };
     let client =
         RegistryClient::new(options).map_err(|failure| StartError::Registry(Box::new(failure)))?;
-    Ok(Seed::new(Arc::clone(net), store, client))
+    let trusted = TrustedProofs::new(config.registry.trust_proofs.clone());
+    Ok(Seed::new(Arc::clone(net), store, client, trusted))
 }

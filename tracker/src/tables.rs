@@ -3,9 +3,12 @@
 //! The manifest digest vouches for the manifest, its annotations for each table,
 //! each table for its chunks: so the seed trusts no more than a node does.
 
+use std::collections::BTreeMap;
+
 use thiserror::Error;
 use tranship_format::{ChunkTable, DecodeError, Digest, LayerAnnotations};
 use tranship_source::manifest::ManifestError;
+use tranship_source::proof::{ProofError, TrustedProofs, find_proofs};
 use tranship_source::reference::{ManifestSelector, ParseReferenceError};
 use tranship_source::{RegistryClient, RegistryError, RepoRef};
 
@@ -39,6 +42,8 @@ pub(crate) enum TableError {
     TooLong { layer: Digest, len: u64 },
     #[error("the chunk table of layer {layer} is not the one that the manifest names")]
     WrongDigest { layer: Digest },
+    #[error("use the proofs of layers without a chunk table")]
+    Proofs(#[source] ProofError),
     #[error("decode the chunk table of layer {layer}")]
     Decode {
         layer: Digest,
@@ -47,24 +52,28 @@ pub(crate) enum TableError {
     },
 }
 
-/// The tables of all layers that have one, bottom first.
+/// The tables of all layers that have one in their blob, bottom first, and then of those that have a trusted proof.
 pub(crate) async fn read(
     client: &RegistryClient,
     repo: &RepoRef,
     manifest: Digest,
+    trusted: &TrustedProofs,
 ) -> Result<Vec<LayerTable>, TableError> {
     let which = ManifestSelector::Digest(manifest);
+    let manifest_digest = manifest;
     let manifest = client.manifest(repo, &which).await;
     let image = manifest
         .map_err(TableError::Registry)?
         .image()
         .map_err(TableError::Manifest)?;
     let mut tables = Vec::new();
+    let mut bare = BTreeMap::new();
     for descriptor in &image.layers {
         let layer = descriptor.digest;
         let annotations = LayerAnnotations::from_map(&descriptor.annotations)
             .map_err(|source| TableError::Annotations { layer, source })?;
         let Some(at) = annotations.and_then(|annotations| annotations.chunks) else {
+            bare.insert(layer, descriptor.size);
             continue;
         };
         if at.len > MAX_TABLE_LEN {
@@ -84,6 +93,13 @@ pub(crate) async fn read(
             len: descriptor.size,
             table,
         });
+    }
+    if !bare.is_empty() && trusted.covers(repo) {
+        let proofs = find_proofs(client, repo, &manifest_digest, &bare).await;
+        for (digest, table) in proofs.map_err(TableError::Proofs)? {
+            let len = table.covered_len();
+            tables.push(LayerTable { digest, len, table });
+        }
     }
     Ok(tables)
 }

@@ -10,6 +10,7 @@ use tranship_source::manifest::Platform;
 use tranship_source::net::{
     Fault, JoinToken, Multiaddr, NetOptions, TrackerAddressError, parse_address,
 };
+use tranship_source::proof::TrustedProofs;
 use tranship_source::registry::{PlainHttp, RegistryOptions};
 use tranship_store::StoreOptions;
 
@@ -118,6 +119,7 @@ impl Config {
     pub(crate) fn image_options(&self) -> Result<ImageOptions, OptionsError> {
         Ok(ImageOptions {
             registry: self.registry_options()?,
+            trusted_proofs: TrustedProofs::new(self.registry.trust_proofs.clone()),
             platform: Platform::of_this_machine(),
             block_cache_len: self.device.block_cache.as_u64(),
             read_deadline: self.device.read_deadline,

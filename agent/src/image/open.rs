@@ -20,11 +20,13 @@ const AHEAD_AT_ONCE: usize = 32;
 impl Images {
     /// Opens the image: its chunk tables, its part in the swarm, and its layers' indexes, layers side by side.
     pub(crate) async fn open(&self, resolved: &Resolved) -> Result<Image, OpenImageError> {
+        // Boxed: rarely needed, and larger than all the rest of an attach.
+        let proofs = Box::pin(self.proofs(resolved)).await;
         let blobs = try_join_all(
             resolved
                 .layers
                 .iter()
-                .map(|layer| self.blob(resolved, layer)),
+                .map(|layer| self.blob(resolved, layer, &proofs)),
         )
         .await?;
         let part = OpenImage {

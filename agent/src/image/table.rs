@@ -1,5 +1,6 @@
 //! A layer's blob in the store, under a chunk table that the manifest vouches for.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tranship_format::annotation::{ChunkTableRef, LayerAnnotations};
-use tranship_format::{ChunkTable, Digest, HashAlgorithm};
+use tranship_format::{ChunkTable, Digest};
 use tranship_store::{BlobStore, StoreError};
 
 use super::{Images, OpenImageError, Resolved};
@@ -16,8 +17,6 @@ use crate::origin::ImageOrigin;
 /// The swarm lets go of an image some time after it was told to; so often and so long is that waited for.
 const CLOSING_TRIES: u32 = 20;
 const CLOSING_PAUSE: Duration = Duration::from_millis(50);
-/// Chunks of blobs that nobody cut: as long as the converter's.
-const CHUNK_LEN: u32 = 256 << 10;
 
 impl Images {
     /// Opens the blob of one layer: from what is here, else with its table read from the registry.
@@ -25,10 +24,12 @@ impl Images {
         &self,
         image: &Resolved,
         layer: &LayerAnnotations,
+        proofs: &BTreeMap<Digest, ChunkTable>,
     ) -> Result<BlobStore, OpenImageError> {
-        match layer.chunks {
-            Some(chunks) => self.blob_with_table(image, layer, chunks).await,
-            None => self.blob_without_table(image, layer).await,
+        match (layer.chunks, proofs.get(&layer.blob_digest)) {
+            (Some(chunks), _) => self.blob_with_table(image, layer, chunks).await,
+            (None, Some(proof)) => self.keep_blob(image, layer, proof.clone()).await,
+            (None, None) => self.blob_without_table(image, layer).await,
         }
     }
 
@@ -70,10 +71,7 @@ impl Images {
         layer: &LayerAnnotations,
     ) -> Result<BlobStore, OpenImageError> {
         let blob = layer.blob_digest;
-        if let Some(known) = self.store.known(&blob)
-            && known.len() == layer.blob_size
-            && known.table().covered_len() == layer.blob_size
-        {
+        if let Some(known) = self.known_whole(layer) {
             return Ok(known);
         }
         let unread = |source| OpenImageError::ReadWhole { blob, source };
@@ -84,7 +82,7 @@ impl Images {
         let path = scratch.0.clone();
         let table = blocking(move || {
             let file = io::BufReader::with_capacity(1 << 20, File::open(path)?);
-            ChunkTable::uniform(file, HashAlgorithm::Blake3, CHUNK_LEN)
+            ChunkTable::proof(file)
         });
         let table = table.await.map_err(unread)?;
         let kept = self.keep_blob(image, layer, table).await?;
@@ -93,6 +91,13 @@ impl Images {
             .await
             .map_err(unread)?;
         Ok(kept)
+    }
+
+    /// The blob as the store has it, if it is under a table that covers all of it.
+    pub(super) fn known_whole(&self, layer: &LayerAnnotations) -> Option<BlobStore> {
+        let len = layer.blob_size;
+        let known = self.store.known(&layer.blob_digest)?;
+        (known.len() == len && known.table().covered_len() == len).then_some(known)
     }
 
     async fn keep_blob(

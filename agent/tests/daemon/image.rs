@@ -116,7 +116,12 @@ impl Image {
         self.layers[layer].1.chunks.offset
     }
 
-    fn manifest(&self, change: impl Fn(&mut Descriptor)) -> Manifest {
+    /// Its blobs, the bottom one first.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = &[u8]> {
+        self.layers.iter().map(|(blob, _)| blob.as_slice())
+    }
+
+    pub(crate) fn manifest(&self, change: impl Fn(&mut Descriptor)) -> Manifest {
         let layers = self.layers.iter().map(|(blob, summary)| {
             let (digest, len) = (Digest::of(blob), blob.len() as u64);
             let mut layer = Descriptor::new(LAYER, digest, len);

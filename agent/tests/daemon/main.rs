@@ -10,6 +10,7 @@
 mod daemon;
 mod devices;
 mod image;
+mod proofs;
 mod refusals;
 mod registry;
 mod restart;
