@@ -87,7 +87,9 @@ pub(crate) enum Verb {
     /// Show a converted image's manifest, layers and chunks
     Inspect(InspectArgs),
     /// Check every byte of an image against its digests and chunk hashes
-    Verify(ImageArgs),
+    Verify(VerifyArgs),
+    /// Show what two converted images share, and what a node that has one must fetch of the other
+    Diff(DiffArgs),
     /// List files of a converted image, reading only what that needs
     Ls(LsArgs),
     /// Write a file of a converted image to stdout, reading only what that needs
@@ -151,11 +153,40 @@ pub(crate) struct ImageArgs {
     pub(crate) registry: RegistryArgs,
 }
 
+/// `verify`
+#[derive(Args, Clone, Debug)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) image: ImageArgs,
+    /// When all is right, push a proof of each layer that has no chunk table, beside the image
+    #[arg(long)]
+    pub(crate) write_proof: bool,
+}
+
 /// `inspect`
 #[derive(Args, Clone, Debug)]
 pub(crate) struct InspectArgs {
     #[command(flatten)]
     pub(crate) image: ImageArgs,
+}
+
+/// `diff`
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DiffArgs {
+    /// Image that is here
+    #[arg(value_name = "A")]
+    pub(crate) a: String,
+    /// Image that is wanted
+    #[arg(value_name = "B")]
+    pub(crate) b: String,
+    /// Compare files by content too, which reads both images whole
+    #[arg(long)]
+    pub(crate) files: bool,
+    /// Platform to take from an index, as os/arch[/variant] [default: this machine's]
+    #[arg(long)]
+    pub(crate) platform: Option<Platform>,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
 }
 
 /// `ls`

@@ -12,6 +12,7 @@ mod convert;
 mod demo;
 mod detach;
 mod devices;
+mod diff;
 mod export;
 mod failure;
 mod image;
@@ -75,6 +76,7 @@ async fn verb(cli: &Cli, progress: &Progress) -> Outcome {
         Verb::Convert(args) => convert::run(common, progress, args).await,
         Verb::Inspect(args) => inspect::run(common, args).await,
         Verb::Verify(args) => verify::run(common, progress, args).await,
+        Verb::Diff(args) => diff::run(common, args).await,
         Verb::Ls(args) => ls::run(common, args).await,
         Verb::Cat(args) => cat::run(args).await,
         Verb::Export(args) => export::run(progress, args).await,

@@ -6,13 +6,14 @@
 //! badly built.
 
 mod blob;
+mod proof;
 
 use serde::Serialize;
 use tranship_format::Digest;
 use tranship_source::manifest::media_type::OCI_LAYER;
 
 use self::blob::check_blob;
-use crate::cli::{Common, ImageArgs};
+use crate::cli::{Common, VerifyArgs};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::image::{Image, LayerBlob, blocking};
 use crate::output::{self, Format, number, size};
@@ -26,6 +27,9 @@ struct Report {
     ok: bool,
     layers: Vec<LayerReport>,
     files: Option<u64>,
+    /// Digest of the manifest of proofs that was pushed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proof: Option<String>,
     problems: Vec<Problem>,
 }
 
@@ -85,8 +89,9 @@ impl Problem {
     }
 }
 
-pub(crate) async fn run(common: &Common, progress: &Progress, args: &ImageArgs) -> Outcome {
-    let image = Image::open(&args.reference, args.platform.as_ref(), &args.registry).await?;
+pub(crate) async fn run(common: &Common, progress: &Progress, args: &VerifyArgs) -> Outcome {
+    let named = &args.image;
+    let image = Image::open(&named.reference, named.platform.as_ref(), &named.registry).await?;
     let mut problems = Vec::new();
     match image.config().await {
         Ok(config) => problems.extend(diff_ids(&image, &config.rootfs.diff_ids)),
@@ -101,6 +106,7 @@ pub(crate) async fn run(common: &Common, progress: &Progress, args: &ImageArgs) 
     }
     let layers = image.layers()?;
     let mut reports = Vec::new();
+    let mut proofs = Vec::new();
     for layer in &layers {
         let checked = check_blob(&image, layer, progress).await?;
         reports.push(LayerReport {
@@ -110,6 +116,7 @@ pub(crate) async fn run(common: &Common, progress: &Progress, args: &ImageArgs) 
             problems: checked.problems.len(),
         });
         problems.extend(checked.problems);
+        proofs.extend(checked.proof.map(|proof| (layer.digest, proof)));
     }
     let mut files = None;
     if problems.is_empty() {
@@ -125,12 +132,17 @@ pub(crate) async fn run(common: &Common, progress: &Progress, args: &ImageArgs) 
             ))),
         }
     }
+    let mut written = None;
+    if args.write_proof && problems.is_empty() && !proofs.is_empty() {
+        written = Some(proof::push(&image, &proofs).await?.to_string());
+    }
     let report = Report {
         reference: image.named.clone(),
         manifest: image.manifest.digest().to_string(),
         ok: problems.is_empty(),
         layers: reports,
         files,
+        proof: written,
         problems,
     };
     tell(common, &report)?;
@@ -193,6 +205,9 @@ fn tell(common: &Common, report: &Report) -> Outcome {
     if let Some(files) = report.files {
         text =
             format!("{text}\nevery byte is right, and {files} files and directories can be read\n");
+    }
+    if let Some(proof) = &report.proof {
+        text = format!("{text}the proof of the layers without a chunk table is {proof}\n");
     }
     output::print(&text)
 }

@@ -3,6 +3,7 @@
 use bytes::BytesMut;
 use futures::StreamExt;
 use tokio_util::io::ReaderStream;
+use tranship_format::chunk::ProofBuilder;
 use tranship_format::{ChunkIndex, ChunkTable, Digest, DigestWriter};
 
 use super::Problem;
@@ -20,6 +21,8 @@ pub(super) struct Checked {
     pub(super) bytes: u64,
     pub(super) chunks: u32,
     pub(super) problems: Vec<Problem>,
+    /// What proves the blob, if it came without a chunk table and is right.
+    pub(super) proof: Option<ChunkTable>,
 }
 
 /// Reads the whole blob once.
@@ -31,6 +34,9 @@ pub(super) async fn check_blob(
     let mut problems = Vec::new();
     let table = table_of(image, layer, &mut problems).await?;
     let mut check = StreamCheck::new(layer.digest, table);
+    if layer.annotations.chunks.is_none() {
+        check.proof = Some(ProofBuilder::new());
+    }
     let task = progress.task(&layer.digest.to_string(), layer.len);
     let what = format!("layer {}", layer.digest);
     let blob = image
@@ -112,6 +118,7 @@ struct StreamCheck {
     next: Option<ChunkIndex>,
     open: BytesMut,
     whole: DigestWriter<std::io::Sink>,
+    proof: Option<ProofBuilder>,
     problems: Vec<Problem>,
 }
 
@@ -125,6 +132,7 @@ impl StreamCheck {
             next,
             open: BytesMut::new(),
             whole,
+            proof: None,
             problems: Vec::new(),
         }
     }
@@ -132,6 +140,9 @@ impl StreamCheck {
     fn update(&mut self, piece: &[u8]) {
         // Hashing into a sink cannot fail.
         let _infallible = std::io::Write::write_all(&mut self.whole, piece);
+        if let Some(proof) = &mut self.proof {
+            proof.update(piece);
+        }
         let Some(table) = self.table.clone() else {
             return;
         };
@@ -177,9 +188,11 @@ impl StreamCheck {
             });
         }
         let chunks = self.table.as_ref().map_or(0, ChunkTable::count);
+        let is_right = len == layer.len && found == self.blob;
         Checked {
             bytes: len,
             chunks,
+            proof: self.proof.filter(|_| is_right).map(ProofBuilder::finish),
             problems: self.problems,
         }
     }

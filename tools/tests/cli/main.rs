@@ -8,6 +8,8 @@
 
 mod convert;
 mod damage;
+mod diff;
 mod errors;
 mod fixture;
 mod look;
+mod proof;
