@@ -7,6 +7,7 @@
 //!
 //! What was learnt is kept, so that the same image opens again without any network.
 
+mod ends;
 mod error;
 mod open;
 mod proof;
@@ -41,6 +42,8 @@ use crate::origin::ImageOrigin;
 use crate::records::Records;
 
 pub use error::OpenImageError;
+
+pub(crate) use ends::chunks_of as opening_chunks;
 
 /// What is kept of an image, under its manifest's digest.
 #[derive(Clone, Debug, Serialize, Deserialize)]

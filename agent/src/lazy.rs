@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::try_join_all;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use tranship_format::{ByteRange, ChunkIndex, ReadAt};
 use tranship_source::fetch::{Class, FetchError, Fetcher};
 use tranship_store::BlobStore;
 
+use crate::image::opening_chunks;
 use crate::read_ahead::ReadAhead;
 use crate::recent::Recent;
 
@@ -141,6 +143,14 @@ impl LazyBlob {
             self.recent.insert(index.get(), bytes.clone());
         }
         Ok(bytes)
+    }
+
+    /// Fetches what opening the layer will most likely read, all at once: reading it in the layer's own order would wait
+    /// for one chunk after the other.
+    pub(crate) async fn gather_ends(&self) -> Result<(), LazyReadError> {
+        let missing = opening_chunks(self.blob.table()).filter(|index| !self.blob.has(*index));
+        let fetches = missing.map(|index| self.demand(index));
+        try_join_all(fetches).await.map(drop)
     }
 
     /// Asks until there is an answer that another try would not change.

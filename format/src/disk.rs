@@ -57,21 +57,26 @@ impl Disk {
     /// # Errors
     /// If a blob does not open as a layer, there is none or more than 255, or none says how large the device is.
     pub fn open(blobs: Vec<Arc<dyn ReadAt>>, cache_len: u64) -> Result<Self, OpenLayerError> {
-        let count = blobs.len();
-        if !(1..=MAX_LAYERS).contains(&count) {
-            return Err(OpenLayerError::Count { count });
-        }
+        check_count(blobs.len())?;
         let open = |(position, blob)| {
             Layer::open(blob).map_err(|source| OpenLayerError::Position {
                 position,
                 source: Box::new(source),
             })
         };
-        let layers = blobs
-            .into_iter()
-            .enumerate()
-            .map(open)
-            .collect::<Result<Vec<_>, _>>()?;
+        let layers = blobs.into_iter().enumerate().map(open);
+        Self::of_layers(layers.collect::<Result<_, _>>()?, cache_len)
+    }
+
+    /// The same of layers that are open already, as those are that were opened side by side.
+    ///
+    /// # Errors
+    /// If there is no layer or more than 255, or none says how large the device is.
+    pub fn of_layers(
+        layers: Vec<Layer<Arc<dyn ReadAt>>>,
+        cache_len: u64,
+    ) -> Result<Self, OpenLayerError> {
+        check_count(layers.len())?;
         let indexes: Vec<Index> = layers.iter().map(|layer| layer.index().clone()).collect();
         let sizes = layers.iter().rev().map(Layer::virtual_size);
         let len = sizes
@@ -251,6 +256,14 @@ impl Disk {
             cache.put(key, plain);
         }
         Ok(())
+    }
+}
+
+fn check_count(count: usize) -> Result<(), OpenLayerError> {
+    if (1..=MAX_LAYERS).contains(&count) {
+        Ok(())
+    } else {
+        Err(OpenLayerError::Count { count })
     }
 }
 

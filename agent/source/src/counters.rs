@@ -102,6 +102,15 @@ impl Counters {
         }
     }
 
+    /// Counts what was read of the registry past the fetcher: a request, its bytes, and the chunks that were kept of them.
+    pub fn read_beside(&self, received_len: u64, chunk_lens: &[u64]) {
+        self.registry_requests.increment();
+        self.registry_bytes.add(received_len);
+        for len in chunk_lens {
+            self.came(Source::Registry, *len);
+        }
+    }
+
     /// The numbers now. Each is exact; together they are of one moment only when nothing moves.
     pub fn snapshot(&self) -> CountersSnapshot {
         CountersSnapshot {

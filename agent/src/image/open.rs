@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use futures::future::try_join_all;
+use futures::future::{TryFutureExt, try_join_all};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -85,19 +85,28 @@ impl Images {
         }
     }
 
-    /// Opens each layer once beside the others, which brings what all of them need, and then all of them as one.
+    /// Opens the layers side by side and makes one device of them.
     async fn merge(&self, layers: &[Arc<LazyBlob>]) -> Result<Disk, OpenLayerError> {
-        let tries = layers.iter().map(|layer| {
+        let openings = layers.iter().enumerate().map(|(position, layer)| {
             let layer = Arc::clone(layer);
-            opening(move || Layer::open(layer).map(drop))
+            async move {
+                layer
+                    .gather_ends()
+                    .await
+                    .map_err(|error| OpenLayerError::Read {
+                        what: "ends",
+                        source: io::Error::other(error),
+                    })?;
+                opening(move || Layer::open(layer as Arc<dyn ReadAt>)).await
+            }
+            .map_err(move |source| OpenLayerError::Position {
+                position,
+                source: Box::new(source),
+            })
         });
-        try_join_all(tries).await?;
-        let blobs: Vec<Arc<dyn ReadAt>> = layers
-            .iter()
-            .map(|layer| Arc::clone(layer) as Arc<dyn ReadAt>)
-            .collect();
+        let layers = try_join_all(openings).await?;
         let cache_len = self.options.block_cache_len;
-        opening(move || Disk::open(blobs, cache_len)).await
+        opening(move || Disk::of_layers(layers, cache_len)).await
     }
 }
 

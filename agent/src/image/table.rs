@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -11,7 +12,7 @@ use tranship_format::annotation::{ChunkTableRef, LayerAnnotations};
 use tranship_format::{ChunkTable, Digest};
 use tranship_store::{BlobStore, StoreError};
 
-use super::{Images, OpenImageError, Resolved};
+use super::{Images, OpenImageError, Resolved, ends};
 use crate::origin::ImageOrigin;
 
 /// The swarm lets go of an image some time after it was told to; so often and so long is that waited for.
@@ -46,22 +47,15 @@ impl Images {
         {
             return Ok(known);
         }
-        let bytes = image
-            .origin
-            .range(&blob, chunks.range())
+        // With a swarm around, what others have is not asked of the registry a second time.
+        let table_only = self.net.status().tracker.is_some();
+        let ends = ends::read(&image.origin, blob, chunks, table_only).await?;
+        let kept = self.keep_blob(image, layer, ends.table.clone()).await?;
+        let (filling, counters) = (kept.clone(), Arc::clone(self.net.counters()));
+        tokio::task::spawn_blocking(move || ends.keep(&filling, &counters))
             .await
-            .map_err(|source| OpenImageError::ReadTable { blob, source })?;
-        let found = Digest::of(&bytes);
-        if found != chunks.digest {
-            return Err(OpenImageError::WrongTable {
-                blob,
-                wanted: chunks.digest,
-                found,
-            });
-        }
-        let table = ChunkTable::decode(&bytes)
-            .map_err(|source| OpenImageError::BadTable { blob, source })?;
-        self.keep_blob(image, layer, table).await
+            .map_err(|_| OpenImageError::Stopping)?;
+        Ok(kept)
     }
 
     /// Reads the whole blob, which must have its digest, cuts it, and puts all of it into the store.

@@ -10,6 +10,7 @@
 mod daemon;
 mod devices;
 mod image;
+mod opening;
 mod proofs;
 mod refusals;
 mod registry;

@@ -13,7 +13,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::sync::oneshot;
+use tokio::sync::{Barrier, oneshot};
 
 #[derive(Default)]
 struct Shelf {
@@ -23,6 +23,11 @@ struct Shelf {
     /// Blob, byte, and how many answers that hold it have it flipped.
     flips: Mutex<Vec<(String, u64, u32)>>,
     no_ranges: AtomicBool,
+    /// Blob and first byte of each answer's range, in the order of the requests.
+    requests: Mutex<Vec<(String, u64)>>,
+    /// So many first requests of blobs are answered only when all of them are here.
+    together: Mutex<Option<(u64, Arc<Barrier>)>>,
+    tickets: AtomicU64,
 }
 
 /// A running registry; dropping it closes its port.
@@ -103,6 +108,18 @@ impl Registry {
         self.shelf.sent.load(Ordering::SeqCst)
     }
 
+    /// Answers the next `count` requests of blobs only when all of them are here at once.
+    pub(crate) fn answer_together(&self, count: u32) {
+        let barrier = Arc::new(Barrier::new(usize::try_from(count).unwrap()));
+        *self.shelf.together.lock().unwrap() = Some((u64::from(count), barrier));
+        self.shelf.tickets.store(0, Ordering::SeqCst);
+    }
+
+    /// Blob and first byte of each request for a blob so far.
+    pub(crate) fn requests(&self) -> Vec<(String, u64)> {
+        self.shelf.requests.lock().unwrap().clone()
+    }
+
     /// Closes the port for good.
     pub(crate) fn close(&mut self) {
         drop(self.stop.take());
@@ -148,6 +165,13 @@ async fn blob(
         .filter(|_| !shelf.no_ranges.load(Ordering::SeqCst))
         .map(|value| parse_range(value.to_str().unwrap(), whole));
     let wanted = range.clone().unwrap_or(0..whole);
+    let request = (digest.clone(), wanted.start);
+    shelf.requests.lock().unwrap().push(request);
+    let ticket = shelf.tickets.fetch_add(1, Ordering::SeqCst);
+    let together = shelf.together.lock().unwrap().clone();
+    if let Some((_, barrier)) = together.filter(|(count, _)| ticket < *count) {
+        barrier.wait().await;
+    }
     for (name, at, count) in shelf.flips.lock().unwrap().iter_mut() {
         if *name == digest && wanted.contains(at) && *count > 0 {
             *count -= 1;
