@@ -37,7 +37,7 @@ const FLOORS: [(&str, &[&str]); 11] = [
     (
         "benches",
         &[
-            "agent", "device", "format", "source", "store", "swarm", "tracker",
+            "agent", "device", "format", "source", "store", "swarm", "tools", "tracker",
         ],
     ),
     (

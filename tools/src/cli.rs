@@ -133,6 +133,12 @@ pub(crate) struct ConvertArgs {
     /// Stored bytes a chunk aims at: the unit of transfer and verification
     #[arg(long, default_value = "256KiB", value_name = "SIZE")]
     pub(crate) chunk_size: bytesize::ByteSize,
+    /// Threads that compress [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// zstd level from 1 to 19: higher ones take longer and store less
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=19))]
+    pub(crate) level: i32,
     /// Where layers are spooled before they are pushed [default: $TMPDIR or /tmp]
     #[arg(long, value_name = "DIR")]
     pub(crate) tmp_dir: Option<PathBuf>,

@@ -9,6 +9,7 @@ mod inflate;
 mod layer;
 mod pipeline;
 mod source;
+mod threads;
 
 use serde::Serialize;
 use tranship_format::LayerOptions;
@@ -74,6 +75,8 @@ pub(crate) async fn convert(progress: &Progress, args: &ConvertArgs) -> Outcome<
     let pipeline = Pipeline {
         source: image.store.clone(),
         destination: store.clone(),
+        workers: threads::workers(args.threads.map(usize::from))
+            .explain(|| "cannot start threads to compress on".into())?,
         tmp_dir: args.tmp_dir.clone().unwrap_or_else(std::env::temp_dir),
         progress: progress.clone(),
         named: args.source.clone(),
@@ -152,6 +155,7 @@ fn options(args: &ConvertArgs) -> Outcome<ConvertOptions> {
         layer: LayerOptions {
             block_len,
             chunk_len,
+            level: args.level,
             ..LayerOptions::default()
         },
     })

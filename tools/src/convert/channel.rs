@@ -64,30 +64,32 @@ impl<C: Pieces> Read for PieceReader<C> {
     }
 }
 
-/// Reads a source to its end into a channel, then marks the end. Stops quietly when the receiver is gone.
+/// Reads a source to its end and gives its bytes on in pieces, each to all of `to`, then marks the end. Stops quietly when
+/// a receiver is gone.
 ///
 /// # Errors
-/// The source fails; the receiver is told too.
+/// The source fails; the receivers are told too.
 pub(super) fn pump(
     source: &mut impl Read,
-    to: &SyncSender<io::Result<Bytes>>,
+    to: &[SyncSender<io::Result<Bytes>>],
     piece_len: usize,
-) -> io::Result<u64> {
-    let mut total = 0;
+) -> io::Result<()> {
+    let limit = u64::try_from(piece_len).unwrap_or(u64::MAX);
     loop {
         let mut piece = Vec::with_capacity(piece_len);
-        let limit = u64::try_from(piece_len).unwrap_or(u64::MAX);
-        match source.by_ref().take(limit).read_to_end(&mut piece) {
-            Ok(len) => {
-                total += u64::try_from(len).unwrap_or(0);
-                if to.send(Ok(piece.into())).is_err() || len == 0 {
-                    return Ok(total);
-                }
+        let read = source.by_ref().take(limit).read_to_end(&mut piece);
+        let piece = Bytes::from(piece);
+        for receiver in to {
+            let told = match &read {
+                Ok(_) => Ok(piece.clone()),
+                Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+            };
+            if receiver.send(told).is_err() {
+                return read.map(|_| ());
             }
-            Err(error) => {
-                let _gone = to.send(Err(io::Error::new(error.kind(), error.to_string())));
-                return Err(error);
-            }
+        }
+        if read? == 0 {
+            return Ok(());
         }
     }
 }
@@ -102,7 +104,7 @@ mod tests {
         let (sender, receiver) = std::sync::mpsc::sync_channel(2);
         let mut read = Vec::new();
         std::thread::scope(|scope| {
-            scope.spawn(|| pump(&mut bytes.as_slice(), &sender, 4096).unwrap());
+            scope.spawn(|| pump(&mut bytes.as_slice(), &[sender], 4096).unwrap());
             PieceReader::new(receiver).read_to_end(&mut read).unwrap();
         });
         assert_eq!(read, bytes);

@@ -62,6 +62,11 @@ impl<R: Read> Inflate<R> {
         })
     }
 
+    /// Whether the stored bytes are the tar itself.
+    pub(super) const fn is_plain(&self) -> bool {
+        matches!(self, Self::Plain(_))
+    }
+
     /// Reads what is left of the stored bytes, since their digest covers what no decoder asks for too.
     ///
     /// # Errors

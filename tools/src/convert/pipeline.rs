@@ -9,26 +9,28 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::io::ReaderStream;
-use tranship_format::LayerAnnotations;
 use tranship_format::convert::{ConvertOptions, Converter};
+use tranship_format::{LayerAnnotations, Workers};
 use tranship_source::ImageStore;
 
 use super::FS_TYPE;
 use super::layer::{LayerError, Spooled, convert_layer};
 use super::source::Job;
-use crate::failure::{Exit, Failure, Outcome};
+use crate::failure::{Exit, Explain, Failure, Outcome};
 use crate::place;
 use crate::progress::Progress;
 
 /// Stored bytes of a layer that are on their way between two stages.
-const PIECE_LEN: usize = 64 << 10;
-const PIECES: usize = 64;
+const PIECE_LEN: usize = 256 << 10;
+const PIECES: usize = 16;
 
 /// What the stages share.
 #[derive(Clone, Debug)]
 pub(super) struct Pipeline {
     pub(super) source: ImageStore,
     pub(super) destination: ImageStore,
+    /// Who compresses.
+    pub(super) workers: Workers,
     pub(super) tmp_dir: PathBuf,
     pub(super) progress: Progress,
     /// The source's reference, for messages.
@@ -124,7 +126,7 @@ impl Pipeline {
         spooled: &mpsc::Sender<(Job, Spooled)>,
         options: ConvertOptions,
     ) -> Outcome {
-        let mut converter = Converter::new(options);
+        let mut converter = Converter::with_workers(options, self.workers.clone());
         while let Some((job, stored)) = begun.blocking_recv() {
             let layer = convert_layer(&mut converter, &job, stored, &self.tmp_dir)
                 .map_err(|error| self.explain(&job, &error))?;
@@ -135,16 +137,20 @@ impl Pipeline {
         Ok(())
     }
 
-    async fn push(&self, job: &Job, layer: Spooled) -> Outcome<Finished> {
-        let annotations =
-            LayerAnnotations::new(layer.digest, layer.len, FS_TYPE, layer.summary.chunks);
+    async fn push(&self, job: &Job, mut layer: Spooled) -> Outcome<Finished> {
+        let what = || format!("cannot push layer {}", job.number);
+        let hashing = tokio::task::spawn_blocking(move || layer.digest().map(|it| (it, layer)));
+        let hashed = hashing.await.explain(what)?;
+        let (digest, layer) = hashed.map_err(|error| place::failure(what(), &error))?;
+        let (len, chunks) = (layer.summary.len, layer.summary.chunks);
+        let annotations = LayerAnnotations::new(digest, len, FS_TYPE, chunks);
         let task = self
             .progress
-            .task(&format!("layer {} push", job.number), layer.len);
-        place::push_file(&self.destination, &layer.file, layer.digest, layer.len)
+            .task(&format!("layer {} push", job.number), len);
+        place::push_file(&self.destination, &layer.file, digest, len)
             .await
-            .map_err(|error| place::failure(format!("cannot push layer {}", job.number), &error))?;
-        task.advance(layer.len);
+            .map_err(|error| place::failure(what(), &error))?;
+        task.advance(len);
         Ok(Finished { annotations })
     }
 
