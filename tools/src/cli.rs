@@ -118,7 +118,7 @@ pub(crate) enum Verb {
 /// `convert`
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ConvertArgs {
-    /// Image to convert
+    /// Image to convert, or the file of a disk: raw or qcow2
     #[arg(value_name = "SRC")]
     pub(crate) source: String,
     /// Where the converted image goes
@@ -133,6 +133,9 @@ pub(crate) struct ConvertArgs {
     /// Stored bytes a chunk aims at: the unit of transfer and verification
     #[arg(long, default_value = "256KiB", value_name = "SIZE")]
     pub(crate) chunk_size: bytesize::ByteSize,
+    /// Converted image on whose device a disk is put as one more layer: only sectors that differ are stored
+    #[arg(long, value_name = "REF")]
+    pub(crate) base: Option<String>,
     /// Threads that compress [default: one a core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,

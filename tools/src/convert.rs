@@ -1,10 +1,12 @@
-//! `tranship convert`: an image of tar layers in, the same image of lazily readable layers out.
+//! `tranship convert`: an image of tar layers in, the same image of lazily readable layers out; or a disk in, an image of
+//! it out.
 //!
 //! Layers pass through a pipeline (download, inflate, convert, push) with bounded buffers between the stages, so that
 //! the slowest of network, processor and disk decides, and an image of any size converts in the same memory. Nothing
 //! of the clock or the machine gets into the result: the same input gives the same digests anywhere.
 
 mod channel;
+mod disk;
 mod inflate;
 mod layer;
 mod pipeline;
@@ -62,6 +64,13 @@ pub(crate) async fn run(common: &Common, progress: &Progress, args: &ConvertArgs
 
 /// Converts and pushes an image.
 pub(crate) async fn convert(progress: &Progress, args: &ConvertArgs) -> Outcome<Converted> {
+    if disk::is_disk(&args.source) {
+        return disk::convert(progress, args).await;
+    }
+    if args.base.is_some() {
+        return Err(Failure::new(Exit::Usage, "--base is for disks")
+            .why(format!("{} is no file of a disk", args.source)));
+    }
     let options = options(args)?;
     let destination = parse_reference(&args.destination)?;
     refuse_digest(&destination, &args.destination)?;

@@ -72,7 +72,7 @@ pub(crate) async fn push_bytes(store: &ImageStore, bytes: Bytes) -> Result<(), I
     store.push_blob(&digest, len, BlobBody::bytes(bytes)).await
 }
 
-/// Pushes an open file, which may have no name, as a blob.
+/// Pushes an open file that has no name, and that has just been found to have this digest, as a blob.
 pub(crate) async fn push_file(
     store: &ImageStore,
     file: &File,
@@ -81,7 +81,9 @@ pub(crate) async fn push_file(
 ) -> Result<(), ImageStoreError> {
     // Opened anew by its descriptor, so that a push that broke can begin again at the file's start.
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    store.push_blob(&digest, len, BlobBody::file(path)).await
+    store
+        .push_blob(&digest, len, BlobBody::hashed_file(path))
+        .await
 }
 
 /// An error as a failure: what stands deepest in its chain of causes decides what kind it is.

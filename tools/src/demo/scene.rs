@@ -119,6 +119,7 @@ fn convert_args(original: &str, host: &str, tmp_dir: &Path) -> ConvertArgs {
         platform: None,
         block_size: bytesize::ByteSize::kib(32),
         chunk_size: bytesize::ByteSize::kib(256),
+        base: None,
         threads: None,
         level: 3,
         tmp_dir: Some(tmp_dir.to_path_buf()),

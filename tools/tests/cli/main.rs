@@ -9,6 +9,7 @@
 mod convert;
 mod damage;
 mod diff;
+mod disk;
 mod errors;
 mod fixture;
 mod look;
