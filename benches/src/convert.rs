@@ -17,11 +17,11 @@ const BLOCK_LEN: usize = 32 << 10;
 const LEVEL: i32 = 3;
 
 /// One way of working through the tars, measured once.
-struct Run {
-    plain_len: u64,
-    stored_len: u64,
-    seconds: f64,
-    cpu: f64,
+pub(crate) struct Run {
+    pub(crate) plain_len: u64,
+    pub(crate) stored_len: u64,
+    pub(crate) seconds: f64,
+    pub(crate) cpu: f64,
 }
 
 /// Converts the tars (one image, bottom first) `runs` times, each beside bare compression.
@@ -54,7 +54,8 @@ pub fn measure(tars: &[PathBuf], runs: usize) -> Result<Value> {
     }))
 }
 
-fn timed(work: impl FnOnce() -> Result<(u64, u64)>) -> Result<Run> {
+/// Does `work` and notes what it took.
+pub(crate) fn timed(work: impl FnOnce() -> Result<(u64, u64)>) -> Result<Run> {
     let (begun, cpu) = (Instant::now(), cpu_seconds()?);
     let (plain_len, stored_len) = work()?;
     Ok(Run {
@@ -82,7 +83,7 @@ fn convert(tars: &[PathBuf]) -> Result<(u64, u64)> {
 }
 
 /// The same bytes through zstd alone, block by block.
-fn compress(tars: &[PathBuf]) -> Result<(u64, u64)> {
+pub(crate) fn compress(tars: &[PathBuf]) -> Result<(u64, u64)> {
     let mut compressor = zstd::bulk::Compressor::new(LEVEL).context("making a compressor")?;
     let (mut plain_len, mut stored_len) = (0, 0);
     let mut block = Vec::with_capacity(BLOCK_LEN);

@@ -5,4 +5,5 @@
 
 pub mod convert;
 pub mod cost;
+pub mod format;
 pub mod reading;

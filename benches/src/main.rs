@@ -3,9 +3,11 @@
 #![expect(clippy::print_stdout, reason = "the figures are this program's output")]
 
 use anyhow::{Result, bail};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::path::PathBuf;
-use tranship_bench::{convert, reading};
+use std::process::ExitCode;
+use tranship_bench::{convert, format, reading};
 
 /// Measures tranship beside what it is compared with.
 #[derive(Debug, Parser)]
@@ -17,6 +19,25 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    /// All figures of the format: conversion and reading.
+    Format {
+        /// The directory or image to convert; without it, files of this machine.
+        #[arg(long, value_name = "DIR|REF")]
+        input: Option<OsString>,
+        /// How often each is done; the medians are printed.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        /// Form of the figures
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// What is measured, in a process of its own.
+    #[command(name = format::AS_TRANSHIP, hide = true, disable_help_flag = true)]
+    Tranship {
+        /// As a shell gives them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Conversion of layer tars, beside bare zstd of the same bytes.
     Convert {
         /// The layers' tars, not compressed, bottom first.
@@ -37,11 +58,41 @@ enum What {
     },
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().what {
+/// How figures are printed.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Output {
+    /// One document.
+    #[default]
+    Json,
+    /// A name and a figure a line.
+    Lines,
+}
+
+fn main() -> Result<ExitCode> {
+    let figures = match Arguments::parse().what {
         What::Convert { runs: 0, .. } => bail!("--runs must be at least 1"),
-        What::Reading { input, runs } => println!("{:#}", reading::measure(&input, runs)?),
-        What::Convert { tars, runs } => println!("{:#}", convert::measure(&tars, runs)?),
-    }
-    Ok(())
+        What::Reading { input, runs } => reading::measure(&input, runs)?,
+        What::Convert { tars, runs } => convert::measure(&tars, runs)?,
+        What::Format {
+            input,
+            runs,
+            output,
+        } => {
+            let figures = format::measure(input.as_deref(), runs)?;
+            if let (Output::Lines, Some(figures)) = (output, figures.as_object()) {
+                for (name, figure) in figures {
+                    println!("{name}\t{figure}");
+                }
+                return Ok(ExitCode::SUCCESS);
+            }
+            figures
+        }
+        What::Tranship { arguments } => {
+            let (exit, cost) = format::as_tranship(arguments)?;
+            println!("{cost}");
+            return Ok(exit);
+        }
+    };
+    println!("{figures:#}");
+    Ok(ExitCode::SUCCESS)
 }
