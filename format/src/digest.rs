@@ -205,25 +205,45 @@ impl fmt::Debug for ChunkHash {
     }
 }
 
+/// Bytes that BLAKE3 is given at once. Of a power of two it hashes many parts side by side; of the odd lengths of stored
+/// blocks it hashes most parts alone, at a third of the speed.
+const WIDE_LEN: usize = 64 << 10;
+
 /// A chunk hash in the making.
 #[derive(Clone, Debug)]
 pub(crate) enum ChunkHasher {
-    Blake3(Box<blake3::Hasher>),
+    Blake3 {
+        hasher: Box<blake3::Hasher>,
+        /// Less than [`WIDE_LEN`] bytes that were not hashed yet.
+        held: Vec<u8>,
+    },
     Sha256(Sha256),
 }
 
 impl ChunkHasher {
     pub(crate) fn new(algorithm: HashAlgorithm) -> Self {
         match algorithm {
-            HashAlgorithm::Blake3 => Self::Blake3(Box::default()),
+            HashAlgorithm::Blake3 => Self::Blake3 {
+                hasher: Box::default(),
+                held: Vec::with_capacity(WIDE_LEN),
+            },
             HashAlgorithm::Sha256 => Self::Sha256(Sha256::new()),
         }
     }
 
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, mut bytes: &[u8]) {
         match self {
-            Self::Blake3(hasher) => {
-                hasher.update(bytes);
+            Self::Blake3 { hasher, held } => {
+                while !bytes.is_empty() {
+                    let room = WIDE_LEN.saturating_sub(held.len());
+                    let (now, later) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
+                    held.extend_from_slice(now);
+                    if held.len() >= WIDE_LEN {
+                        hasher.update(held);
+                        held.clear();
+                    }
+                    bytes = later;
+                }
             }
             Self::Sha256(hasher) => hasher.update(bytes),
         }
@@ -232,8 +252,9 @@ impl ChunkHasher {
     /// The hash of all since the last call, and a fresh start.
     pub(crate) fn take(&mut self) -> ChunkHash {
         match self {
-            Self::Blake3(hasher) => {
-                let hash = ChunkHash(*hasher.finalize().as_bytes());
+            Self::Blake3 { hasher, held } => {
+                let hash = ChunkHash(*hasher.update(held).finalize().as_bytes());
+                held.clear();
                 hasher.reset();
                 hash
             }
@@ -339,6 +360,11 @@ mod tests {
             hasher.update(b"se");
             hasher.update(b"cond");
             assert_eq!(hasher.take(), algorithm.hash(b"second"));
+            let long: Vec<u8> = (0..300_000_u32).map(|n| (n % 251) as u8).collect();
+            long.chunks(7_001).for_each(|piece| hasher.update(piece));
+            assert_eq!(hasher.take(), algorithm.hash(&long));
+            hasher.update(&long);
+            assert_eq!(hasher.take(), algorithm.hash(&long));
             assert_eq!(
                 HashAlgorithm::from_number(algorithm.number()),
                 Some(algorithm)

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tranship_format::{ByteRange, Digest, DigestWriter};
 
 use super::stored::{StoredBlob, check};
-use super::{LayoutFailure, images};
+use super::{LayoutFailure, blocking, images};
 use crate::blob::BlobBody;
 use crate::manifest::{ImageIndex, MANIFEST_LEN_MAX};
 
@@ -103,10 +103,14 @@ impl Dir {
         len: u64,
         mut body: BlobBody,
     ) -> Result<(), LayoutFailure> {
-        let mut reader = body.open().await.map_err(LayoutFailure::ReadSource)?;
         let folder = self.path.join(BLOBS);
         fs::create_dir_all(&folder).map_err(LayoutFailure::Io)?;
         let scratch = scratch_file(&folder)?;
+        if let Some(source) = body.hashed().map(Path::to_owned) {
+            let to = self.blob_path(digest);
+            return blocking(move || keep_copy(&source, len, scratch, &to)).await;
+        }
+        let mut reader = body.open().await.map_err(LayoutFailure::ReadSource)?;
         let file = scratch.reopen().map_err(LayoutFailure::Io)?;
         let mut file = tokio::fs::File::from_std(file);
         let mut hasher = DigestWriter::new(io::sink());
@@ -173,6 +177,22 @@ pub(super) fn scratch_file(folder: &Path) -> Result<NamedTempFile, LayoutFailure
         .permissions(Permissions::from_mode(FILE_MODE))
         .tempfile_in(folder)
         .map_err(LayoutFailure::Io)
+}
+
+/// Takes over a file whose digest is known. The kernel copies it, or lets both share the bytes where it can.
+fn keep_copy(
+    source: &Path,
+    len: u64,
+    mut scratch: NamedTempFile,
+    to: &Path,
+) -> Result<(), LayoutFailure> {
+    let mut source = File::open(source).map_err(LayoutFailure::ReadSource)?;
+    let got = io::copy(&mut source, scratch.as_file_mut()).map_err(LayoutFailure::Io)?;
+    if got != len {
+        return Err(LayoutFailure::WrongLength { wanted: len, got });
+    }
+    scratch.as_file().sync_all().map_err(LayoutFailure::Io)?;
+    keep(scratch, to)
 }
 
 /// Gives a finished file its name.

@@ -176,6 +176,26 @@ async fn wrong_bytes_are_not_kept() {
 }
 
 #[tokio::test]
+async fn a_file_whose_digest_is_known_is_taken_over_whole() {
+    let scratch = scratch();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), b"good").unwrap();
+    let layout = OciLayout::create_dir(scratch.path()).await.unwrap();
+    let digest = Digest::of(b"good");
+    let body = || BlobBody::hashed_file(file.path());
+    let short = layout.push_blob(&digest, 5, body()).await;
+    assert!(matches!(
+        failure(short.unwrap_err()),
+        LayoutFailure::WrongLength { wanted: 5, got: 4 }
+    ));
+    assert_eq!(layout.blob_exists(&digest).await.unwrap(), None);
+    layout.push_blob(&digest, 4, body()).await.unwrap();
+    assert_eq!(layout.blob_exists(&digest).await.unwrap(), Some(4));
+    let kept = scratch.path().join("blobs/sha256").join(digest.hex());
+    assert_eq!(fs::read(kept).unwrap(), b"good");
+}
+
+#[tokio::test]
 async fn damaged_blobs_do_not_end_well() {
     let scratch = scratch();
     let layout = OciLayout::create_dir(scratch.path()).await.unwrap();
