@@ -33,8 +33,8 @@ impl BlobBody {
         Self(Body::File(path.into()))
     }
 
-    /// A file, from its start, of which the caller has just taken the digest and which nobody else can change, as it has no
-    /// name. A layout does not hash it a second time.
+    /// A file, from its start, of which the caller has just taken the digest and which nobody will change any more: best one
+    /// without a name. A layout does not hash it a second time, and may make it its own.
     pub fn hashed_file(path: impl Into<PathBuf>) -> Self {
         Self(Body::HashedFile(path.into()))
     }

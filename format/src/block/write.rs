@@ -149,8 +149,8 @@ impl<W: Write> BlockWriter<W> {
             let _gone = done.send(compressed.map(|()| batch));
         }));
         self.ahead.push_back(oldest);
-        // One for each worker, and another to go on with.
-        let most = self.workers.count().saturating_mul(2).min(MAX_AHEAD);
+        // Enough that no worker waits while this thread does something else: reads, hashes, writes. One thread has none ahead.
+        let most = self.workers.count().saturating_mul(6).min(MAX_AHEAD);
         while self.ahead.len() > most {
             if let Some(oldest) = self.ahead.pop_front() {
                 self.write_batch(&oldest)?;

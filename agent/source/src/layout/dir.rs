@@ -5,10 +5,11 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use bytes::BytesMut;
+use rustix::fs::{AtFlags, CWD, linkat};
 use tempfile::NamedTempFile;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tranship_format::{ByteRange, Digest, DigestWriter};
@@ -108,7 +109,7 @@ impl Dir {
         let scratch = scratch_file(&folder)?;
         if let Some(source) = body.hashed().map(Path::to_owned) {
             let to = self.blob_path(digest);
-            return blocking(move || keep_copy(&source, len, scratch, &to)).await;
+            return blocking(move || take_over(&source, len, scratch, &to)).await;
         }
         let mut reader = body.open().await.map_err(LayoutFailure::ReadSource)?;
         let file = scratch.reopen().map_err(LayoutFailure::Io)?;
@@ -179,15 +180,30 @@ pub(super) fn scratch_file(folder: &Path) -> Result<NamedTempFile, LayoutFailure
         .map_err(LayoutFailure::Io)
 }
 
-/// Takes over a file whose digest is known. The kernel copies it, or lets both share the bytes where it can.
-fn keep_copy(
+/// Takes over a file whose digest is known: under a name here, if it is on the same filesystem, else as a copy.
+fn take_over(
     source: &Path,
     len: u64,
     mut scratch: NamedTempFile,
     to: &Path,
 ) -> Result<(), LayoutFailure> {
-    let mut source = File::open(source).map_err(LayoutFailure::ReadSource)?;
-    let got = io::copy(&mut source, scratch.as_file_mut()).map_err(LayoutFailure::Io)?;
+    let mut file = File::open(source).map_err(LayoutFailure::ReadSource)?;
+    let metadata = file.metadata().map_err(LayoutFailure::ReadSource)?;
+    if metadata.len() != len {
+        let got = metadata.len();
+        return Err(LayoutFailure::WrongLength { wanted: len, got });
+    }
+    let here = scratch.as_file().metadata().map_err(LayoutFailure::Io)?;
+    if metadata.dev() == here.dev() {
+        file.set_permissions(Permissions::from_mode(FILE_MODE))
+            .and_then(|()| file.sync_all())
+            .map_err(LayoutFailure::Io)?;
+        // What is known by its descriptor alone gets a name by following the link of that descriptor.
+        if linkat(CWD, source, CWD, to, AtFlags::SYMLINK_FOLLOW).is_ok() {
+            return Ok(());
+        }
+    }
+    let got = io::copy(&mut file, scratch.as_file_mut()).map_err(LayoutFailure::Io)?;
     if got != len {
         return Err(LayoutFailure::WrongLength { wanted: len, got });
     }
