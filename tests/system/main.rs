@@ -12,6 +12,7 @@
 mod convert;
 mod demo;
 mod devices;
+mod disk;
 mod image;
 mod restart;
 mod stock;
