@@ -118,7 +118,7 @@ pub(crate) enum Verb {
 /// `convert`
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ConvertArgs {
-    /// Image to convert, or the file of a disk: raw or qcow2
+    /// Image to convert, or the file of a disk (raw or qcow2): a path, or a name that ends in .raw, .img, .dd or .qcow2
     #[arg(value_name = "SRC")]
     pub(crate) source: String,
     /// Where the converted image goes

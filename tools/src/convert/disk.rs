@@ -45,11 +45,17 @@ struct Base {
     uuid: Uuid,
 }
 
-/// Whether a source is a disk: a file by that name, which no reference has.
+/// How the names of disks end.
+const ENDINGS: [&str; 4] = ["raw", "img", "qcow2", "dd"];
+
+/// Whether a source is a disk: a file that is named as no image is, by a path or by its ending. A reference must mean the
+/// same whatever files lie around.
 pub(super) fn is_disk(source: &str) -> bool {
     let path = Path::new(source);
-    path.metadata()
-        .is_ok_and(|metadata| !metadata.is_dir() && !source.contains("://"))
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    let is_named_so = source.starts_with(['/', '.'])
+        || (!source.contains(':') && ending.is_some_and(|ending| ENDINGS.contains(&ending)));
+    is_named_so && path.metadata().is_ok_and(|metadata| !metadata.is_dir())
 }
 
 /// Converts and pushes a disk.
@@ -230,5 +236,26 @@ fn empty_config(args: &ConvertArgs) -> ImageConfig {
             diff_ids: Vec::new(),
         },
         other: Map::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_told_from_an_image_by_its_name() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |name: &str| scratch.path().join(name).display().to_string();
+        for name in ["disk.raw", "disk", "image:latest"] {
+            std::fs::write(at(name), b"x").unwrap();
+            assert!(is_disk(&at(name)), "{name}");
+        }
+        assert!(!is_disk(&at("absent.raw")));
+        assert!(!is_disk(&scratch.path().display().to_string()));
+        // The manifest of this crate lies in the directory in which its tests run.
+        assert!(is_disk("./Cargo.toml"));
+        assert!(!is_disk("Cargo.toml"));
+        assert!(!is_disk("oci:/nowhere/disk.raw"));
     }
 }

@@ -50,6 +50,23 @@ fn the_same_image_gives_the_same_digest_however_it_is_stored() {
 }
 
 #[test]
+fn any_number_of_threads_makes_the_same_layers_and_another_level_does_not() {
+    let source = image(Stored::Gzip);
+    let layers = |more: &[&str]| {
+        let to = tempfile::tempdir().unwrap();
+        let reference = format!("oci:{}:lazy", to.path().display());
+        let args = ["convert", &source.reference(), &reference];
+        tranship(&[&args, more].concat()).ok();
+        manifest_of(to.path())["layers"].clone()
+    };
+    let alone = layers(&["--threads", "1"]);
+    for threads in ["2", "5"] {
+        assert_eq!(layers(&["--threads", threads]), alone);
+    }
+    assert_ne!(layers(&["--level", "19"]), alone);
+}
+
+#[test]
 fn config_and_annotations_are_kept_and_layers_are_described() {
     let source = image(Stored::Gzip);
     let (to, digest) = converted(&source);
