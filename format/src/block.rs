@@ -18,7 +18,7 @@ pub use workers::{Work, Workers};
 
 pub(crate) use codec::{BlockDecoder, ZSTD_LEVEL, ZSTD_LEVELS};
 pub(crate) use header::HEADER_LEN;
-pub(crate) use read::{ReadBlockError, Span, decode_span, read_span, spans};
+pub(crate) use read::{ReadBlockError, Span, decode_span, decode_span_alone, read_span, spans};
 pub(crate) use table::OpenBlocksError;
 pub(crate) use write::{BlockSettings, BlockWriter};
 

@@ -38,8 +38,8 @@ pub struct Disk {
     layers: Vec<Layer<Arc<dyn ReadAt>>>,
     index: Index,
     len: u64,
-    /// Held for look-ups only, never while reading or decompressing.
-    cache: Mutex<BlockCache>,
+    /// Held for look-ups only, never while reading or decompressing. None where nothing is kept.
+    cache: Option<Mutex<BlockCache>>,
     idle: Mutex<Vec<Workspace>>,
 }
 
@@ -48,6 +48,8 @@ pub struct Disk {
 struct Workspace {
     decoder: BlockDecoder,
     stored: Vec<u8>,
+    /// For blocks of which a part is wanted and nothing is kept.
+    spare: Vec<u8>,
 }
 
 impl Disk {
@@ -83,7 +85,7 @@ impl Disk {
             .into_iter()
             .find(|size| *size > 0)
             .ok_or(OpenLayerError::NoVirtualSize)?;
-        let cache = Mutex::new(BlockCache::new(cache_len));
+        let cache = (cache_len > 0).then(|| Mutex::new(BlockCache::new(cache_len)));
         Ok(Self {
             layers,
             index: stack::merge(&indexes),
@@ -204,8 +206,11 @@ impl Disk {
         let wanted = fragments.chunk_by(|one, next| key(one) == key(next));
         let mut found: Vec<(&[Fragment], Bytes)> = Vec::new();
         let mut missing = Vec::new();
+        let Some(cache) = &self.cache else {
+            return Ok(wanted.collect());
+        };
         {
-            let mut cache = lock(&self.cache);
+            let mut cache = lock(cache);
             for of_block in wanted {
                 match of_block.first().and_then(|first| cache.get(key(first))) {
                     Some(block) => found.push((of_block, block)),
@@ -236,7 +241,11 @@ impl Disk {
         let mut rest = run.iter();
         let mut fresh: Vec<(BlockKey, Bytes)> = Vec::new();
         for span in spans(table, blocks) {
-            let Workspace { decoder, stored } = workspace;
+            let Workspace {
+                decoder,
+                stored,
+                spare,
+            } = workspace;
             read_span(layer.payload(), table, &span, stored)?;
             for (block, of_block) in span.clone().zip(rest.by_ref()) {
                 let read = BlockRead {
@@ -245,15 +254,18 @@ impl Disk {
                     stored,
                     block,
                 };
+                let spare = self.cache.is_none().then_some(&mut *spare);
                 fresh.extend(
-                    read.into_buf(of_block, buf, decoder)?
+                    read.into_buf(of_block, buf, decoder, spare)?
                         .map(|plain| ((first.layer, block), plain)),
                 );
             }
         }
-        let mut cache = lock(&self.cache);
-        for (key, plain) in fresh {
-            cache.put(key, plain);
+        if let Some(cache) = self.cache.as_ref().filter(|_| !fresh.is_empty()) {
+            let mut cache = lock(cache);
+            for (key, plain) in fresh {
+                cache.put(key, plain);
+            }
         }
         Ok(())
     }

@@ -103,14 +103,27 @@ impl BlockDecoder {
             }
             Codec::Zstd => self.zstd()?.decompress_to_buffer(stored, plain)?,
         };
-        if len == plain.len() {
-            Ok(())
-        } else {
-            Err(io::Error::other(format!(
-                "it holds {len} bytes and must hold {}",
-                plain.len()
-            )))
-        }
+        must_be(len, plain.len())
+    }
+
+    /// Decompresses `stored` into a buffer of its own of `len` bytes, which it must fill exactly. The buffer is not cleared
+    /// first, as one of the caller's must be.
+    pub(super) fn decode_alone(
+        &mut self,
+        codec: Codec,
+        stored: &[u8],
+        len: usize,
+    ) -> io::Result<Vec<u8>> {
+        let plain = match codec {
+            Codec::Lz4 => lz4_flex::block::decompress(stored, len).map_err(io::Error::other)?,
+            Codec::Zstd => {
+                let mut plain = Vec::with_capacity(len);
+                self.zstd()?.decompress_to_buffer(stored, &mut plain)?;
+                plain
+            }
+        };
+        must_be(plain.len(), len)?;
+        Ok(plain)
     }
 
     fn zstd(&mut self) -> io::Result<&mut Decompressor<'static>> {
@@ -120,6 +133,14 @@ impl BlockDecoder {
         };
         Ok(self.zstd.insert(decompressor))
     }
+}
+
+fn must_be(found: usize, wanted: usize) -> io::Result<()> {
+    if found == wanted {
+        return Ok(());
+    }
+    let why = format!("it holds {found} bytes and must hold {wanted}");
+    Err(io::Error::other(why))
 }
 
 impl fmt::Debug for BlockDecoder {
@@ -161,6 +182,8 @@ mod tests {
                 let mut again = vec![1; plain.len()];
                 decoder.decode(codec, &stored[..len], &mut again).unwrap();
                 assert!(again == plain);
+                let alone = decoder.decode_alone(codec, &stored[..len], plain.len());
+                assert!(alone.unwrap() == plain);
             }
         }
     }
@@ -181,6 +204,8 @@ mod tests {
                         .is_err(),
                     "{codec:?} {wrong}"
                 );
+                let alone = decoder.decode_alone(codec, &stored[..len], wrong);
+                assert!(alone.is_err(), "{codec:?} {wrong}");
             }
             assert!(
                 decoder

@@ -76,20 +76,35 @@ pub(crate) fn read_span<R: ReadAt>(
 pub(crate) fn decode_span(
     table: &BlockTable,
     decoder: &mut BlockDecoder,
-    (span, stored): (&Span, &[u8]),
+    span: (&Span, &[u8]),
     block: u64,
     plain: &mut [u8],
 ) -> Result<(), ReadBlockError> {
+    let bytes = stored_of(table, span, block)?;
+    table.decode_block(decoder, block, bytes, plain)
+}
+
+/// The same into a buffer of its own.
+pub(crate) fn decode_span_alone(
+    table: &BlockTable,
+    decoder: &mut BlockDecoder,
+    span: (&Span, &[u8]),
+    block: u64,
+) -> Result<Vec<u8>, ReadBlockError> {
+    let bytes = stored_of(table, span, block)?;
+    table.decode_block_alone(decoder, block, bytes)
+}
+
+fn stored_of<'s>(
+    table: &BlockTable,
+    (span, stored): (&Span, &'s [u8]),
+    block: u64,
+) -> Result<&'s [u8], ReadBlockError> {
     let base = table.stored(span.clone()).start;
     let range = table.stored(block..block.saturating_add(1));
     let offset = |at: u64| at.checked_sub(base).and_then(|at| usize::try_from(at).ok());
-    let bytes = offset(range.start)
+    offset(range.start)
         .zip(offset(range.end))
-        .and_then(|(start, end)| stored.get(start..end));
-    table.decode_block(
-        decoder,
-        block,
-        bytes.ok_or(ReadBlockError::NoBlock { block })?,
-        plain,
-    )
+        .and_then(|(start, end)| stored.get(start..end))
+        .ok_or(ReadBlockError::NoBlock { block })
 }

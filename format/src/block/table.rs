@@ -3,10 +3,10 @@
 use std::io;
 use std::ops::Range;
 
-use super::checksum::{HEADER_SEED, raw_crc32c};
+use super::checksum::{BLOCK_SEED, HEADER_SEED, raw_crc32c};
 use super::codec::Codec;
 use super::header::{HEADER_LEN, Header};
-use super::{BlockDecoder, CRC_LEN};
+use super::{BlockDecoder, CRC_LEN, ReadBlockError};
 use crate::address::ByteRange;
 use crate::error::{DecodeError, Fault};
 use crate::field::u32_at;
@@ -185,30 +185,45 @@ impl BlockTable {
         block: u64,
         stored: &[u8],
         plain: &mut [u8],
-    ) -> Result<(), super::ReadBlockError> {
-        use super::ReadBlockError;
-        use super::checksum::BLOCK_SEED;
-        let mut compressed = stored;
-        if self.has_block_crc {
-            let crc = stored
-                .len()
-                .checked_sub(CRC_LEN)
-                .and_then(|len| stored.split_at_checked(len));
-            let (before, crc) = crc.ok_or(ReadBlockError::NoBlock { block })?;
-            let stored = u32_at(crc, 0).ok_or(ReadBlockError::NoBlock { block })?;
-            let computed = raw_crc32c(BLOCK_SEED, before);
-            if stored != computed {
-                return Err(ReadBlockError::Checksum {
-                    block,
-                    stored,
-                    computed,
-                });
-            }
-            compressed = before;
-        }
+    ) -> Result<(), ReadBlockError> {
+        let compressed = self.checked(block, stored)?;
         decoder
             .decode(self.codec, compressed, plain)
             .map_err(|source| ReadBlockError::Decompress { block, source })
+    }
+
+    /// The same into a buffer of its own.
+    pub(super) fn decode_block_alone(
+        &self,
+        decoder: &mut BlockDecoder,
+        block: u64,
+        stored: &[u8],
+    ) -> Result<Vec<u8>, ReadBlockError> {
+        let compressed = self.checked(block, stored)?;
+        let len = usize::try_from(self.plain(block).len());
+        decoder
+            .decode_alone(self.codec, compressed, len.unwrap_or(usize::MAX))
+            .map_err(|source| ReadBlockError::Decompress { block, source })
+    }
+
+    /// The compressed bytes of a block, which are those that its CRC was made of.
+    fn checked<'s>(&self, block: u64, stored: &'s [u8]) -> Result<&'s [u8], ReadBlockError> {
+        if !self.has_block_crc {
+            return Ok(stored);
+        }
+        let (compressed, crc) = stored
+            .split_last_chunk::<CRC_LEN>()
+            .ok_or(ReadBlockError::NoBlock { block })?;
+        let stored = u32::from_le_bytes(*crc);
+        let computed = raw_crc32c(BLOCK_SEED, compressed);
+        if stored == computed {
+            return Ok(compressed);
+        }
+        Err(ReadBlockError::Checksum {
+            block,
+            stored,
+            computed,
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use bytes::Bytes;
 
 use super::plan::{Fragment, Piece};
-use crate::block::{BlockDecoder, BlockTable, Span, decode_span};
+use crate::block::{BlockDecoder, BlockTable, Span, decode_span, decode_span_alone};
 
 /// One block whose stored bytes are here.
 pub(super) struct BlockRead<'a> {
@@ -16,12 +16,14 @@ pub(super) struct BlockRead<'a> {
 }
 
 impl BlockRead<'_> {
-    /// Puts the block's fragments in their places. Gives the block back if only a part of it was wanted.
+    /// Puts the block's fragments in their places. Gives the block back if only a part of it was wanted and it is to be
+    /// kept; otherwise it goes by way of `spare`, whatever lies there.
     pub(super) fn into_buf(
         self,
         fragments: &[Fragment],
         buf: &mut [u8],
         decoder: &mut BlockDecoder,
+        spare: Option<&mut Vec<u8>>,
     ) -> io::Result<Option<Bytes>> {
         let len = usize::try_from(self.table.plain(self.block).len()).map_err(|_| lost())?;
         let span = (self.span, self.stored);
@@ -32,10 +34,18 @@ impl BlockRead<'_> {
             decode_span(self.table, decoder, span, self.block, plain)?;
             return Ok(None);
         }
-        let mut plain = vec![0; len];
-        decode_span(self.table, decoder, span, self.block, &mut plain)?;
-        copy(fragments, &plain, buf)?;
-        Ok(Some(plain.into()))
+        let Some(spare) = spare else {
+            let plain = decode_span_alone(self.table, decoder, span, self.block)?;
+            copy(fragments, &plain, buf)?;
+            return Ok(Some(plain.into()));
+        };
+        if spare.len() < len {
+            spare.resize(len, 0);
+        }
+        let plain = spare.get_mut(..len).ok_or_else(lost)?;
+        decode_span(self.table, decoder, span, self.block, plain)?;
+        copy(fragments, plain, buf)?;
+        Ok(None)
     }
 }
 
