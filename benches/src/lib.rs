@@ -3,6 +3,7 @@
 //! A figure is a median of several runs, stands beside what it is compared with in the same run, and is given with
 //! the CPU time and the memory that it cost, as the kernel accounts them.
 
+pub mod chunks;
 pub mod convert;
 pub mod cost;
 pub mod format;

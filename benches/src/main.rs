@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tranship_bench::{convert, format, reading};
+use tranship_bench::{chunks, convert, format, reading};
 
 /// Measures tranship beside what it is compared with.
 #[derive(Debug, Parser)]
@@ -37,6 +37,17 @@ enum What {
         /// As a shell gives them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
+    },
+    /// What cold starts fetch, and how long they wait by a model, over sizes of chunks.
+    Chunks {
+        /// The root's tar, not compressed.
+        tar: PathBuf,
+        /// Logs of `benches/trace` over the device that the tar is converted to.
+        #[arg(required = true)]
+        traces: Vec<PathBuf>,
+        /// How often hashing is measured; the medians are printed.
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
     },
     /// Conversion of layer tars, beside bare zstd of the same bytes.
     Convert {
@@ -71,6 +82,7 @@ enum Output {
 fn main() -> Result<ExitCode> {
     let figures = match Arguments::parse().what {
         What::Convert { runs: 0, .. } => bail!("--runs must be at least 1"),
+        What::Chunks { tar, traces, runs } => chunks::measure(&tar, &traces, runs.max(1))?,
         What::Reading { input, runs } => reading::measure(&input, runs)?,
         What::Convert { tars, runs } => convert::measure(&tars, runs)?,
         What::Format {
