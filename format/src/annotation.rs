@@ -323,6 +323,23 @@ mod tests {
     }
 
     #[test]
+    fn a_flipped_bit_in_a_value_is_refused_or_says_something_else() {
+        for (key, value) in ours().to_map() {
+            for bit in 0..value.len() * 8 {
+                let mut bytes = value.clone().into_bytes();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                let Ok(flipped) = String::from_utf8(bytes) else {
+                    continue;
+                };
+                let mut map = ours().to_map();
+                map.insert(key.clone(), flipped);
+                let read = LayerAnnotations::from_map(&map);
+                assert_ne!(read, Ok(Some(ours())), "bit {bit} of {key}");
+            }
+        }
+    }
+
+    #[test]
     fn a_layer_of_another_kind_is_none_of_ours() {
         let other = BTreeMap::from([("org.example".to_owned(), "x".to_owned())]);
         assert_eq!(LayerAnnotations::from_map(&other), Ok(None));

@@ -96,3 +96,57 @@ impl Head {
 fn is_name(name: &[u8]) -> bool {
     (1..=MAX_NAME_LEN).contains(&name.len()) && !name.iter().any(|byte| matches!(byte, 0 | b'/'))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block() -> Vec<u8> {
+        let entry = |name, nid, kind| Dirent {
+            name,
+            nid: Nid(nid),
+            kind,
+        };
+        let mut block = Vec::new();
+        let entries = [
+            entry(b".".as_slice(), 36, FileKind::Directory),
+            entry(b"..", 36, FileKind::Directory),
+            entry(b"file", 1 << 40, FileKind::Regular),
+            entry(b"link", 77, FileKind::Symlink),
+        ];
+        encode_block(&entries, &mut block);
+        block
+    }
+
+    fn said(block: &[u8]) -> Option<Vec<(Vec<u8>, Nid, FileKind)>> {
+        let entries = decode_block(block)?.into_iter();
+        Some(
+            entries
+                .map(|entry| (entry.name.to_vec(), entry.nid, entry.kind))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn entries_come_back_as_they_were() {
+        let entries = said(&block()).unwrap();
+        let names: Vec<&[u8]> = entries.iter().map(|(name, ..)| name.as_slice()).collect();
+        assert_eq!(names, [b".".as_slice(), b"..", b"file", b"link"]);
+        assert_eq!(entries[2].1, Nid(1 << 40));
+        assert_eq!(entries[3].2, FileKind::Symlink);
+        // Blocks are as long as blocks are; what follows the last name is zeros.
+        let padded = [block(), vec![0; 100]].concat();
+        assert_eq!(said(&padded), Some(entries));
+    }
+
+    #[test]
+    fn a_flipped_bit_is_refused_or_says_something_else() {
+        let right = said(&block());
+        for bit in 0..block().len() * 8 {
+            let is_reserved = bit / 8 < 4 * DIRENT_LEN && bit / 8 % DIRENT_LEN == 11;
+            let mut flipped = block();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(said(&flipped) == right, is_reserved, "bit {bit}");
+        }
+    }
+}
