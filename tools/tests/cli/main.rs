@@ -14,3 +14,4 @@ mod errors;
 mod fixture;
 mod look;
 mod proof;
+mod snapshotter;
