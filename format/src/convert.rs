@@ -25,7 +25,7 @@ pub use crate::tree::EntryError;
 use crate::tree::{Attributes, Content, EntryPath, Meaning, Tree};
 use data::FileData;
 use metadata::MetadataImage;
-pub use resume::{LowerLayer, ResumeError};
+pub use resume::{EDITION, LowerLayer, ResumeError};
 
 /// Files of at least this many bytes begin and end on the edges of chunks, so that equal files are equal chunks whatever
 /// stands around them. It is the length of a chunk: smaller files would only make chunks smaller.

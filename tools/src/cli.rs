@@ -127,6 +127,15 @@ pub(crate) struct ConvertArgs {
     /// Platform to take from an index, as os/arch[/variant] [default: this machine's]
     #[arg(long)]
     pub(crate) platform: Option<Platform>,
+    /// Convert every Linux image of an index; what else it lists passes through untouched
+    #[arg(long, conflicts_with = "platform")]
+    pub(crate) all_platforms: bool,
+    /// How DST holds the converted image
+    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
+    pub(crate) mode: Mode,
+    /// Do not convert base layers again that DST's repository holds converted: trusts whoever may push there
+    #[arg(long)]
+    pub(crate) reuse: bool,
     /// Unit of compression: a power of two from 4KiB to 32KiB
     #[arg(long, default_value = "32KiB", value_name = "SIZE")]
     pub(crate) block_size: bytesize::ByteSize,
@@ -147,6 +156,19 @@ pub(crate) struct ConvertArgs {
     pub(crate) tmp_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
+}
+
+/// How a converted image stands beside its original.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Mode {
+    /// DST names the converted image alone
+    #[default]
+    Tag,
+    /// DST names an index that lists the original, untouched, and the converted image behind it
+    Index,
+    /// The converted image refers to the original, which DST's repository gets too if it lacks it; DST names the converted
+    /// image, unless it is SRC
+    Attach,
 }
 
 /// A reference and how to reach it.

@@ -9,27 +9,30 @@ mod channel;
 mod disk;
 mod inflate;
 mod layer;
+mod one;
 mod pipeline;
+mod publish;
+mod reuse;
+mod select;
 mod source;
 mod threads;
 
 use serde::Serialize;
-use tranship_format::LayerOptions;
 use tranship_format::convert::ConvertOptions;
-use tranship_source::ImageReference;
-use tranship_source::manifest::media_type::{OCI_CONFIG, OCI_LAYER};
-use tranship_source::manifest::{Descriptor, ImageConfig, ImageManifest, Manifest};
+use tranship_format::{LayerAnnotations, LayerOptions};
+use tranship_source::{ImageReference, Manifest};
 
-use self::pipeline::{Finished, Pipeline};
-use crate::cli::{Common, ConvertArgs};
+use self::one::Finished;
+use self::pipeline::Pipeline;
+use self::publish::{Destination, Published};
+use self::select::Selection;
+use crate::cli::{Common, ConvertArgs, Mode};
 use crate::failure::{Exit, Explain, Failure, Outcome};
-use crate::image::{Image, parse_reference};
+use crate::image::parse_reference;
 use crate::output::{self, Format};
 use crate::place;
 use crate::progress::Progress;
 
-/// The manifest annotation that names the manifest from which an image was converted.
-pub(crate) const SOURCE_DIGEST: &str = "containerd.io/snapshot/tranship/source-digest";
 /// The filesystem that the converter writes.
 const FS_TYPE: &str = "erofs";
 /// Block lengths that stock readers take.
@@ -50,8 +53,25 @@ pub(crate) struct Converted {
     pub(crate) source_size: u64,
     /// Stored bytes of the layers now.
     pub(crate) size: u64,
-    /// Digests of the layers, bottom first.
+    /// Digests of the layers, bottom first, of one image after the other.
     pub(crate) layers: Vec<String>,
+    /// The images that were converted.
+    pub(crate) images: Vec<ConvertedImage>,
+}
+
+/// One of the images that a conversion made.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ConvertedImage {
+    /// What it runs on.
+    pub(crate) platform: String,
+    /// Its manifest's digest.
+    pub(crate) manifest: String,
+    /// The manifest that was converted.
+    pub(crate) source: String,
+    /// Digests of its layers, bottom first.
+    pub(crate) layers: Vec<String>,
+    /// How many of these, from the bottom on, the destination had already.
+    pub(crate) reused: usize,
 }
 
 pub(crate) async fn run(common: &Common, progress: &Progress, args: &ConvertArgs) -> Outcome {
@@ -65,6 +85,11 @@ pub(crate) async fn run(common: &Common, progress: &Progress, args: &ConvertArgs
 /// Converts and pushes an image.
 pub(crate) async fn convert(progress: &Progress, args: &ConvertArgs) -> Outcome<Converted> {
     if disk::is_disk(&args.source) {
+        if args.all_platforms || args.reuse || args.mode != Mode::Tag {
+            let what = "--all-platforms, --mode and --reuse are for images";
+            return Err(Failure::new(Exit::Usage, what)
+                .why(format!("{} is the file of a disk", args.source)));
+        }
         return disk::convert(progress, args).await;
     }
     if args.base.is_some() {
@@ -74,83 +99,63 @@ pub(crate) async fn convert(progress: &Progress, args: &ConvertArgs) -> Outcome<
     let options = options(args)?;
     let destination = parse_reference(&args.destination)?;
     refuse_digest(&destination, &args.destination)?;
-    let image = Image::open(&args.source, args.platform.as_ref(), &args.registry).await?;
-    source::tell_siblings(&image, progress);
-    source::refuse_what_is_no_image(&image)?;
-    let config = image.config().await?;
-    let jobs = source::jobs(&image, &config)?;
+    let selection = select::select(args, progress).await?;
     let store = place::create(&destination, &args.registry).await?;
-
-    let pipeline = Pipeline {
-        source: image.store.clone(),
-        destination: store.clone(),
-        workers: threads::workers(args.threads.map(usize::from))
-            .explain(|| "cannot start threads to compress on".into())?,
-        tmp_dir: args.tmp_dir.clone().unwrap_or_else(std::env::temp_dir),
-        progress: progress.clone(),
-        named: args.source.clone(),
+    let workers = threads::workers(args.threads.map(usize::from))
+        .explain(|| "cannot start threads to compress on".into())?;
+    let mut images = Vec::new();
+    for image in &selection.images {
+        let pipeline = Pipeline {
+            source: image.store.clone(),
+            destination: store.clone(),
+            workers: workers.clone(),
+            tmp_dir: args.tmp_dir.clone().unwrap_or_else(std::env::temp_dir),
+            progress: progress.clone(),
+            named: args.source.clone(),
+        };
+        images.push(one::convert(image, &store, pipeline, &options, args).await?);
+    }
+    let to = Destination {
+        store: &store,
+        reference: &destination,
+        is_source: parse_reference(&args.source).is_ok_and(|source| source == destination),
     };
-    let finished = pipeline.run(jobs, options).await?;
-
-    let (manifest, config) = documents(&image, config, &finished)?;
-    let pushing = || format!("cannot push to {}", args.destination);
-    place::push_bytes(&store, config)
-        .await
-        .map_err(|error| place::failure(pushing(), &error))?;
-    store
-        .push_root(&manifest)
-        .await
-        .map_err(|error| place::failure(pushing(), &error))?;
+    let published = publish::publish(&to, &selection, &images, args.mode).await?;
     store
         .finish()
         .await
-        .map_err(|error| place::failure(pushing(), &error))?;
-    Ok(Converted {
-        reference: format!("{destination}@{}", manifest.digest()),
-        manifest: manifest.digest().to_string(),
-        source: image.manifest.digest().to_string(),
-        source_size: image.document.layers.iter().map(|layer| layer.size).sum(),
-        size: finished
-            .iter()
-            .map(|layer| layer.annotations.blob_size)
-            .sum(),
-        layers: finished
-            .iter()
-            .map(|layer| layer.annotations.blob_digest.to_string())
-            .collect(),
-    })
+        .map_err(|error| place::failure(format!("cannot push to {}", args.destination), &error))?;
+    Ok(Converted::new(&selection, &images, &published))
 }
 
-/// The config with the new layers' digests, and the manifest that names it. History stays: the layers are as many.
-fn documents(
-    image: &Image,
-    mut config: ImageConfig,
-    layers: &[Finished],
-) -> Outcome<(Manifest, bytes::Bytes)> {
-    let what = || "cannot write the new image's documents".to_owned();
-    config.rootfs.diff_ids = layers
-        .iter()
-        .map(|layer| layer.annotations.blob_digest)
-        .collect();
-    let bytes = config.encode().explain(what)?;
-    let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    let config = Descriptor::new(OCI_CONFIG, tranship_format::Digest::of(&bytes), len);
-    let layers = layers.iter().map(|layer| {
-        let mut descriptor = Descriptor::new(
-            OCI_LAYER,
-            layer.annotations.blob_digest,
-            layer.annotations.blob_size,
-        );
-        descriptor.annotations = layer.annotations.to_map();
-        descriptor
-    });
-    let mut document = ImageManifest::new(config, layers.collect());
-    document.annotations = image.document.annotations.clone();
-    document.annotations.insert(
-        SOURCE_DIGEST.to_owned(),
-        image.manifest.digest().to_string(),
-    );
-    Ok((Manifest::from_image(&document).explain(what)?, bytes))
+impl Converted {
+    fn new(selection: &Selection, images: &[Finished], published: &Published) -> Self {
+        let layers = || images.iter().flat_map(|image| &image.layers);
+        let one = |(image, manifest): (&Finished, &Manifest)| ConvertedImage {
+            platform: image.platform.to_string(),
+            manifest: manifest.digest().to_string(),
+            source: image.original.digest().to_string(),
+            layers: digests(image.layers.iter()),
+            reused: image.reused,
+        };
+        let source = match images {
+            [only] => only.original.digest(),
+            [..] => selection.root.digest(),
+        };
+        Self {
+            reference: published.reference.clone(),
+            manifest: published.root.digest().to_string(),
+            source: source.to_string(),
+            source_size: images.iter().map(|image| image.source_size).sum(),
+            size: layers().map(|layer| layer.blob_size).sum(),
+            layers: digests(layers()),
+            images: images.iter().zip(&published.manifests).map(one).collect(),
+        }
+    }
+}
+
+fn digests<'l>(layers: impl Iterator<Item = &'l LayerAnnotations>) -> Vec<String> {
+    layers.map(|layer| layer.blob_digest.to_string()).collect()
 }
 
 fn options(args: &ConvertArgs) -> Outcome<ConvertOptions> {

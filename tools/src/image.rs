@@ -1,5 +1,7 @@
 //! A converted image, opened for looking at: its documents, its layers, and its filesystem read lazily.
 
+pub(crate) mod converted;
+
 use std::sync::Arc;
 
 use tranship_format::erofs::Filesystem;
@@ -24,6 +26,8 @@ pub(crate) struct Image {
     pub(crate) named: String,
     /// Where the blobs are.
     pub(crate) store: ImageStore,
+    /// What the reference names: an index, or the manifest itself.
+    pub(crate) root: Manifest,
     /// The manifest, as it came.
     pub(crate) manifest: Manifest,
     /// The manifest, parsed.
@@ -58,8 +62,19 @@ pub(crate) fn parse_reference(text: &str) -> Outcome<ImageReference> {
 }
 
 impl Image {
-    /// Pulls an image's manifest; of an index the entry for `platform`.
+    /// Pulls an image's manifest; of an index the entry for `platform`, and in place of an original the converted image that
+    /// stands beside it, if one does.
     pub(crate) async fn open(
+        named: &str,
+        platform: Option<&Platform>,
+        args: &RegistryArgs,
+    ) -> Outcome<Self> {
+        let original = Self::open_original(named, platform, args).await?;
+        Ok(converted::beside(&original).await.unwrap_or(original))
+    }
+
+    /// Pulls an image's manifest; of an index the entry for `platform`. What was converted from it is passed over.
+    pub(crate) async fn open_original(
         named: &str,
         platform: Option<&Platform>,
         args: &RegistryArgs,
@@ -79,6 +94,7 @@ impl Image {
         Ok(Self {
             named: named.to_owned(),
             store,
+            root: found.root,
             manifest: found.manifest,
             document: found.image,
             siblings: siblings

@@ -6,8 +6,8 @@ use tranship_format::Layer;
 
 use crate::blob::{LazyBlob, open_table};
 use crate::cli::{Common, InspectArgs};
-use crate::convert::SOURCE_DIGEST;
 use crate::failure::Outcome;
+use crate::image::converted::SOURCE_DIGEST;
 use crate::image::{Image, LayerBlob, blocking};
 use crate::output::{self, Format, number, size};
 

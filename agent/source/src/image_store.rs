@@ -265,6 +265,15 @@ impl ImageStore {
         Ok(())
     }
 
+    /// Puts a manifest here without a name, so that it is found by digest and, in a layout, in the list of images.
+    pub async fn list_manifest(&self, manifest: &Manifest) -> Result<(), ImageStoreError> {
+        if let Self::Layout { layout, .. } = self {
+            layout.push_image(manifest, None).await?;
+            return Ok(());
+        }
+        self.push_manifest(manifest).await
+    }
+
     /// Puts the manifest or index here that the reference shall name. What it points at must be here already.
     pub async fn push_root(&self, manifest: &Manifest) -> Result<(), ImageStoreError> {
         match self {

@@ -26,6 +26,10 @@ use crate::layer_tar::Timestamp;
 use crate::read_at::ReadAt;
 use crate::tree::{Attributes, Content, Directory, EntriesPlace, Node, NodeId, Place, ROOT};
 
+/// Raised with every change after which equal tars and options give other layers: those of another edition are not gone on
+/// from.
+pub const EDITION: u32 = 1;
+
 /// Decompressed blocks that are kept of the whole device, which is walked, and of each lower part of it, which is looked
 /// into here and there.
 const CACHE_LEN: u64 = 32 << 20;

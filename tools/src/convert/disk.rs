@@ -117,6 +117,7 @@ pub(super) async fn convert(progress: &Progress, args: &ConvertArgs) -> Outcome<
             .chain([digest])
             .map(|digest| digest.to_string())
             .collect(),
+        images: Vec::new(),
     })
 }
 

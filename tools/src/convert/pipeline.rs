@@ -9,7 +9,7 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::io::ReaderStream;
-use tranship_format::convert::{ConvertOptions, Converter};
+use tranship_format::convert::Converter;
 use tranship_format::{LayerAnnotations, Workers};
 use tranship_source::ImageStore;
 
@@ -48,18 +48,14 @@ type Begun = (Job, mpsc::Receiver<io::Result<Bytes>>);
 
 impl Pipeline {
     /// Converts and pushes all layers.
-    pub(super) async fn run(
-        self,
-        jobs: Vec<Job>,
-        options: ConvertOptions,
-    ) -> Outcome<Vec<Finished>> {
+    pub(super) async fn run(self, jobs: Vec<Job>, converter: Converter) -> Outcome<Vec<Finished>> {
         let (begun, to_convert) = mpsc::channel::<Begun>(1);
         let (spooled, mut to_push) = mpsc::channel(1);
         let mut stages: JoinSet<Outcome> = JoinSet::new();
         let downloads = self.clone();
         stages.spawn(async move { downloads.download(jobs, begun).await });
         let converts = self.clone();
-        stages.spawn_blocking(move || converts.convert(to_convert, &spooled, options));
+        stages.spawn_blocking(move || converts.convert(to_convert, &spooled, converter));
 
         let mut finished = Vec::new();
         let mut pushed = Ok(());
@@ -124,9 +120,8 @@ impl Pipeline {
         &self,
         mut begun: mpsc::Receiver<Begun>,
         spooled: &mpsc::Sender<(Job, Spooled)>,
-        options: ConvertOptions,
+        mut converter: Converter,
     ) -> Outcome {
-        let mut converter = Converter::with_workers(options, self.workers.clone());
         while let Some((job, stored)) = begun.blocking_recv() {
             let layer = convert_layer(&mut converter, &job, stored, &self.tmp_dir)
                 .map_err(|error| self.explain(&job, &error))?;

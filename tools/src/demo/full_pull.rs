@@ -21,7 +21,7 @@ pub(crate) async fn run(reference: &str, download: &Path, root: &Path) -> Outcom
     for dir in [download, root] {
         std::fs::create_dir_all(dir).explain(|| format!("cannot make {}", dir.display()))?;
     }
-    let image = Image::open(reference, None, &RegistryArgs::default()).await?;
+    let image = Image::open_original(reference, None, &RegistryArgs::default()).await?;
     let mut downloads = Vec::new();
     for (number, layer) in image.document.layers.iter().enumerate() {
         let (store, layer, path) = (

@@ -9,7 +9,7 @@ use tranship_source::manifest::{Descriptor, ImageManifest, Manifest};
 
 use super::pack::{Packed, pack};
 use super::stage::Stage;
-use crate::cli::{ConvertArgs, DemoArgs, RegistryArgs};
+use crate::cli::{ConvertArgs, DemoArgs, Mode, RegistryArgs};
 use crate::convert::{Converted, convert};
 use crate::failure::{Exit, Explain, Failure, Outcome};
 use crate::image::{Image, blocking, parse_reference};
@@ -117,6 +117,9 @@ fn convert_args(original: &str, host: &str, tmp_dir: &Path) -> ConvertArgs {
         source: original.to_owned(),
         destination: format!("docker://{host}/{REPOSITORY}:lazy"),
         platform: None,
+        all_platforms: false,
+        mode: Mode::Tag,
+        reuse: false,
         block_size: bytesize::ByteSize::kib(32),
         chunk_size: bytesize::ByteSize::kib(256),
         base: None,
@@ -129,7 +132,7 @@ fn convert_args(original: &str, host: &str, tmp_dir: &Path) -> ConvertArgs {
 
 /// Copies one image, as it is, into the demo's registry.
 async fn copy(named: &str, to: &str, args: &RegistryArgs, progress: &Progress) -> Outcome {
-    let image = Image::open(named, None, args).await?;
+    let image = Image::open_original(named, None, args).await?;
     let store = place::create(&parse_reference(to)?, &RegistryArgs::default()).await?;
     for descriptor in image.document.layers.iter().chain([&image.document.config]) {
         let task = progress.task(&descriptor.digest.to_string(), descriptor.size);

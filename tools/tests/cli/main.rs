@@ -13,5 +13,6 @@ mod disk;
 mod errors;
 mod fixture;
 mod look;
+mod modes;
 mod proof;
 mod snapshotter;
