@@ -17,6 +17,8 @@ pub enum Stored {
     Plain,
     /// gzip, fast.
     Gzip,
+    /// Several gzip members in a row, as some builders write them.
+    GzipMembers,
     /// zstd, level 3.
     Zstd,
 }
@@ -32,14 +34,11 @@ pub fn write(layout: &Path, tag: &str, layers: &[(&Path, Stored)]) {
         diff_ids.push(format!("sha256:{}", hex(&plain)));
         let (media_type, bytes) = match stored {
             Stored::Plain => ("application/vnd.oci.image.layer.v1.tar", plain),
-            Stored::Gzip => {
-                let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-                encoder.write_all(&plain).expect("memory");
-                (
-                    "application/vnd.oci.image.layer.v1.tar+gzip",
-                    encoder.finish().expect("memory"),
-                )
-            }
+            Stored::Gzip => ("application/vnd.oci.image.layer.v1.tar+gzip", gzip(&plain)),
+            Stored::GzipMembers => (
+                "application/vnd.oci.image.layer.v1.tar+gzip",
+                plain.chunks(7_000).flat_map(gzip).collect(),
+            ),
             Stored::Zstd => (
                 "application/vnd.oci.image.layer.v1.tar+zstd",
                 zstd::encode_all(&plain[..], 3).expect("memory"),
@@ -83,6 +82,12 @@ pub(crate) fn write_index(layout: &Path, tag: &str, mut manifest: serde_json::Va
         json!({"imageLayoutVersion": "1.0.0"}).to_string(),
     )
     .expect("a written marker");
+}
+
+fn gzip(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(plain).expect("memory");
+    encoder.finish().expect("memory")
 }
 
 /// The architecture's name in OCI's words.

@@ -11,6 +11,7 @@
     reason = "a harness that cannot do its part should stop the test at once, with the place named; paths are shown quoted, since names are odd on purpose"
 )]
 
+pub mod awkward;
 pub mod cluster;
 pub mod command;
 pub mod compare;

@@ -3,8 +3,10 @@
 use crate::image::{Converted, LoopMount, convert};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
+use tranship_tests::awkward::Awkward;
 use tranship_tests::command::tranship_output;
 use tranship_tests::compare::assert_equal_trees;
+use tranship_tests::registry::DockerRegistry;
 use tranship_tests::{independent, need_tools, run, tranship};
 
 #[test]
@@ -86,6 +88,83 @@ fn stock_readers_find_what_we_wrote() {
     run(
         "cmp",
         &[&device.to_string_lossy(), &exported.to_string_lossy()],
+    );
+}
+
+#[test]
+fn the_kernel_shows_what_each_form_of_tar_says() {
+    let image = Awkward::make();
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let lazy = format!("oci:{}:v1", folder.path().join("lazy").display());
+    tranship(&["convert", &image.reference(), &lazy]);
+    let device = folder.path().join("device");
+    tranship(&["export", &lazy, "--raw", &device.to_string_lossy()]);
+    run("fsck.erofs", &[&device.to_string_lossy()]);
+    let mount = LoopMount::of(&device);
+    let compared = assert_equal_trees(&image.unpacked(), mount.path());
+    assert!(compared.entries > 60, "{compared:?}");
+}
+
+#[test]
+fn layout_archive_and_registry_give_one_manifest_and_reuse_the_same() {
+    need_tools(&["skopeo"]);
+    let image = Awkward::make();
+    let registry = DockerRegistry::start();
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let archive = format!(
+        "oci-archive:{}:v1",
+        folder.path().join("image.tar").display()
+    );
+    let pushed = format!("docker://{}/test/awkward:v1", registry.direct_host());
+    for copy in [&archive, &pushed] {
+        let from = image.reference();
+        let arguments = [
+            "copy",
+            "--quiet",
+            "--preserve-digests",
+            "--dest-tls-verify=false",
+        ];
+        run("skopeo", &[&arguments[..], &[&from, copy]].concat());
+    }
+    let digest_of = |from: &str, to: &str, more: &[&str]| {
+        let printed = tranship(&[&["convert", from, to], more].concat());
+        let (_, digest) = printed.trim().rsplit_once('@').expect("a digest");
+        digest.to_owned()
+    };
+    let layout = |name: &str| format!("oci:{}:v1", folder.path().join(name).display());
+    let digest = digest_of(&image.reference(), &layout("one"), &[]);
+    assert_eq!(digest, digest_of(&archive, &layout("two"), &[]));
+    let lazy = format!("docker://{}/test/awkward:lazy", registry.direct_host());
+    assert_eq!(
+        digest,
+        digest_of(&pushed, &lazy, &["--block-size", "32KiB"])
+    );
+    let again = format!("docker://{}/test/awkward:again", registry.direct_host());
+    assert_eq!(digest, digest_of(&pushed, &again, &["--reuse"]));
+
+    // A registry of specification 1.0: attached under the tag that stands for a list of referrers, and found there.
+    digest_of(&pushed, &pushed, &["--mode", "attach"]);
+    let shown = tranship(&["cat", &pushed, "/twice"]);
+    assert_eq!(shown, "the last");
+    let beside = format!("docker://{}/test/awkward:both", registry.direct_host());
+    digest_of(&pushed, &beside, &["--mode", "index", "--all-platforms"]);
+    assert_eq!(tranship(&["cat", &beside, "/twice"]), "the last");
+    let plain = folder.path().join("plain");
+    let plain = format!("oci:{}:v1", plain.display());
+    run(
+        "skopeo",
+        &["copy", "--quiet", "--src-tls-verify=false", &beside, &plain],
+    );
+    let left = fs::read(folder.path().join("plain/index.json")).expect("an index");
+    let kept = fs::read(image.layout().join("index.json")).expect("an index");
+    let digest_in = |index: &[u8]| {
+        let index: serde_json::Value = serde_json::from_slice(index).expect("an index in JSON");
+        index["manifests"][0]["digest"].clone()
+    };
+    assert_eq!(
+        digest_in(&left),
+        digest_in(&kept),
+        "others take the original"
     );
 }
 
