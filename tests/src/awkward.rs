@@ -53,7 +53,7 @@ impl Awkward {
         let mut layers: Vec<(PathBuf, Stored)> = Vec::new();
         for (name, options, stored) in forms {
             let tar = at.join(format!("{name}.tar"));
-            by_gnu_tar(&at.join("root"), name, options, &tar);
+            by_gnu_tar(&at.join(format!("{name}.root")), name, options, &tar);
             layers.push((tar, stored));
         }
         let top = at.join("top.tar");
@@ -143,12 +143,13 @@ fn by_gnu_tar(root: &Path, name: &str, options: &[&str], tar: &Path) {
     }
     fs::hard_link(own.join("sparse"), own.join("linked")).expect("a link");
     symlink("t".repeat(300), own.join("symlink")).expect("a link");
-    // GNU's own format has no place for attributes.
+    // GNU's own format has no place for attributes, and umoci does not know its sparse files.
     if name != "gnu" {
         let path = own.join("attributes");
         fs::write(&path, "attributed").expect("a file");
         set_xattr(&path, "user.binary", b"a\0b\n=c");
-        set_xattr(&path, "trusted.overlay.opaque", b"y");
+        // umoci leaves out `trusted.overlay.*`, which we keep as data.
+        set_xattr(&path, "trusted.note", b"y");
         set_xattr(&path, "system.posix_acl_access", ACL);
         let capability = [
             1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
@@ -161,24 +162,13 @@ fn by_gnu_tar(root: &Path, name: &str, options: &[&str], tar: &Path) {
     set_time(&own, 1_600_000_000, 0);
     set_time(root, 1_600_000_000, 0);
     let (tar, root) = (tar.to_string_lossy(), root.to_string_lossy());
-    let mut arguments = vec!["--create", "--sparse", "--sort=name", "--numeric-owner"];
+    let mut arguments = vec!["--create", "--sort=name", "--numeric-owner"];
     arguments.extend(options);
     if name != "gnu" {
         let dates = "--pax-option=delete=atime,delete=ctime";
-        arguments.extend(["--xattrs", "--xattrs-include=*", dates]);
+        arguments.extend(["--sparse", "--xattrs", "--xattrs-include=*", dates]);
     }
-    let own = format!("./{name}");
-    arguments.extend([
-        "--file",
-        &tar,
-        "--directory",
-        &root,
-        ".",
-        "--no-recursion",
-        &own,
-        "--recursion",
-        &own,
-    ]);
+    arguments.extend(["--file", &tar, "--directory", &root, "."]);
     run("tar", &arguments);
 }
 

@@ -119,12 +119,16 @@ fn layout_archive_and_registry_give_one_manifest_and_reuse_the_same() {
     for copy in [&archive, &pushed] {
         let from = image.reference();
         let arguments = [
+            "--insecure-policy",
             "copy",
             "--quiet",
             "--preserve-digests",
             "--dest-tls-verify=false",
         ];
-        run("skopeo", &[&arguments[..], &[&from, copy]].concat());
+        run(
+            "skopeo",
+            &[&arguments[..], &[from.as_str(), copy.as_str()]].concat(),
+        );
     }
     let digest_of = |from: &str, to: &str, more: &[&str]| {
         let printed = tranship(&[&["convert", from, to], more].concat());
@@ -153,7 +157,15 @@ fn layout_archive_and_registry_give_one_manifest_and_reuse_the_same() {
     let plain = format!("oci:{}:v1", plain.display());
     run(
         "skopeo",
-        &["copy", "--quiet", "--src-tls-verify=false", &beside, &plain],
+        &[
+            "--insecure-policy",
+            "copy",
+            "--quiet",
+            "--preserve-digests",
+            "--src-tls-verify=false",
+            &beside,
+            &plain,
+        ],
     );
     let left = fs::read(folder.path().join("plain/index.json")).expect("an index");
     let kept = fs::read(image.layout().join("index.json")).expect("an index");
