@@ -1,7 +1,8 @@
 //! A small OCI distribution registry on loopback, inside the demo's process, so that nothing has to be installed.
 //!
 //! It does what tranship and common clients use: blobs with ranges, uploads in pieces or at once, mounts, manifests by
-//! tag and digest, tag lists. It counts what it serves, as the one witness of how often the registry was read.
+//! tag and digest, tag lists. Lists of referrers it leaves to those who push, as registries before specification 1.1 do.
+//! It counts what it serves, as the one witness of how often the registry was read.
 
 mod blobs;
 mod storage;
@@ -98,7 +99,6 @@ enum Place<'a> {
     Uploads(&'a str),
     Upload(&'a str, &'a str),
     Tags(&'a str),
-    Referrers,
     Nowhere,
 }
 
@@ -122,14 +122,9 @@ impl<'a> Place<'a> {
                 Self::Upload(name, id)
             };
         }
-        match (
-            path.rsplit_once("/blobs/"),
-            path.rsplit_once("/manifests/"),
-            path.rsplit_once("/referrers/"),
-        ) {
-            (Some((_, digest)), _, _) => Self::Blob(digest),
-            (_, Some((name, reference)), _) => Self::Manifest(name, reference),
-            (_, _, Some(_)) => Self::Referrers,
+        match (path.rsplit_once("/blobs/"), path.rsplit_once("/manifests/")) {
+            (Some((_, digest)), _) => Self::Blob(digest),
+            (_, Some((name, reference))) => Self::Manifest(name, reference),
             _ => Self::Nowhere,
         }
     }
@@ -162,10 +157,6 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             json!({"name": name, "tags": shared.storage.tags(name)}),
         )
         .into_response()),
-        (Place::Referrers, Method::GET) => {
-            let index = json!({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": []});
-            Ok(([(header::CONTENT_TYPE, INDEX_TYPE)], index.to_string()).into_response())
-        }
         _ => Err(refusal(
             StatusCode::NOT_FOUND,
             "NAME_UNKNOWN",
@@ -174,8 +165,6 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     };
     result.unwrap_or_else(IntoResponse::into_response)
 }
-
-const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 
 /// An answer, or the refusal that is the answer instead.
 type Answer = Result<Response, Refusal>;
