@@ -340,7 +340,7 @@ pub(crate) struct UmountArgs {
 /// `demo`
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DemoArgs {
-    /// Image to use [default: one packed from this machine's own files]
+    /// Image to use, an ordinary one or one of block-device layers [default: one packed from this machine's own files]
     #[arg(long, value_name = "REF")]
     pub(crate) image: Option<String>,
     /// Nodes that start the image at once

@@ -4,6 +4,7 @@
 //! full pull, lazily from the registry, and lazily with each other's help. What is shown is when the last of them was
 //! ready, from where the bytes came, and that every byte was right.
 
+mod block_layers;
 mod compare;
 mod daemon;
 mod full_pull;
@@ -72,7 +73,7 @@ async fn tell(common: &Common, progress: &Progress, args: &DemoArgs, stage: &mut
         );
     }
     stage.start_registry().await?;
-    let scene = scene::set(stage, args, progress).await?;
+    let scene = scene::set(stage, args, rights, progress).await?;
     progress.note(&format!("{} nodes pull and unpack all of it", args.nodes));
     let (full_pull, unpacked) = phase::full_pull(stage, &scene, rights).await?;
     progress.note(&format!(

@@ -52,12 +52,22 @@ async fn raw(image: &Image, path: PathBuf, progress: &Progress) -> Outcome {
     }
 }
 
-enum RawError {
+/// Which side of an export went wrong.
+pub(crate) enum RawError {
     Read(io::Error),
     Write(io::Error),
 }
 
-fn write_raw(disk: &Arc<Disk>, path: &Path, task: &Task) -> Result<(), RawError> {
+impl From<RawError> for io::Error {
+    fn from(error: RawError) -> Self {
+        match error {
+            RawError::Read(error) | RawError::Write(error) => error,
+        }
+    }
+}
+
+/// Writes a device to a file with holes where the device holds zeros.
+pub(crate) fn write_raw(disk: &Arc<Disk>, path: &Path, task: &Task) -> Result<(), RawError> {
     let mut file = File::create(path).map_err(RawError::Write)?;
     file.set_len(disk.len()).map_err(RawError::Write)?;
     let mut piece = vec![0; PIECE_LEN];

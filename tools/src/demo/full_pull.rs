@@ -1,5 +1,5 @@
 //! The yardstick: what a runtime does without laziness. All layers are downloaded side by side, each is unpacked as soon
-//! as it and those below it are here, then the command starts.
+//! as it and those below it are here, then the command starts. Layers of block devices make sense only together.
 //!
 //! It runs as a process of its own (`demo-step pull`), since a link belongs to a process.
 
@@ -10,6 +10,7 @@ use flate2::bufread::MultiGzDecoder;
 use tokio::io::AsyncWriteExt;
 use tranship_source::manifest::Descriptor;
 
+use super::block_layers;
 use super::unpack::unpack_layer;
 use crate::cli::RegistryArgs;
 use crate::failure::{Exit, Explain, Failure, Outcome};
@@ -33,6 +34,14 @@ pub(crate) async fn run(reference: &str, download: &Path, root: &Path) -> Outcom
             fetch(&store, &layer, &path).await.map(|()| path)
         }));
         downloads.push(task);
+    }
+    if let Ok(layers) = image.layers() {
+        let mut paths = Vec::new();
+        for download in downloads {
+            paths.push(download.await.explain(|| "a download died".into())??);
+        }
+        let (scratch, root) = (download.to_path_buf(), root.to_path_buf());
+        return blocking(move || block_layers::unpack(&layers, &paths, &scratch, &root)).await?;
     }
     for download in downloads {
         let path = download.await.explain(|| "a download died".into())??;

@@ -72,13 +72,18 @@ impl Report {
     /// A table and what one should know about it.
     pub(crate) fn text(&self) -> String {
         let scene = &self.scene;
+        let sizes = if scene.converted.source == scene.converted.manifest {
+            format!("{} in its registry, as it is", size(scene.converted.size))
+        } else {
+            format!(
+                "{} in its registry, {} when converted",
+                size(scene.converted.source_size),
+                size(scene.converted.size)
+            )
+        };
         let mut text = format!(
-            "{} nodes start {} at once.\nThe image has {} in its registry, {} when converted; every machine has a link of {} each way.\n",
-            self.nodes,
-            scene.description,
-            size(scene.converted.source_size),
-            size(scene.converted.size),
-            self.link,
+            "{} nodes start {} at once.\nThe image has {sizes}; every machine has a link of {} each way.\n",
+            self.nodes, scene.description, self.link,
         );
         if self.registry_link != self.link {
             let other = self.registry_link;

@@ -9,6 +9,7 @@ use tranship_source::manifest::{Descriptor, ImageManifest, Manifest};
 
 use super::pack::{Packed, pack};
 use super::stage::Stage;
+use super::start::Rights;
 use crate::cli::{ConvertArgs, DemoArgs, Mode, RegistryArgs};
 use crate::convert::{Converted, convert};
 use crate::failure::{Exit, Explain, Failure, Outcome};
@@ -45,7 +46,12 @@ struct Original {
 }
 
 /// Puts the image into the demo's registry and converts it there.
-pub(crate) async fn set(stage: &Stage, args: &DemoArgs, progress: &Progress) -> Outcome<Scene> {
+pub(crate) async fn set(
+    stage: &Stage,
+    args: &DemoArgs,
+    rights: Rights,
+    progress: &Progress,
+) -> Outcome<Scene> {
     let no_registry = || Failure::new(Exit::Failed, "the demo's registry does not run");
     let host = stage.registry.as_ref().ok_or_else(no_registry)?.address();
     let relayed = stage
@@ -74,22 +80,50 @@ pub(crate) async fn set(stage: &Stage, args: &DemoArgs, progress: &Progress) -> 
     if !args.command.is_empty() {
         command.clone_from(&args.command);
     }
-    progress.note("converting it");
     let begin = std::time::Instant::now();
-    let converted = convert(
-        progress,
-        &convert_args(&original, &host.to_string(), stage.path()),
-    )
-    .await?;
+    let (converted, lazy) = if let Some(image) = block_layers(&original).await? {
+        if rights == Rights::ReadOnly {
+            return Err(Failure::new(Exit::Usage, format!("cannot start {description} here"))
+                .why("its layers are block devices already, and to compare its files the kernel has to mount them")
+                .next("run the demo as root"));
+        }
+        progress.note("its layers are block devices already: it is started as it is");
+        (as_it_is(&image), "original")
+    } else {
+        progress.note("converting it");
+        let args = convert_args(&original, &host.to_string(), stage.path());
+        (convert(progress, &args).await?, "lazy")
+    };
     Ok(Scene {
         original: format!("docker://{relayed}/{REPOSITORY}:original"),
-        lazy: format!("docker://{relayed}/{REPOSITORY}:lazy"),
+        lazy: format!("docker://{relayed}/{REPOSITORY}:{lazy}"),
         command,
         needed,
         description,
         converted,
         convert_seconds: begin.elapsed().as_secs_f64(),
     })
+}
+
+/// The image, if it needs no conversion.
+async fn block_layers(original: &str) -> Outcome<Option<Image>> {
+    let image = Image::open_original(original, None, &RegistryArgs::default()).await?;
+    Ok(image.layers().is_ok().then_some(image))
+}
+
+/// What a conversion would have made of an image that needs none.
+fn as_it_is(image: &Image) -> Converted {
+    let size = image.document.layers.iter().map(|layer| layer.size).sum();
+    let digests = image.document.layers.iter().map(|layer| layer.digest);
+    Converted {
+        reference: image.named.clone(),
+        manifest: image.manifest.digest().to_string(),
+        source: image.manifest.digest().to_string(),
+        source_size: size,
+        size,
+        layers: digests.map(|digest| digest.to_string()).collect(),
+        images: Vec::new(),
+    }
 }
 
 async fn packed(stage: &Stage, original: &str) -> Outcome<Original> {
