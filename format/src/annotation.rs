@@ -17,6 +17,8 @@ pub const BLOB_SIZE: &str = "containerd.io/snapshot/overlaybd/blob-size";
 pub const BLOB_FS_TYPE: &str = "containerd.io/snapshot/overlaybd/blob-fs-type";
 /// overlaybd's version of the layer format.
 pub const OVERLAYBD_VERSION: &str = "containerd.io/snapshot/overlaybd/version";
+/// `yes` on a topmost layer that holds a recorded trace of reads, and nothing of the device.
+pub const ACCELERATION_LAYER: &str = "containerd.io/snapshot/overlaybd/acceleration-layer";
 /// Version of what stands under our keys.
 pub const VERSION: &str = "containerd.io/snapshot/tranship/version";
 /// SHA-256 digest of the chunk table's bytes.

@@ -118,7 +118,7 @@ impl Image {
     /// The layers, bottom first, if all are in overlaybd's form.
     pub(crate) fn layers(&self) -> Outcome<Vec<LayerBlob>> {
         let mut layers = Vec::new();
-        for (number, descriptor) in self.document.layers.iter().enumerate() {
+        for (number, descriptor) in self.document.device_layers().iter().enumerate() {
             let what = || {
                 format!(
                     "layer {number} of {} ({}) cannot be used",

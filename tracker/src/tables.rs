@@ -68,7 +68,7 @@ pub(crate) async fn read(
         .map_err(TableError::Manifest)?;
     let mut tables = Vec::new();
     let mut bare = BTreeMap::new();
-    for descriptor in &image.layers {
+    for descriptor in image.device_layers() {
         let layer = descriptor.digest;
         let annotations = LayerAnnotations::from_map(&descriptor.annotations)
             .map_err(|source| TableError::Annotations { layer, source })?;

@@ -247,7 +247,7 @@ fn unusable(reference: &str, source: impl Into<Box<ManifestError>>) -> OpenImage
 fn is_converted(image: &ImageManifest) -> bool {
     !image.layers.is_empty()
         && image
-            .layers
+            .device_layers()
             .iter()
             .all(|layer| matches!(LayerAnnotations::from_map(&layer.annotations), Ok(Some(_))))
 }
@@ -262,7 +262,7 @@ fn resolved(
         reference: reference.to_owned(),
     };
     let mut layers = Vec::with_capacity(image.layers.len());
-    for (number, layer) in image.layers.iter().enumerate() {
+    for (number, layer) in image.device_layers().iter().enumerate() {
         let found = LayerAnnotations::from_map(&layer.annotations).map_err(|source| {
             OpenImageError::Annotations {
                 reference: reference.to_owned(),

@@ -244,3 +244,14 @@ fn large_files_of_one_image_are_not_fetched_again_for_another() {
     let copied = daemon.must(daemon.client().status()).store.copied_count;
     assert!(copied > 10, "{copied} chunks were copied");
 }
+
+#[test]
+fn image_with_a_trace_of_reads_on_top_is_shown_without_it() {
+    let (registry, image) = (Registry::start(), Image::new());
+    let reference = image.push_with_trace(&registry);
+    let daemon = Daemon::start("");
+    let device = daemon.attach(&reference, FrontEndChoice::Auto);
+    let target = daemon.mount(&device, "mounted", false);
+    image.assert_at(&target);
+    daemon.unmount(&target);
+}

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Cursor;
 use std::path::Path;
 
+use tranship_format::annotation::ACCELERATION_LAYER;
 use tranship_format::convert::{ConvertOptions, Converter};
 use tranship_format::{Digest, LayerAnnotations, LayerSummary};
 use tranship_source::Manifest;
@@ -150,7 +151,21 @@ impl Image {
             registry.put_blob(&Digest::of(blob).to_string(), blob.clone());
         }
         registry.put_blob(&Digest::of(b"{}").to_string(), b"{}".to_vec());
-        let manifest = self.manifest(change);
+        Self::put(registry, tag, &self.manifest(change))
+    }
+
+    /// The same with a recorded trace of reads on top, as overlaybd leaves it, of which nothing is in the registry.
+    pub(crate) fn push_with_trace(&self, registry: &Registry) -> String {
+        self.push(registry);
+        let mut image = self.manifest(|_| {}).image().unwrap();
+        let mut trace = Descriptor::new(LAYER, Digest::of(b"trace"), 5);
+        let yes = (ACCELERATION_LAYER.to_owned(), "yes".to_owned());
+        trace.annotations.extend([yes]);
+        image.layers.push(trace);
+        Self::put(registry, "traced", &Manifest::from_image(&image).unwrap())
+    }
+
+    fn put(registry: &Registry, tag: &str, manifest: &Manifest) -> String {
         for which in [tag.to_owned(), manifest.digest().to_string()] {
             registry.put_manifest(&which, manifest.media_type(), manifest.bytes());
         }

@@ -22,7 +22,7 @@ const MAX_CANDIDATES: usize = 8;
 
 /// Whether all layers are in overlaybd's form.
 pub(crate) fn is_converted(document: &ImageManifest) -> bool {
-    let mut layers = document.layers.iter();
+    let mut layers = document.device_layers().iter();
     !document.layers.is_empty()
         && layers.all(|layer| matches!(LayerAnnotations::from_map(&layer.annotations), Ok(Some(_))))
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tranship_format::Digest;
+use tranship_format::annotation::ACCELERATION_LAYER;
 
 use super::{Document, Manifest, ManifestError, Platform, media_type};
 
@@ -118,6 +119,22 @@ impl ImageManifest {
             .as_deref()
             .unwrap_or(media_type::OCI_MANIFEST)
     }
+
+    /// The layers that make the device of a converted image, lowest first: all but overlaybd's acceleration layer, which
+    /// stands on top of them and holds a trace of reads.
+    pub fn device_layers(&self) -> &[Descriptor] {
+        match self.layers.split_last() {
+            Some((top, below)) if is_acceleration_layer(top) && !below.is_empty() => below,
+            _ => &self.layers,
+        }
+    }
+}
+
+fn is_acceleration_layer(layer: &Descriptor) -> bool {
+    layer
+        .annotations
+        .get(ACCELERATION_LAYER)
+        .is_some_and(|said| said == "yes")
 }
 
 /// A list of manifests.

@@ -209,3 +209,25 @@ fn configurations_keep_what_is_the_runtimes() {
     assert_eq!(written.other["config"]["Env"][0], "A=b");
     assert!(ImageConfig::parse(b"{}").is_err());
 }
+
+#[test]
+fn a_trace_of_reads_on_top_is_no_layer_of_the_device() {
+    let mut image = manifest(IMAGE, None).image().unwrap();
+    let plain = image.layers[0].clone();
+    let mut trace = plain.clone();
+    let key = tranship_format::annotation::ACCELERATION_LAYER.to_owned();
+    trace.annotations.insert(key.clone(), "yes".to_owned());
+    image.layers = vec![plain.clone(), trace.clone()];
+    assert_eq!(image.device_layers(), std::slice::from_ref(&plain));
+    // Only on top, only with this word, and never all there is.
+    let mut other = plain.clone();
+    other.annotations.insert(key, "no".to_owned());
+    for layers in [
+        vec![trace.clone(), plain.clone()],
+        vec![plain, other],
+        vec![trace],
+    ] {
+        image.layers = layers;
+        assert_eq!(image.device_layers(), image.layers);
+    }
+}
