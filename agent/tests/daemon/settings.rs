@@ -7,7 +7,9 @@ fn check(text: &str) -> Output {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.toml");
     fs::write(&path, text).unwrap();
+    // What the tests' own environment says (TRANSHIP_VECTORS) is no setting.
     Command::new(env!("CARGO_BIN_EXE_tranship-agent"))
+        .env_clear()
         .args(["config", "check", "--config"])
         .arg(path)
         .output()
