@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::demo::rate::Rate;
 use crate::output::Format;
 use crate::progress::Watch;
+use tranship_simulate::Rate;
 use tranship_source::Platform;
 
 const EXIT_CODES: &str = "\
@@ -108,6 +108,8 @@ pub(crate) enum Verb {
     Devices(AgentArgs),
     /// Show the settings in effect and from where they come
     Config(AgentArgs),
+    /// Live through a swarm of thousands of nodes in virtual time, and print what it came to
+    Simulate(SimulateArgs),
     /// See it work on this machine: a registry, a tracker and some nodes, timed
     Demo(DemoArgs),
     /// Steps of the demo that run in processes of their own
@@ -335,6 +337,17 @@ pub(crate) struct UmountArgs {
     pub(crate) target: PathBuf,
     #[command(flatten)]
     pub(crate) agent: AgentArgs,
+}
+
+/// `simulate`
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SimulateArgs {
+    /// The scenario: hosts, links, image, what goes wrong
+    #[arg(value_name = "SCENARIO.toml")]
+    pub(crate) scenario: PathBuf,
+    /// Seed of everything random in it; the same seed gives the same figures [default: the scenario's]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
 }
 
 /// `demo`

@@ -14,7 +14,6 @@ mod nbd_device;
 mod net;
 mod pack;
 mod phase;
-pub(crate) mod rate;
 mod registry;
 mod report;
 mod scene;

@@ -24,6 +24,7 @@ mod output;
 mod path;
 mod place;
 mod progress;
+mod simulate;
 mod spool;
 mod time;
 mod umount;
@@ -90,6 +91,7 @@ async fn verb(cli: &Cli, progress: &Progress) -> Outcome {
         Verb::Umount(args) => umount::run(common, args).await,
         Verb::Devices(args) => devices::run(common, args).await,
         Verb::Config(args) => config::run(common, args),
+        Verb::Simulate(args) => simulate::run(common, args),
         Verb::Demo(args) => demo::run(common, progress, args).await,
         Verb::DemoStep(step) => demo::step(step).await,
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::rate::Rate;
+use tranship_simulate::Rate;
 
 pub(crate) use self::relay::Relay;
 
@@ -47,7 +47,7 @@ impl Direction {
         let now = Instant::now();
         let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
         let begin = (*free_at).max(now.checked_sub(BURST).unwrap_or(now));
-        *free_at = begin + self.rate.time_for(bytes);
+        *free_at = begin + self.rate.time_for(u64::try_from(bytes).unwrap_or(0));
         *free_at
     }
 }

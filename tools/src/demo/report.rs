@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use super::compare::Compared;
 use super::phase::Phase;
-use super::rate::Rate;
 use super::scene::Scene;
 use super::start::Rights;
 use crate::output::{self, number, size};
+use tranship_simulate::Rate;
 
 /// All numbers of a demo.
 #[derive(Debug)]

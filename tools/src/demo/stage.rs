@@ -12,10 +12,10 @@ use tranship_agent::control::Client;
 
 use super::daemon::Daemon;
 use super::link::{Link, Machines, Relay};
-use super::rate::Rate;
 use super::registry::Registry;
 use crate::cli::DemoArgs;
 use crate::failure::{Explain, Outcome};
+use tranship_simulate::Rate;
 
 /// Unmounting and detaching may take this long before it is done by force.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);

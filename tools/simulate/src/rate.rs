@@ -4,16 +4,36 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Bytes a second; never zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Rate(u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Rate(u64);
 
 impl Rate {
+    /// 1 Gbit a second.
+    pub const GBIT: Self = Self(125_000_000);
+    /// 10 Gbit a second.
+    pub const TEN_GBIT: Self = Self(1_250_000_000);
+
+    /// Bytes a second.
+    pub const fn bytes_per_second(self) -> u64 {
+        self.0
+    }
+
+    /// This rate divided by `by`, but never nothing.
+    #[must_use]
+    pub const fn slower(self, by: u64) -> Self {
+        match self.0.checked_div(by) {
+            Some(0) | None => Self(1),
+            Some(rate) => Self(rate),
+        }
+    }
+
     /// How long `bytes` take.
-    pub(crate) fn time_for(self, bytes: usize) -> Duration {
-        let nanos = u128::try_from(bytes).unwrap_or(0) * 1_000_000_000 / u128::from(self.0);
+    pub fn time_for(self, bytes: u64) -> Duration {
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.0);
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }
@@ -21,7 +41,7 @@ impl Rate {
 /// What is wrong with a rate's text.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a rate such as 200mbit, 1gbit, 512kbit or 25MB/s (from 1kbit to 1000gbit)")]
-pub(crate) struct BadRate(String);
+pub struct BadRate(String);
 
 impl FromStr for Rate {
     type Err = BadRate;
@@ -45,6 +65,14 @@ impl FromStr for Rate {
             .filter(|bits| (1_000..=1_000_000_000_000).contains(bits))
             .ok_or_else(bad)?;
         Ok(Self(bits / 8))
+    }
+}
+
+impl TryFrom<String> for Rate {
+    type Error = BadRate;
+
+    fn try_from(text: String) -> Result<Self, BadRate> {
+        text.parse()
     }
 }
 

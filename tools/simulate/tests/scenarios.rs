@@ -1,0 +1,83 @@
+//! Small swarms, lived through in seconds: the model repeats itself, refuses nonsense, and the swarm keeps its bounds.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop where it is"
+)]
+
+use tranship_simulate::{Report, Scenario, simulate};
+
+fn scenario(name: &str) -> Scenario {
+    let path = format!(
+        "{}/../../benches/scenarios/{name}.toml",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    Scenario::parse(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn run(name: &str) -> Report {
+    simulate(&scenario(name), None)
+}
+
+#[test]
+fn the_same_seed_gives_the_same_report() {
+    let one = serde_json::to_string(&run("slow-and-dying")).unwrap();
+    let other = serde_json::to_string(&run("slow-and-dying")).unwrap();
+    assert_eq!(one, other);
+    let seeded = simulate(&scenario("slow-and-dying"), Some(77));
+    assert_ne!(serde_json::to_string(&seeded).unwrap(), one);
+}
+
+#[test]
+fn every_scenario_in_the_house_can_be_read() {
+    let dir = format!("{}/../../benches/scenarios", env!("CARGO_MANIFEST_DIR"));
+    let mut count = 0;
+    for file in std::fs::read_dir(dir).unwrap() {
+        let path = file.unwrap().path();
+        let scenario = Scenario::parse(&std::fs::read_to_string(&path).unwrap());
+        assert!(
+            scenario.is_ok_and(|read| !read.about.is_empty()),
+            "{}",
+            path.display()
+        );
+        count += 1;
+    }
+    assert!(count >= 8, "only {count} scenarios");
+}
+
+#[test]
+fn a_misspelt_key_is_named_with_its_place() {
+    let text =
+        "[image]\nlen = \"1MiB\"\n[hosts]\ncount = 2\nup = \"1gbit\"\n[trouble]\nslwo = 0.1\n";
+    let error = Scenario::parse(text).unwrap_err();
+    assert_eq!(error.to_string(), "unknown key `trouble.slwo`");
+}
+
+#[test]
+fn a_value_that_makes_no_sense_is_named_with_what_it_must_be() {
+    let with = |extra: &str| {
+        let text = format!("[image]\nlen = \"1MiB\"\n[hosts]\ncount = 2\nup = \"1gbit\"\n{extra}");
+        Scenario::parse(&text).unwrap_err().to_string()
+    };
+    assert_eq!(
+        with("zones = 3"),
+        "`hosts.zones` is 3, which must be from 1 to 256, and at most `hosts.count`"
+    );
+    assert!(with("[trouble]\nslow = 1.5").contains("`trouble.slow` is 1.5"));
+    assert!(with("[registry]\nrate = \"fast\"").contains("`fast` is not a rate"));
+    assert!(with("[tracker]\nback_at = \"1s\"\nlost_at = \"2s\"").contains("`tracker.back_at`"));
+}
+
+#[test]
+fn a_host_alone_reads_the_registry_once_at_the_speed_of_its_link() {
+    let text = "[image]\nlen = \"10MiB\"\n[hosts]\ncount = 1\nup = \"100mbit\"\n[registry]\nlatency = \"10ms\"\n";
+    let report = simulate(&Scenario::parse(text).unwrap(), None);
+    assert_eq!(report.unfinished_nodes, 0);
+    assert!(
+        (report.origin_amplification - 1.0).abs() < 1e-9,
+        "{report:?}"
+    );
+    assert!(
+        (1.0..1.1).contains(&report.makespan_over_optimum),
+        "{report:?}"
+    );
+}
