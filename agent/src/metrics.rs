@@ -131,6 +131,21 @@ impl DaemonCollector {
             "Requests made again elsewhere",
             sources.hedge_count,
         )?;
+        counter(
+            "tranship_peer_requests",
+            "Chunks asked of peers and the seed",
+            sources.request_count,
+        )?;
+        counter(
+            "tranship_busy_answers",
+            "Peers that answered that they were busy",
+            sources.busy_count,
+        )?;
+        counter(
+            "tranship_unleased_reads",
+            "Chunks read from the registry without a lease, because a reader waited",
+            sources.override_count,
+        )?;
         let store = &status.store;
         counter(
             "tranship_store_corrupt_chunks",

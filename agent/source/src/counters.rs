@@ -81,6 +81,7 @@ pub struct Counters {
     pub(crate) registry_requests: Count,
     pub(crate) registry_bytes: Count,
     pub(crate) origin_overrides: Count,
+    pub(crate) requests: Count,
     pub(crate) hedges: Count,
     pub(crate) waits: Count,
     pub(crate) busy: Count,
@@ -125,6 +126,7 @@ impl Counters {
             registry_request_count: self.registry_requests.get(),
             registry_len: self.registry_bytes.get(),
             origin_override_count: self.origin_overrides.get(),
+            request_count: self.requests.get(),
             hedge_count: self.hedges.get(),
             wait_count: self.waits.get(),
             busy_count: self.busy.get(),
@@ -171,6 +173,8 @@ pub struct CountersSnapshot {
     pub registry_len: u64,
     /// Registry reads without a lease, because a reader had waited too long.
     pub origin_override_count: u64,
+    /// Chunks asked of peers and the seed, hedges included.
+    pub request_count: u64,
     /// Second requests for a chunk that was late.
     pub hedge_count: u64,
     /// WAIT answers received.

@@ -256,6 +256,15 @@ pub struct SourceCounters {
     /// Requests that were made a second time elsewhere because the first was slow.
     #[serde(default)]
     pub hedge_count: u64,
+    /// Chunks asked of peers and the seed, those made a second time included.
+    #[serde(default)]
+    pub request_count: u64,
+    /// Peers that answered that they were busy.
+    #[serde(default)]
+    pub busy_count: u64,
+    /// Chunks read from the registry without a lease, because a reader waited and nobody gave anything.
+    #[serde(default)]
+    pub override_count: u64,
 }
 
 /// Any answer that is not a success.

@@ -157,6 +157,7 @@ impl Driver {
     /// Shows counters and standing to those outside.
     pub(super) fn publish(&self) {
         let (ours, theirs) = (&self.jobs.counters, self.node.counters());
+        ours.requests.set(theirs.requests);
         ours.hedges.set(theirs.hedges);
         ours.origin_overrides.set(theirs.origin_overrides);
         ours.busy.set(theirs.busy_received);
