@@ -8,3 +8,4 @@ pub mod convert;
 pub mod cost;
 pub mod format;
 pub mod reading;
+pub mod swarm;

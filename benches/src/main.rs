@@ -2,12 +2,14 @@
 
 #![expect(clippy::print_stdout, reason = "the figures are this program's output")]
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tranship_bench::{chunks, convert, format, reading};
+use std::thread;
+use tokio::signal::unix::{SignalKind, signal};
+use tranship_bench::{chunks, convert, format, reading, swarm};
 
 /// Measures tranship beside what it is compared with.
 #[derive(Debug, Parser)]
@@ -67,6 +69,40 @@ enum What {
         #[arg(long, default_value_t = 3)]
         runs: usize,
     },
+    /// A registry, a tracker and agents on hosts of their own, which all start one image: the real programs behind links of
+    /// known width, in network namespaces. Needs root, iproute2 and docker-registry.
+    Swarm {
+        /// Agents, each on a host of its own
+        #[arg(long, default_value_t = 16)]
+        hosts: usize,
+        /// What each host's link lets through, up and down
+        #[arg(long, default_value = "100mbit", value_parser = swarm::parse_link)]
+        link: u64,
+        /// What happens meanwhile; `--list` names the choices
+        #[arg(long, default_value = "flash-crowd")]
+        scenario: String,
+        /// How often it is run; medians are printed
+        #[arg(long, default_value_t = 1)]
+        runs: usize,
+        /// MiB that each host reads, of an image twice as long
+        #[arg(long, default_value_t = 64, value_name = "MIB", value_parser = clap::value_parser!(u16).range(1..=1024))]
+        working_set: u16,
+        /// Form of the figures
+        #[arg(long, value_enum, default_value_t = SwarmOutput::Table)]
+        output: SwarmOutput,
+        /// Print the names of scenarios and what happens in them
+        #[arg(long)]
+        list: bool,
+    },
+}
+
+/// How figures of the swarm are printed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SwarmOutput {
+    /// One document, with every run and every host.
+    Json,
+    /// A figure a line, and a host a line.
+    Table,
 }
 
 /// How figures are printed.
@@ -99,6 +135,37 @@ fn main() -> Result<ExitCode> {
             }
             figures
         }
+        What::Swarm {
+            hosts, list: true, ..
+        } => {
+            for (name, about) in swarm::scenarios(hosts) {
+                println!("{name:<18}{about}");
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        What::Swarm {
+            hosts,
+            link,
+            scenario,
+            runs,
+            working_set,
+            output,
+            ..
+        } => {
+            take_down_on_signals()?;
+            let figures = swarm::measure(&swarm::Options {
+                hosts,
+                link,
+                scenario,
+                runs,
+                work_len: usize::from(working_set) << 20,
+            })?;
+            if let SwarmOutput::Table = output {
+                print!("{}", swarm::table(&figures)?);
+                return Ok(ExitCode::SUCCESS);
+            }
+            figures
+        }
         What::Tranship { arguments } => {
             let (exit, cost) = format::as_tranship(arguments)?;
             println!("{cost}");
@@ -107,4 +174,27 @@ fn main() -> Result<ExitCode> {
     };
     println!("{figures:#}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// A bench that is told to stop leaves no namespace and no process behind.
+fn take_down_on_signals() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start what waits for signals")?;
+    let (mut interrupt, mut terminate) = runtime.block_on(async {
+        let interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
+        let terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
+        anyhow::Ok((interrupt, terminate))
+    })?;
+    thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        swarm::stop_now();
+    });
+    Ok(())
 }

@@ -9,6 +9,7 @@
     reason = "a test that cannot go on should stop, with the place named"
 )]
 
+mod bench;
 mod convert;
 mod demo;
 mod devices;

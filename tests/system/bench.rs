@@ -1,0 +1,82 @@
+//! The bench's swarm, a few hosts of it: what happens to a swarm while an image starts costs no reader an error.
+//!
+//! The figures are not judged here, for a debug build on a shared machine gives none; that no byte is wrong, that no read
+//! fails and that nothing is left over is.
+
+use serde_json::Value;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use tranship_tests::{binary, need_tools, run};
+
+fn swarm(scenario: &str, hosts: &str) -> Value {
+    need_tools(&["ip", "tc", "docker-registry"]);
+    let said = run(
+        binary("tranship-bench"),
+        &[
+            "swarm",
+            "--scenario",
+            scenario,
+            "--hosts",
+            hosts,
+            "--working-set",
+            "16",
+            "--output",
+            "json",
+        ],
+    );
+    let figures: Value = serde_json::from_str(&said).expect("figures in JSON");
+    assert_eq!(figures["wrong_bytes"], 0, "{scenario}: {figures:#}");
+    assert_eq!(figures["read_errors"], 0, "{scenario}: {figures:#}");
+    figures
+}
+
+fn namespaces_of(process: u32) -> usize {
+    let all = run("ip", &["netns", "list"]);
+    let ours = format!("tranship-bench-{process}-");
+    all.lines().filter(|line| line.starts_with(&ours)).count()
+}
+
+#[test]
+fn a_crowd_costs_the_registry_less_than_everybody_going_there() {
+    let figures = swarm("flash-crowd", "6");
+    let origin = figures["origin_amplification"].as_f64().expect("a number");
+    assert!(origin < 3.0, "{figures:#}");
+}
+
+#[test]
+fn nobody_reads_an_error_when_the_tracker_goes_and_comes_back() {
+    swarm("tracker-restart", "4");
+}
+
+#[test]
+fn nobody_reads_an_error_when_the_registry_goes_and_a_peer_has_everything() {
+    swarm("registry-killed", "4");
+}
+
+#[test]
+fn nobody_reads_an_error_among_slow_dying_and_lying_peers() {
+    swarm("mixed", "6");
+}
+
+#[test]
+fn a_bench_that_is_told_to_stop_leaves_nothing_behind() {
+    need_tools(&["ip", "tc", "docker-registry"]);
+    let mut bench = Command::new(binary("tranship-bench"))
+        .args(["swarm", "--hosts", "3", "--working-set", "64"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a bench that starts");
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while namespaces_of(bench.id()) == 0 {
+        assert!(Instant::now() < deadline, "the bench makes no namespace");
+        thread::park_timeout(Duration::from_millis(10));
+    }
+    let pid = i32::try_from(bench.id()).expect("a pid");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal sent");
+    let ended = bench.wait().expect("an end");
+    assert_eq!(ended.code(), Some(130));
+    assert_eq!(namespaces_of(bench.id()), 0);
+}
