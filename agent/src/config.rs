@@ -104,6 +104,8 @@ pub struct Registry {
     /// Registries, or parts of them (`registry.example/team`), whose pushers are trusted with proofs of layers that have no
     /// chunk table.
     pub trust_proofs: Vec<String>,
+    /// Registries, or parts of them, for which the tracker may be shown our password as proof that we may pull.
+    pub prove_by_secret: Vec<String>,
     /// How long a request is tried again after failures that pass by themselves.
     #[serde(with = "humantime_serde")]
     pub deadline: Duration,
@@ -116,6 +118,7 @@ impl Default for Registry {
             docker_config: None,
             extra_roots: Vec::new(),
             trust_proofs: Vec::new(),
+            prove_by_secret: Vec::new(),
             // A registry that restarts is back within this.
             deadline: Duration::from_mins(1),
         }

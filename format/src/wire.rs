@@ -13,6 +13,7 @@ pub mod certificate;
 mod error;
 mod fields;
 pub mod frame;
+pub mod grant;
 pub mod member;
 pub mod peer;
 #[cfg(test)]
@@ -22,11 +23,12 @@ pub mod tracker;
 pub use certificate::Certificate;
 pub use error::WireError;
 pub use frame::{Frame, FrameDecoder, HEADER_LEN, Header, MAX_BODY_LEN};
+pub use grant::Grant;
 pub use member::{Member, PeerId, Role};
 pub use peer::{Class, Hello, HelloAck, PeerMessage, Want};
 pub use tracker::{
-    BlobInfo, ErrorCode, Fault, Goodput, ImageSource, Join, JoinProof, LeaseState, Route,
-    StripeRoute, StripeRun, StripeState, TrackerReply, TrackerRequest,
+    BlobInfo, ErrorCode, Fault, Goodput, ImageSource, Join, JoinProof, LeaseState, Open, PullProof,
+    Route, StripeRoute, StripeRun, StripeState, TrackerReply, TrackerRequest,
 };
 
 use crate::Digest;
@@ -50,11 +52,13 @@ pub const MAX_LABEL_LEN: usize = 64;
 pub const MAX_SIGNATURE_LEN: usize = 512;
 /// Most bytes in a join token.
 pub const MAX_TOKEN_LEN: usize = 512;
+/// Most bytes in a proof of pull.
+pub const MAX_PROOF_LEN: usize = 16_384;
 /// Most bytes in a registry host or a repository.
 pub const MAX_NAME_LEN: usize = 255;
 /// Most alternatives in BUSY, and most parents in a route.
 pub const MAX_PARENTS: usize = 4;
-/// Most blobs in one OPEN.
+/// Most blobs in one OPEN or grant.
 pub const MAX_BLOBS: usize = 256;
 /// Most stripes in one LOOKUP, and routes in one ROUTES.
 pub const MAX_STRIPES: usize = 64;

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use tranship_format::Digest;
 use tranship_format::wire::{
-    Certificate, ChunkId, Class, Hello, Member, PeerId, PeerMessage, Role, Route, StripeRoute,
-    TrackerReply, TrackerRequest, Versions, Want,
+    BlobInfo, Certificate, ChunkId, Class, Grant, Hello, ImageSource, Member, Open, PeerId,
+    PeerMessage, PullProof, Role, Route, StripeRoute, TrackerReply, TrackerRequest, Versions, Want,
 };
 
 const DOCUMENT: &str = include_str!("../../docs/protocol.md");
@@ -39,6 +39,19 @@ fn member() -> Member {
     }
 }
 
+fn grant() -> Grant {
+    Grant {
+        peer: PeerId::from_bytes(b"node").unwrap(),
+        registry: "registry.example".to_owned(),
+        manifest: Digest::of(b"manifest"),
+        blobs: vec![Digest::of(b"abc")],
+        issued_at: 1_700_000_000,
+        expires_at: 1_700_003_600,
+        tracker: PeerId::from_bytes(b"trk1").unwrap(),
+        signature: b"sig".to_vec(),
+    }
+}
+
 fn hello() -> PeerMessage {
     PeerMessage::Hello(Box::new(Hello {
         versions: Versions { min: 1, max: 1 },
@@ -68,6 +81,7 @@ fn the_examples_of_the_peer_stream_are_what_is_sent() {
     let messages = [
         hello(),
         PeerMessage::Want { request, want },
+        PeerMessage::Grant(Box::new(grant())),
         PeerMessage::Wait {
             request,
             idle_ms: 40,
@@ -84,7 +98,7 @@ fn the_examples_of_the_peer_stream_are_what_is_sent() {
         },
     ];
     let examples = examples();
-    assert_eq!(examples.len(), messages.len() + 2);
+    assert_eq!(examples.len(), messages.len() + 3);
     for (message, example) in messages.iter().zip(&examples) {
         let mut bytes = Vec::new();
         message.encode(&mut bytes);
@@ -109,10 +123,28 @@ fn the_examples_of_the_tracker_stream_are_what_is_sent() {
         blob,
         routes: vec![route(2, Route::Parents(vec![member()])), route(5, origin)],
     };
-    let [.., asked, answered] = &*examples() else {
+    let open = TrackerRequest::Open(Box::new(Open {
+        image: ImageSource {
+            registry: "registry.example".to_owned(),
+            repository: "team/app".to_owned(),
+            manifest: Digest::of(b"manifest"),
+        },
+        grant: None,
+        proof: PullProof::Token(b"tok".to_vec()),
+        blobs: vec![BlobInfo {
+            digest: blob,
+            len: 75 << 20,
+            chunk_count: 300,
+        }],
+    }));
+    let [.., opened, asked, answered] = &*examples() else {
         panic!("the document has too few examples");
     };
     let mut bytes = Vec::new();
+    open.encode(8, &mut bytes);
+    assert_eq!(&bytes, opened);
+    assert_eq!(TrackerRequest::decode(opened).unwrap(), (8, open));
+    bytes.clear();
     lookup.encode(9, &mut bytes);
     assert_eq!(&bytes, asked);
     assert_eq!(TrackerRequest::decode(asked).unwrap(), (9, lookup));
@@ -136,4 +168,12 @@ fn the_signed_bytes_are_those_of_the_document() {
     // The signature with its length is all that the signature does not cover.
     assert_eq!(fields, carried.strip_suffix(b"\x03\0sig").unwrap());
     assert!(DOCUMENT.contains("`tranship membership certificate 1\\0`"));
+
+    let (mut carried, domain) = (Vec::new(), b"tranship pull grant 1\0");
+    grant().encode(&mut carried);
+    let signed = grant().signed_bytes();
+    let fields = signed.strip_prefix(domain).unwrap();
+    assert_eq!(fields, carried.strip_suffix(b"\x03\0sig").unwrap());
+    assert!(DOCUMENT.contains("the 22 bytes `tranship pull grant 1\\0`"));
+    assert_eq!(domain.len(), 22);
 }

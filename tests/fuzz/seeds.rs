@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use tranship_format::convert::{ConvertOptions, Converter};
 use tranship_format::wire::{
-    BlobInfo, Certificate, ChunkId, Class, ErrorCode, Fault, Goodput, Hello, ImageSource, Join,
-    JoinProof, LeaseState, Member, PeerId, PeerMessage, Role, Route, StripeRoute, StripeRun,
-    StripeState, TrackerReply, TrackerRequest, Versions, Want,
+    BlobInfo, Certificate, ChunkId, Class, ErrorCode, Fault, Goodput, Grant, Hello, ImageSource,
+    Join, JoinProof, LeaseState, Member, Open, PeerId, PeerMessage, PullProof, Role, Route,
+    StripeRoute, StripeRun, StripeState, TrackerReply, TrackerRequest, Versions, Want,
 };
 use tranship_format::{
     ChunkHash, ChunkTableBuilder, Codec, Digest, Disk, HashAlgorithm, Layer, LayerOptions,
@@ -231,6 +231,19 @@ fn certificate() -> Certificate {
     }
 }
 
+fn grant() -> Grant {
+    Grant {
+        peer: member().peer,
+        registry: "registry.example".into(),
+        manifest: Digest::of(b"manifest"),
+        blobs: vec![Digest::of(b"blob")],
+        issued_at: 1,
+        expires_at: 2,
+        tracker: member().peer,
+        signature: vec![7; 64],
+    }
+}
+
 fn chunk() -> ChunkId {
     ChunkId {
         blob: Digest::of(b"blob"),
@@ -270,6 +283,7 @@ fn peers(put: &impl Fn(&str, &str, &[u8])) {
         PeerMessage::Miss { request: 1 },
         PeerMessage::Cancel { request: 1 },
         PeerMessage::GoAway,
+        PeerMessage::Grant(Box::new(grant())),
     ];
     let mut all = vec![100];
     for (number, message) in messages.iter().enumerate() {
@@ -293,18 +307,20 @@ fn trackers(put: &impl Fn(&str, &str, &[u8])) {
             member: member(),
             boot_id: [3; 16],
         })),
-        TrackerRequest::Open {
+        TrackerRequest::Open(Box::new(Open {
             image: ImageSource {
                 registry: "registry.example".into(),
                 repository: "image".into(),
                 manifest: digest,
             },
+            grant: Some(grant()),
+            proof: PullProof::Token(b"token".to_vec()),
             blobs: vec![BlobInfo {
                 digest,
                 len: 1 << 20,
                 chunk_count: 4,
             }],
-        },
+        })),
         TrackerRequest::Lookup {
             blob: digest,
             stripes: vec![0, 1, 2],
@@ -350,6 +366,7 @@ fn trackers(put: &impl Fn(&str, &str, &[u8])) {
             seed: Some(Box::new(member())),
         },
         TrackerReply::Opened {
+            grant: Some(Box::new(grant())),
             members: vec![member()],
         },
         TrackerReply::Routes {

@@ -32,10 +32,33 @@ pub struct Config {
     pub membership: Duration,
     /// Which log messages are written: a level, or `tracing` directives.
     pub log: String,
+    /// Who may have an image's chunks.
+    pub rights: Rights,
     /// The seed.
     pub seed: Seed,
     /// Registries and how the seed speaks to them.
     pub registry: Registry,
+}
+
+/// Who may have an image's chunks of others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rights {
+    /// Whose word counts.
+    pub check: Check,
+    /// How long a grant lasts before it must be renewed: so long goes on what the registry no longer allows.
+    #[serde(with = "humantime_serde")]
+    pub grant: Duration,
+}
+
+/// Whose word counts about who may have an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Check {
+    /// Its registry's: whoever may pull it there.
+    Registry,
+    /// Nobody's: every member may have every image.
+    Members,
 }
 
 /// Chunks that the tracker itself holds for others.
@@ -68,6 +91,8 @@ pub struct Registry {
     pub plain_http: Vec<String>,
     /// Docker's configuration with credentials, such as `/root/.docker/config.json`; empty is to have none.
     pub docker_config: PathBuf,
+    /// Registries, or parts of them, that the tracker asks who may pull and that the seed reads; empty is all.
+    pub allow: Vec<String>,
     /// Registries, or parts of them, whose pushers are trusted with proofs of layers that have no chunk table.
     pub trust_proofs: Vec<String>,
 }
@@ -82,8 +107,18 @@ impl Default for Config {
             token_file: PathBuf::new(),
             membership: Duration::from_hours(24),
             log: "info".to_owned(),
+            rights: Rights::default(),
             seed: Seed::default(),
             registry: Registry::default(),
+        }
+    }
+}
+
+impl Default for Rights {
+    fn default() -> Self {
+        Self {
+            check: Check::Registry,
+            grant: Duration::from_hours(1),
         }
     }
 }

@@ -12,6 +12,7 @@ mod http;
 mod join;
 mod metrics;
 mod page;
+mod rights;
 mod seed;
 mod server;
 mod service;

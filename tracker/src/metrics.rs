@@ -79,6 +79,16 @@ impl Collector for StatusCollector {
                 "Attempts to join that were refused",
                 status.refused_join_count,
             ),
+            (
+                "tranship_tracker_granted_opens",
+                "Images opened by members that may have them",
+                status.granted_count,
+            ),
+            (
+                "tranship_tracker_ungranted_opens",
+                "Images opened by members that may not have them, or whose registry did not say",
+                status.ungranted_count,
+            ),
         ];
         for (name, help, value) in counters {
             counter(&mut encoder, name, help, value)?;

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tranship_format::wire::ImageSource;
 use tranship_source::fetch::RegistryOrigin;
 use tranship_source::proof::TrustedProofs;
-use tranship_source::{OpenImage, RegistryClient, RepoRef, SwarmNet};
+use tranship_source::{OpenImage, RegistryClient, RepoRef, SwarmNet, places};
 use tranship_store::{ChunkStore, StoreError};
 
 use crate::status::SeedStatus;
@@ -27,6 +27,8 @@ pub(crate) struct Seed {
     net: Arc<SwarmNet>,
     store: ChunkStore,
     client: RegistryClient,
+    /// Registries, or parts of them, that it reads; all if empty.
+    allowed: Vec<String>,
     trusted: TrustedProofs,
     opening: Semaphore,
     image_count: AtomicU64,
@@ -37,12 +39,13 @@ impl Seed {
         net: Arc<SwarmNet>,
         store: ChunkStore,
         client: RegistryClient,
-        trusted: TrustedProofs,
+        (allowed, trusted): (Vec<String>, TrustedProofs),
     ) -> Self {
         Self {
             net,
             store,
             client,
+            allowed,
             trusted,
             opening: Semaphore::new(OPENING),
             image_count: AtomicU64::new(0),
@@ -84,6 +87,9 @@ impl Seed {
         let repo: RepoRef = name
             .parse()
             .map_err(|error| SeedError::Tables(TableError::Reference(error)))?;
+        if !self.allowed.is_empty() && !places::cover(&self.allowed, &repo) {
+            return Err(SeedError::NotAllowed);
+        }
         let layers = tables::read(&self.client, &repo, image.manifest, &self.trusted);
         let layers = layers.await.map_err(SeedError::Tables)?;
         let store = self.store.clone();
@@ -121,6 +127,8 @@ enum SeedError {
     Tables(#[source] TableError),
     #[error("make room in the seed's store")]
     Store(#[source] StoreError),
+    #[error("the registry is none of those that the settings allow")]
+    NotAllowed,
     #[error("the seed has stopped")]
     Stopped,
 }

@@ -22,18 +22,23 @@ use tranship_source::net::{Replies, TrackerStream};
 use tranship_swarm::tracker::{Action, Input, Tracker, TrackerOptions};
 
 use crate::join::Gate;
+use crate::rights::{Puller, Rights};
 use crate::seed::Seed;
 use crate::status::Status;
 
 mod bans;
+mod opening;
 mod stream;
 mod view;
 
 pub(crate) use bans::Bans;
+use opening::Docket;
 use stream::Heard;
 
 /// What may wait for the server; readers of streams wait beyond it.
 const HEARD: usize = 4096;
+/// Answers of registries that may wait for the server.
+const JUDGED: usize = 256;
 /// A member whose stream ended has so long to come back before its children get
 /// other parents. Longer than a reconnect, shorter than their patience.
 const COME_BACK: Duration = Duration::from_secs(2);
@@ -48,6 +53,8 @@ pub(crate) struct Server {
     pub(crate) tracker: Tracker,
     pub(crate) options: TrackerOptions,
     pub(crate) gate: Gate,
+    pub(crate) rights: Rights,
+    pub(crate) puller: Arc<Puller>,
     pub(crate) bans: Bans,
     pub(crate) seed: Option<(Member, Arc<Seed>)>,
     pub(crate) started: Instant,
@@ -56,6 +63,12 @@ pub(crate) struct Server {
     images: BTreeMap<Digest, (ImageSource, u64)>,
     request_count: u64,
     refused_join_count: u64,
+    granted_count: u64,
+    ungranted_count: u64,
+    last_case: u64,
+    /// Where answers of registries are sent, and where they come out.
+    judge: mpsc::Sender<opening::Ruling>,
+    judged: mpsc::Receiver<opening::Ruling>,
 }
 
 /// A member's stream, or what is left of it.
@@ -64,6 +77,7 @@ struct Session {
     replies: Replies,
     /// When a stream that ended is taken for good.
     gone_at: Option<Instant>,
+    docket: Docket,
 }
 
 /// Asks the server for its status; the parts that it does not know are left empty.
@@ -74,14 +88,18 @@ impl Server {
         tracker: Tracker,
         options: TrackerOptions,
         gate: Gate,
+        (rights, puller): (Rights, Puller),
         bans: Bans,
         seed: Option<(Member, Arc<Seed>)>,
         tasks: TaskTracker,
     ) -> Self {
+        let (judge, judged) = mpsc::channel(JUDGED);
         Self {
             tracker,
             options,
             gate,
+            rights,
+            puller: Arc::new(puller),
             bans,
             seed,
             started: Instant::now(),
@@ -90,6 +108,11 @@ impl Server {
             images: BTreeMap::new(),
             request_count: 0,
             refused_join_count: 0,
+            granted_count: 0,
+            ungranted_count: 0,
+            last_case: 0,
+            judge,
+            judged,
         }
     }
 
@@ -110,6 +133,7 @@ impl Server {
                     self.tasks.spawn(listening);
                 }
                 Some(heard) = heard.recv() => self.heard(heard),
+                Some(ruling) = self.judged.recv() => self.judged(ruling),
                 Some(status) = asked.recv() => {
                     // Whoever asked may have gone.
                     let _ = status.send(self.status());
@@ -188,9 +212,12 @@ impl Server {
                     replies.send(request, &refused);
                     return;
                 }
-                if let TrackerRequest::Open { image, .. } = &message {
-                    self.remember(image);
+                if let TrackerRequest::Open(open) = message {
+                    return self.open(from, request, *open);
                 }
+                let Some(message) = self.park(from, request, message) else {
+                    return;
+                };
                 let input = Input::Request {
                     from,
                     request,
@@ -229,6 +256,7 @@ impl Server {
         let session = Session {
             replies: replies.clone(),
             gone_at: None,
+            docket: Docket::default(),
         };
         self.sessions.insert(from, session);
         let heartbeat_ms = u32::try_from(self.options.heartbeat.as_millis()).unwrap_or(u32::MAX);

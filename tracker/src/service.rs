@@ -28,11 +28,14 @@ use tranship_swarm::tracker::{Tracker, TrackerOptions};
 use crate::config::{Config, SeedMode};
 use crate::http::{self, Shown};
 use crate::join::{Gate, TokenError, token};
+use crate::rights::{Puller, Rights};
 use crate::seed::Seed;
 use crate::server::{Bans, Server};
 
 /// Stopping takes at most so long.
 const STOP: Duration = Duration::from_secs(5);
+/// A registry has so long to say who may pull.
+const CHECK: Duration = Duration::from_secs(5);
 /// Status requests that may wait.
 const ASKED: usize = 16;
 
@@ -168,10 +171,25 @@ impl Service {
         let epoch = random_bytes().ok_or(StartError::Random)?;
         let epoch = u64::from_le_bytes(epoch.first_chunk().copied().unwrap_or_default());
         let tracker = Tracker::new(options.clone(), epoch, banned);
+        let rights = Rights::new(
+            identity.clone(),
+            authority.clone(),
+            config.rights.check,
+            config.rights.grant,
+        );
+        let puller = Puller::new(client(&config, Some(CHECK))?, config.registry.allow.clone());
         let gate = Gate::new(identity, authority, &token, config.membership);
         let (ask, asked) = mpsc::channel(ASKED);
         let shown = Shown::new(ask, seed.as_ref().map(|(_, seed)| Arc::clone(seed)), &ready);
-        let server = Server::new(tracker, options, gate, bans, seed, tasks.clone());
+        let server = Server::new(
+            tracker,
+            options,
+            gate,
+            (rights, puller),
+            bans,
+            seed,
+            tasks.clone(),
+        );
         tasks.spawn(server.run(streams, asked, stop.clone()));
         tasks.spawn(http::serve(http, shown, stop.clone()));
         Ok(Self {
@@ -230,14 +248,13 @@ fn net_options(
     Ok(options)
 }
 
-fn seed(config: &Config, net: &Arc<SwarmNet>) -> Result<Seed, StartError> {
-    let quota_len = config.seed.quota.as_u64();
-    let store = ChunkStore::open(&config.seed_dir(), StoreOptions::with_quota(quota_len))
-        .map_err(StartError::Store)?;
+/// A client of registries: with the seed's credentials, or without any and with so much time for one question.
+fn client(config: &Config, anonymous: Option<Duration>) -> Result<RegistryClient, StartError> {
     let credentials = match config.registry.docker_config.as_os_str() {
-        none if none.is_empty() => Credentials::anonymous(),
+        none if none.is_empty() || anonymous.is_some() => Credentials::anonymous(),
         path => Credentials::default().with_docker_config(path),
     };
+    let usual = RegistryOptions::default();
     let options = RegistryOptions {
         plain_http: if config.registry.plain_http.is_empty() {
             PlainHttp::Loopback
@@ -245,10 +262,25 @@ fn seed(config: &Config, net: &Arc<SwarmNet>) -> Result<Seed, StartError> {
             PlainHttp::Always(config.registry.plain_http.clone())
         },
         credentials,
-        ..RegistryOptions::default()
+        connect_timeout: anonymous.unwrap_or(usual.connect_timeout),
+        read_timeout: anonymous.unwrap_or(usual.read_timeout),
+        deadline: anonymous.unwrap_or(usual.deadline),
+        ..usual
     };
-    let client =
-        RegistryClient::new(options).map_err(|failure| StartError::Registry(Box::new(failure)))?;
+    RegistryClient::new(options).map_err(|failure| StartError::Registry(Box::new(failure)))
+}
+
+fn seed(config: &Config, net: &Arc<SwarmNet>) -> Result<Seed, StartError> {
+    let quota_len = config.seed.quota.as_u64();
+    let store = ChunkStore::open(&config.seed_dir(), StoreOptions::with_quota(quota_len))
+        .map_err(StartError::Store)?;
+    let client = client(config, None)?;
     let trusted = TrustedProofs::new(config.registry.trust_proofs.clone());
-    Ok(Seed::new(Arc::clone(net), store, client, trusted))
+    let allowed = config.registry.allow.clone();
+    Ok(Seed::new(
+        Arc::clone(net),
+        store,
+        client,
+        (allowed, trusted),
+    ))
 }

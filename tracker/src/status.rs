@@ -30,6 +30,10 @@ pub struct Status {
     pub request_count: u64,
     /// Attempts to join that were refused, since it started.
     pub refused_join_count: u64,
+    /// Times that an image was opened by a member that may have it, since it started.
+    pub granted_count: u64,
+    /// Times that one was opened by a member that may not, or where the registry did not say.
+    pub ungranted_count: u64,
     /// The seed, if there is one.
     pub seed: Option<SeedStatus>,
 }

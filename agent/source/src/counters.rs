@@ -88,6 +88,7 @@ pub struct Counters {
     pub(crate) misses: Count,
     pub(crate) failures: Count,
     pub(crate) refused_peers: Count,
+    pub(crate) refused_grants: Count,
     pub(crate) tracker_requests: Count,
     pub(crate) tracker_connects: Count,
 }
@@ -133,6 +134,7 @@ impl Counters {
             miss_count: self.misses.get(),
             failure_count: self.failures.get(),
             refused_peer_count: self.refused_peers.get(),
+            refused_grant_count: self.refused_grants.get(),
             tracker_request_count: self.tracker_requests.get(),
             tracker_connect_count: self.tracker_connects.get(),
         }
@@ -187,6 +189,8 @@ pub struct CountersSnapshot {
     pub failure_count: u64,
     /// Streams refused because the other end proved no membership.
     pub refused_peer_count: u64,
+    /// Grants shown by peers that were not believed.
+    pub refused_grant_count: u64,
     /// Requests made to the tracker.
     pub tracker_request_count: u64,
     /// Times that the tracker took this node in, reconnections included.

@@ -12,6 +12,7 @@ pub mod image_store;
 pub mod layout;
 pub mod manifest;
 pub mod net;
+pub mod places;
 pub mod proof;
 pub mod reference;
 pub mod registry;

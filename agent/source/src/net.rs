@@ -40,6 +40,7 @@ mod images;
 mod links;
 mod mux;
 mod options;
+mod rights;
 mod serve;
 mod session;
 mod start;

@@ -10,6 +10,7 @@ use tranship_format::chunk::{MAX_TABLE_LEN, PROOF_OF, PROOF_OF_SIZE, PROOF_TYPE}
 use tranship_format::{ChunkTable, DecodeError, Digest};
 
 use crate::manifest::{Descriptor, ImageManifest, Manifest, ManifestError, media_type};
+use crate::places;
 use crate::reference::{ManifestSelector, RepoRef};
 use crate::registry::{RegistryClient, RegistryError};
 
@@ -58,12 +59,7 @@ impl TrustedProofs {
 
     /// Whether who may push to `repo` is trusted with proofs.
     pub fn covers(&self, repo: &RepoRef) -> bool {
-        let name = format!("{}/{}", repo.host(), repo.path());
-        self.0.iter().any(|place| {
-            let place = place.trim_end_matches('/');
-            let rest = name.strip_prefix(place).filter(|_| !place.is_empty());
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })
+        places::cover(&self.0, repo)
     }
 }
 

@@ -12,6 +12,7 @@ use reqwest::{Method, Url};
 use tranship_format::{ByteRange, Digest};
 
 use crate::blob::BlobBody;
+use crate::credentials::Credentials;
 use crate::manifest::{Descriptor, Manifest};
 use crate::reference::{ManifestSelector, RepoRef};
 
@@ -24,6 +25,7 @@ mod http;
 mod http_date;
 mod manifests;
 mod options;
+mod pull_proof;
 mod push;
 mod range;
 mod redirect;
@@ -63,7 +65,7 @@ pub struct RegistryClient {
 
 #[derive(Debug)]
 struct Inner {
-    http: Http,
+    http: Arc<Http>,
     auth: Auth,
     routes: Routes,
     options: RegistryOptions,
@@ -111,12 +113,29 @@ impl RegistryClient {
     pub fn new(options: RegistryOptions) -> Result<Self, RegistryFailure> {
         Ok(Self {
             inner: Arc::new(Inner {
-                http: Http::new(&options)?,
+                http: Arc::new(Http::new(&options)?),
                 auth: Auth::new(options.credentials.clone()),
                 routes: Routes::new(options.redirect_life),
                 options,
             }),
         })
+    }
+
+    /// A client with other credentials that shares this one's connections, and no token of it.
+    #[must_use]
+    pub fn with_credentials(&self, credentials: Credentials) -> Self {
+        let options = RegistryOptions {
+            credentials: credentials.clone(),
+            ..self.inner.options.clone()
+        };
+        Self {
+            inner: Arc::new(Inner {
+                http: Arc::clone(&self.inner.http),
+                auth: Auth::new(credentials),
+                routes: Routes::new(options.redirect_life),
+                options,
+            }),
+        }
     }
 
     /// Whether the registry of `repo` speaks the protocol and lets us in.

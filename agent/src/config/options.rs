@@ -109,6 +109,7 @@ impl Config {
                 PlainHttp::Always(registry.plain_http.clone())
             },
             credentials,
+            prove_by_secret: registry.prove_by_secret.clone(),
             extra_roots,
             deadline: registry.deadline,
             ..RegistryOptions::default()

@@ -16,6 +16,7 @@ mod pace;
 mod peers;
 mod pump;
 mod registry;
+mod rights;
 mod route;
 mod serve;
 #[cfg(test)]
@@ -37,13 +38,14 @@ use blob::Blob;
 use pace::Pace;
 use peers::Peers;
 use registry::Read;
+use rights::Rights;
 use timer::Timer;
 use upload::Uploads;
 use wanted::{Order, Wanted};
 
 pub use action::{Action, FailReason, Origin};
 pub use counters::Counters;
-pub use input::{Arrival, Input, RegistryFailure};
+pub use input::{Arrival, Input, RegistryFailure, Right};
 pub use options::NodeOptions;
 
 /// The decisions of one node.
@@ -78,6 +80,8 @@ pub struct Node {
     /// Bytes asked of all sources and not come yet.
     in_flight_len: u64,
     uploads: Uploads,
+    /// What peers may have.
+    rights: Rights,
     /// Requests of peers for chunks on their way.
     waiters: BTreeMap<(PeerId, u32), ChunkId>,
     pace: Pace,
@@ -112,6 +116,7 @@ impl Node {
             last_read: 0,
             in_flight_len: 0,
             uploads: Uploads::default(),
+            rights: Rights::default(),
             waiters: BTreeMap::new(),
             pace: Pace::new(options.hedge_min, options.hedge_max, options.hedge_burst),
             timers: BTreeSet::new(),
@@ -127,10 +132,14 @@ impl Node {
         match input {
             Input::OpenBlob {
                 blob,
+                registries,
                 chunk_lens,
                 present,
             } => {
                 self.open_blob(now, blob, chunk_lens, &present);
+                if let Some(known) = self.blobs.get_mut(&blob) {
+                    known.registries = registries;
+                }
             }
             Input::CloseBlob { blob } => self.close_blob(now, blob),
             Input::Wanted {
@@ -144,7 +153,15 @@ impl Node {
             Input::Evicted { chunk } => self.evicted(now, chunk),
             Input::TrackerUp { epoch, seed } => self.tracker_up(now, epoch, seed),
             Input::TrackerDown => self.tracker_down(),
-            Input::Members { blob, members } => self.members(blob, &members),
+            Input::Members {
+                blob,
+                members,
+                until,
+            } => {
+                self.members(blob, &members);
+                self.hold_right(now, blob, until);
+            }
+            Input::Granted { peer, right } => self.rights.give(now, peer, right),
             Input::Routes { blob, routes } => self.routes(now, blob, routes),
             Input::LookupFailed { blob, stripes } => self.lookup_failed(now, blob, stripes),
             Input::ProgressAck { lease, expires_in } => self.progress_ack(lease, expires_in),
@@ -241,6 +258,11 @@ impl Node {
     /// How fast peers were since the last call, for HEARTBEAT; at most 64.
     pub fn take_goodputs(&mut self) -> Vec<Goodput> {
         self.peers.take_goodputs()
+    }
+
+    /// Whether a blob is open.
+    pub fn is_open(&self, blob: &Digest) -> bool {
+        self.blobs.contains_key(blob)
     }
 
     /// Whether a peer is banned here.

@@ -12,6 +12,7 @@ mod event;
 mod members;
 mod options;
 mod requests;
+mod rights;
 mod routing;
 mod seed;
 mod stripe;
@@ -31,7 +32,7 @@ use members::Members;
 use stripe::MemberNo;
 
 pub use census::{Census, StripeView};
-pub use event::{Action, Input};
+pub use event::{Action, Input, Rights};
 pub use options::TrackerOptions;
 
 /// Most bans remembered here; the server keeps them all and admits none of them.
@@ -48,6 +49,8 @@ pub struct Tracker {
     leases: BTreeMap<u64, StripeId>,
     last_lease: u64,
     expiries: BTreeSet<(Duration, u64)>,
+    /// When members' rights to blobs end.
+    ends: BTreeSet<(Duration, MemberNo, Digest)>,
     registrations: usize,
     orphans: VecDeque<(StripeId, MemberNo)>,
     accusations: Accusations,
@@ -78,6 +81,7 @@ impl Tracker {
             leases: BTreeMap::new(),
             last_lease: 0,
             expiries: BTreeSet::new(),
+            ends: BTreeSet::new(),
             registrations: 0,
             orphans: VecDeque::new(),
             accusations: Accusations::default(),
@@ -96,29 +100,53 @@ impl Tracker {
                     self.remove_member(now, number);
                 }
             }
+            Input::Open {
+                from,
+                request,
+                image,
+                blobs,
+                rights,
+            } => self.reply(now, from, request, |tracker, me| {
+                tracker.open(now, me, image, &blobs, rights)
+            }),
             Input::Request {
                 from,
                 request,
                 message,
-            } => {
-                let reply = match self.members.number(&from) {
-                    Some(number) => self.answer(now, number, message),
-                    None if self.is_banned(&from) => refuse(ErrorCode::Banned, "banned"),
-                    None => refuse(ErrorCode::NotAMember, "not a member; join first"),
-                };
-                self.actions.push_back(Action::Reply {
-                    to: from,
-                    request,
-                    reply,
-                });
-            }
+            } => self.reply(now, from, request, |tracker, me| {
+                tracker.answer(now, me, message)
+            }),
         }
         self.settle_orphans(now);
+    }
+
+    fn reply(
+        &mut self,
+        now: Duration,
+        to: PeerId,
+        request: u32,
+        answer: impl FnOnce(&mut Self, MemberNo) -> TrackerReply,
+    ) {
+        let reply = match self.members.number(&to) {
+            Some(me) => {
+                if let Some(standing) = self.members.get_mut(me) {
+                    standing.seen_at = now;
+                }
+                // Nobody is answered by a right that ended while nobody looked.
+                self.end_rights(now);
+                answer(self, me)
+            }
+            None if self.is_banned(&to) => refuse(ErrorCode::Banned, "banned"),
+            None => refuse(ErrorCode::NotAMember, "not a member; join first"),
+        };
+        let reply = Action::Reply { to, request, reply };
+        self.actions.push_back(reply);
     }
 
     /// The next thing to do now; to be called until `None`.
     pub fn poll(&mut self, now: Duration) -> Option<Action> {
         if self.wake_at().is_some_and(|at| at <= now) {
+            self.end_rights(now);
             self.expire_leases(now);
             let patience = self.options.heartbeat * self.options.missed_heartbeats;
             while let Some(dead) = self.members.next_dead(now, patience) {
@@ -137,7 +165,8 @@ impl Tracker {
     pub fn wake_at(&self) -> Option<Duration> {
         let review = (self.members.len() > 0).then_some(self.review_at);
         let expiry = self.expiries.first().map(|&(at, _)| at);
-        [review, expiry, self.members.wake_at()]
+        let end = self.ends.first().map(|&(at, ..)| at);
+        [review, expiry, end, self.members.wake_at()]
             .into_iter()
             .flatten()
             .min()
@@ -174,22 +203,19 @@ impl Tracker {
     }
 
     fn answer(&mut self, now: Duration, me: MemberNo, message: TrackerRequest) -> TrackerReply {
-        if let Some(standing) = self.members.get_mut(me) {
-            standing.seen_at = now;
-        }
         match message {
-            TrackerRequest::Join(_) => {
-                refuse(ErrorCode::Malformed, "JOIN is the server's to check")
-            }
-            TrackerRequest::Open { image, blobs } => self.open(now, me, image, &blobs),
+            TrackerRequest::Join(_) | TrackerRequest::Open(_) => refuse(
+                ErrorCode::Malformed,
+                "JOIN and OPEN are the server's to check",
+            ),
             TrackerRequest::Lookup { blob, stripes } => {
-                if !self.has_open(me, &blob) {
+                let Some(key) = self.key_of(now, me, &blob) else {
                     return refuse(ErrorCode::UnknownBlob, "blob is not open");
-                }
-                if let Some(blob) = self.blobs.get_mut(&blob) {
+                };
+                if let Some(blob) = self.blobs.get_mut(&key) {
                     blob.used_at = now;
                 }
-                self.lookup(now, me, blob, stripes)
+                self.lookup(now, me, (blob, key), stripes)
             }
             TrackerRequest::Progress {
                 lease,
@@ -197,10 +223,10 @@ impl Tracker {
                 state,
             } => self.progress(now, me, lease, done_len, state),
             TrackerRequest::Announce { blob, runs } => {
-                if !self.has_open(me, &blob) {
+                let Some(key) = self.key_of(now, me, &blob) else {
                     return refuse(ErrorCode::UnknownBlob, "blob is not open");
-                }
-                self.announce(now, me, blob, &runs);
+                };
+                self.announce(now, me, key, &runs);
                 TrackerReply::Ack
             }
             TrackerRequest::Heartbeat {
@@ -223,14 +249,6 @@ impl Tracker {
                 TrackerReply::Ack
             }
         }
-    }
-
-    fn has_open(&self, me: MemberNo, blob: &Digest) -> bool {
-        self.blobs.get(blob).is_some()
-            && self
-                .members
-                .get(me)
-                .is_some_and(|standing| standing.blobs.contains(blob))
     }
 
     fn ban(&mut self, now: Duration, number: MemberNo) {
@@ -259,8 +277,8 @@ impl Tracker {
         for id in stripes {
             self.take_out(now, id, number);
         }
-        for digest in blobs {
-            if let Some(blob) = self.blobs.get_mut(&digest) {
+        for held in blobs.into_values() {
+            if let Some(blob) = self.blobs.get_mut(&held.key) {
                 blob.members.remove(&(rank, number));
             }
         }
@@ -272,17 +290,14 @@ impl Tracker {
     }
 
     fn forget_oldest_blob(&mut self) {
-        let Some(digest) = self.blobs.oldest() else {
+        let Some(key) = self.blobs.oldest() else {
             return;
         };
-        let Some(blob) = self.blobs.remove(&digest) else {
+        let Some(blob) = self.blobs.remove(&key) else {
             return;
         };
         for (&number, stripe) in blob.stripes() {
-            let id = StripeId {
-                blob: digest,
-                number,
-            };
+            let id = StripeId { blob: key, number };
             self.registrations = self.registrations.saturating_sub(stripe.joiners().len());
             for joiner in stripe.joiners() {
                 if let Some(standing) = self.members.get_mut(joiner.member) {
@@ -295,7 +310,7 @@ impl Tracker {
         }
         for &(_, number) in &blob.members {
             if let Some(standing) = self.members.get_mut(number) {
-                standing.blobs.remove(&digest);
+                standing.blobs.remove(&blob.digest);
             }
         }
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::fields::{Fields, put_digest, put_list, put_u16, put_u32};
 use super::frame::{Frame, put_frame};
-use super::{Certificate, ChunkId, MAX_PARENTS, Member, Versions, WireError};
+use super::{Certificate, ChunkId, Grant, MAX_PARENTS, Member, Versions, WireError};
 use crate::ChunkHash;
 
 /// Kinds of frames on a peer stream.
@@ -31,6 +31,8 @@ pub mod kind {
     pub const CANCEL: u8 = 0x08;
     /// [`GOAWAY`](super::PeerMessage::GoAway).
     pub const GOAWAY: u8 = 0x09;
+    /// [`GRANT`](super::PeerMessage::Grant).
+    pub const GRANT: u8 = 0x0a;
 }
 
 /// How urgent a chunk is; the order is the order of service in every queue.
@@ -148,6 +150,8 @@ pub enum PeerMessage {
     },
     /// The sender will answer what it has and take no new WANT.
     GoAway,
+    /// Why the sender may have the chunks that it is about to want.
+    Grant(Box<Grant>),
 }
 
 impl PeerMessage {
@@ -214,6 +218,7 @@ impl PeerMessage {
             Self::Miss { request } => put_frame(out, kind::MISS, *request, |_| {}),
             Self::Cancel { request } => put_frame(out, kind::CANCEL, *request, |_| {}),
             Self::GoAway => put_frame(out, kind::GOAWAY, 0, |_| {}),
+            Self::Grant(grant) => put_frame(out, kind::GRANT, 0, |out| grant.encode(out)),
         }
         None
     }
@@ -226,7 +231,7 @@ impl PeerMessage {
             body,
         } = frame;
         let numbered = matches!(kind, kind::WANT..=kind::CANCEL);
-        if numbered != (request != 0) && matches!(kind, kind::HELLO..=kind::GOAWAY) {
+        if numbered != (request != 0) && matches!(kind, kind::HELLO..=kind::GRANT) {
             return Err(WireError::BadRequest { kind, request });
         }
         let mut fields = Fields::new(&body);
@@ -281,6 +286,7 @@ impl PeerMessage {
             kind::MISS => Self::Miss { request },
             kind::CANCEL => Self::Cancel { request },
             kind::GOAWAY => Self::GoAway,
+            kind::GRANT => Self::Grant(Box::new(Grant::read(&mut fields)?)),
             kind => return Err(WireError::UnknownKind { kind }),
         };
         fields.end("peer message")?;

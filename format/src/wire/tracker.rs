@@ -7,10 +7,10 @@ mod reply;
 mod request;
 
 pub use reply::TrackerReply;
-pub use request::{Join, TrackerRequest};
+pub use request::{Join, Open, TrackerRequest};
 
-use super::fields::{Fields, put_digest, put_text, put_u32, put_u64};
-use super::{Certificate, MAX_NAME_LEN, Member, PeerId, WireError};
+use super::fields::{Fields, put_bytes, put_digest, put_text, put_u32, put_u64};
+use super::{Certificate, MAX_NAME_LEN, MAX_PROOF_LEN, Member, PeerId, WireError};
 use crate::Digest;
 
 /// Kinds of frames on a tracker stream.
@@ -64,6 +64,59 @@ impl std::fmt::Debug for JoinProof {
             Self::Certificate(certificate) => {
                 f.debug_tuple("Certificate").field(certificate).finish()
             }
+        }
+    }
+}
+
+/// Why the tracker should believe that the sender may pull an image: what the registry itself would believe.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub enum PullProof {
+    /// Nothing: the image is public, or a grant that still holds is shown.
+    #[default]
+    None,
+    /// A token that the registry's token service gave for pulling, at most 16,384 bytes.
+    Token(Vec<u8>),
+    /// User name, colon and password, where the operator permits that; at most 16,384 bytes.
+    Password(Vec<u8>),
+}
+
+/// Hides what is secret: messages are logged.
+impl std::fmt::Debug for PullProof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::Token(_) => "Token(..)",
+            Self::Password(_) => "Password(..)",
+        })
+    }
+}
+
+impl PullProof {
+    fn put(&self, out: &mut Vec<u8>) {
+        let (tag, secret): (u8, &[u8]) = match self {
+            Self::None => (0, &[]),
+            Self::Token(token) => (1, token),
+            Self::Password(password) => (2, password),
+        };
+        out.push(tag);
+        if tag != 0 {
+            put_bytes(out, secret, MAX_PROOF_LEN);
+        }
+    }
+
+    fn read(fields: &mut Fields<'_>) -> Result<Self, WireError> {
+        match fields.u8("proof of pull")? {
+            0 => Ok(Self::None),
+            1 => Ok(Self::Token(
+                fields.bytes(0, MAX_PROOF_LEN, "token")?.to_vec(),
+            )),
+            2 => Ok(Self::Password(
+                fields.bytes(0, MAX_PROOF_LEN, "password")?.to_vec(),
+            )),
+            value => Err(WireError::UnknownTag {
+                what: "proof of pull",
+                value,
+            }),
         }
     }
 }

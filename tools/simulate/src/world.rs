@@ -23,6 +23,9 @@ use crate::queue::Queue;
 use crate::random::Random;
 use crate::scenario::Scenario;
 
+/// Where the image is.
+const REGISTRY: &str = "registry.example";
+
 /// What happens.
 #[derive(Debug)]
 enum Event {

@@ -21,6 +21,8 @@ impl Server {
             ban_count: census.bans as u64,
             request_count: self.request_count,
             refused_join_count: self.refused_join_count,
+            granted_count: self.granted_count,
+            ungranted_count: self.ungranted_count,
             ..Status::default()
         }
     }

@@ -7,10 +7,12 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use tempfile::TempDir;
 use tokio::time::timeout;
+use tranship_source::credentials::Secret;
 use tranship_source::fetch::{Class, FetchError, RegistryOrigin};
 use tranship_source::net::{Fault, JoinToken, NetOptions, NetStatus, TrackerAddress};
 use tranship_source::{
-    CountersSnapshot, OpenImage, RegistryClient, RegistryOptions, RepoRef, SwarmNet,
+    CountersSnapshot, Credential, Credentials, OpenImage, RegistryClient, RegistryOptions, RepoRef,
+    SwarmNet,
 };
 use tranship_store::{BlobStore, ChunkStore, StoreOptions};
 use tranship_tracker::config::SeedMode;
@@ -21,6 +23,7 @@ use crate::registry::{REPOSITORY, Registry};
 
 /// Whatever is waited for comes within this, or the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
 /// What lets nodes in.
 pub(crate) const TOKEN: &str = "a token for tests";
 
@@ -34,15 +37,21 @@ pub(crate) struct TestTracker {
 impl TestTracker {
     pub(crate) async fn start(mode: SeedMode) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self::start_in(dir, "127.0.0.1:0", mode).await
+        Self::start_in(dir, "127.0.0.1:0", mode, HOUR).await
+    }
+
+    /// A tracker without a seed whose grants last so long.
+    pub(crate) async fn with_grants_of(life: Duration) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(dir, "127.0.0.1:0", SeedMode::Off, life).await
     }
 
     /// Starts where another was before, with its key.
     pub(crate) async fn again(address: &TrackerAddress, dir: TempDir) -> Self {
-        Self::start_in(dir, &address.address.to_string(), SeedMode::Off).await
+        Self::start_in(dir, &address.address.to_string(), SeedMode::Off, HOUR).await
     }
 
-    async fn start_in(dir: TempDir, listen: &str, mode: SeedMode) -> Self {
+    async fn start_in(dir: TempDir, listen: &str, mode: SeedMode, grant: Duration) -> Self {
         let mut config = Config {
             state_dir: dir.path().join("state"),
             listen: listen.to_owned(),
@@ -50,6 +59,7 @@ impl TestTracker {
             ..Config::default()
         };
         config.seed.mode = mode;
+        config.rights.grant = grant;
         let service = Service::start(config, Some(JoinToken::new(TOKEN))).await;
         Self {
             service: service.unwrap(),
@@ -137,6 +147,19 @@ impl TestNode {
         image: &Image,
         registry: &Registry,
     ) -> Self {
+        let login = Credentials::anonymous();
+        Self::start_as(login, tracker, token, corrupt_share, image, registry).await
+    }
+
+    /// The same with these credentials at the registry.
+    async fn start_as(
+        login: Credentials,
+        tracker: Option<TrackerAddress>,
+        token: &str,
+        corrupt_share: f64,
+        image: &Image,
+        registry: &Registry,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut options = NetOptions::new(dir.path().join("state"));
         options.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
@@ -146,14 +169,15 @@ impl TestNode {
         // All nodes share this machine's processors: how often the registry is read
         // must not hang on how busy they are.
         options.demand_patience = Some(PATIENCE);
-        Self::open(dir, options, 1 << 30, image, registry).await
+        Self::open(dir, options, 1 << 30, image, (registry, login)).await
     }
 
     /// A node alone that may keep so many bytes.
     pub(crate) async fn with_quota(quota_len: u64, image: &Image, registry: &Registry) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = NetOptions::new(dir.path().join("state"));
-        Self::open(dir, options, quota_len, image, registry).await
+        let login = Credentials::anonymous();
+        Self::open(dir, options, quota_len, image, (registry, login)).await
     }
 
     async fn open(
@@ -161,7 +185,7 @@ impl TestNode {
         options: NetOptions,
         quota_len: u64,
         image: &Image,
-        registry: &Registry,
+        (registry, login): (&Registry, Credentials),
     ) -> Self {
         let net = SwarmNet::start(options).await.unwrap();
         let store = ChunkStore::open(
@@ -171,7 +195,13 @@ impl TestNode {
         .unwrap();
         let len = image.blob.len() as u64;
         let blob = store.blob(image.digest, len, image.table.clone()).unwrap();
-        let client = RegistryClient::new(RegistryOptions::default()).unwrap();
+        let client = RegistryClient::new(RegistryOptions {
+            credentials: login,
+            // A test does not wait for a registry that is down.
+            deadline: Duration::from_secs(1),
+            ..RegistryOptions::default()
+        })
+        .unwrap();
         let repo: RepoRef = format!("{}/{REPOSITORY}", registry.host()).parse().unwrap();
         let open = OpenImage {
             manifest: image.manifest.digest(),
@@ -191,6 +221,29 @@ impl TestNode {
     /// A member of `tracker`'s swarm, once the tracker has it.
     pub(crate) async fn member(tracker: &TestTracker, image: &Image, registry: &Registry) -> Self {
         let node = Self::start(Some(tracker.address()), TOKEN, 0.0, image, registry).await;
+        node.until("it has joined", |status| status.joined).await;
+        node
+    }
+
+    /// A member that may pull from a private registry, or, without the password, may not.
+    pub(crate) async fn member_with(
+        password: Option<&str>,
+        tracker: &TestTracker,
+        image: &Image,
+        registry: &Registry,
+    ) -> Self {
+        let login = match password {
+            Some(password) => Credentials::anonymous().with(
+                registry.host(),
+                Credential::Basic {
+                    username: "reader".to_owned(),
+                    password: Secret::new(password),
+                },
+            ),
+            None => Credentials::anonymous(),
+        };
+        let address = Some(tracker.address());
+        let node = Self::start_as(login, address, TOKEN, 0.0, image, registry).await;
         node.until("it has joined", |status| status.joined).await;
         node
     }

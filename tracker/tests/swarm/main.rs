@@ -13,6 +13,7 @@
 mod cluster;
 mod image;
 mod registry;
+mod rights;
 
 use std::time::Duration;
 

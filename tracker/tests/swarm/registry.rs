@@ -1,7 +1,8 @@
 //! A registry in this process that serves one image by ranges and counts what it sends.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::Body;
@@ -9,6 +10,8 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use tokio::net::TcpListener;
 use tokio::sync::RwLock;
 use tokio::task::JoinHandle;
@@ -26,9 +29,25 @@ struct Shelf {
     sent_len: AtomicU64,
     request_count: AtomicU64,
     is_down: AtomicBool,
+    /// Who is let in, if not everybody.
+    door: Option<Mutex<Door>>,
+    /// Tokens that were shown, good or not.
+    shown: Mutex<BTreeSet<String>>,
     /// Answers wait for this.
     gate: RwLock<()>,
 }
+
+/// A token service: whoever knows the password gets a token for pulling.
+#[derive(Debug, Default)]
+struct Door {
+    host: String,
+    is_shut: bool,
+    given_count: u64,
+    good: BTreeSet<String>,
+}
+
+/// The password of the user `reader`, who may pull.
+pub(crate) const PASSWORD: &str = "a password for tests";
 
 /// A registry, until it is dropped.
 #[derive(Debug)]
@@ -40,18 +59,34 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) async fn start(image: &Image) -> Self {
+        Self::start_with(image, false).await
+    }
+
+    /// A registry that only lets `reader` in.
+    pub(crate) async fn start_private(image: &Image) -> Self {
+        Self::start_with(image, true).await
+    }
+
+    async fn start_with(image: &Image, is_private: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let door = Door {
+            host: host.clone(),
+            ..Door::default()
+        };
         let shelf = Arc::new(Shelf {
             image: image.clone(),
             sent_len: AtomicU64::new(0),
             request_count: AtomicU64::new(0),
             is_down: AtomicBool::new(false),
+            door: is_private.then(|| Mutex::new(door)),
+            shown: Mutex::default(),
             gate: RwLock::new(()),
         });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let host = listener.local_addr().unwrap().to_string();
         let router = Router::new()
             .route("/v2/team/app/manifests/{which}", get(manifest))
             .route("/v2/team/app/blobs/{digest}", get(blob))
+            .route("/token", get(token))
             .with_state(Arc::clone(&shelf));
         let serving = tokio::spawn(async move {
             axum::serve(listener, router).await.unwrap();
@@ -95,6 +130,18 @@ impl Registry {
             .expect("a request in time");
     }
 
+    /// From now on nobody is let in: passwords and tokens are good no more.
+    pub(crate) fn shut(&self) {
+        let mut door = self.shelf.door.as_ref().unwrap().lock().unwrap();
+        door.is_shut = true;
+        door.good.clear();
+    }
+
+    /// Tokens that were shown to it.
+    pub(crate) fn shown(&self) -> BTreeSet<String> {
+        self.shelf.shown.lock().unwrap().clone()
+    }
+
     /// From now on every request fails.
     pub(crate) fn go_down(&self) {
         self.shelf.is_down.store(true, SeqCst);
@@ -107,10 +154,54 @@ impl Drop for Registry {
     }
 }
 
-async fn manifest(State(shelf): State<Arc<Shelf>>, Path(which): Path<String>) -> Response {
+impl Shelf {
+    /// The answer to whoever may not come in.
+    fn keep_out(&self, headers: &HeaderMap) -> Option<Response> {
+        let door = self.door.as_ref()?.lock().unwrap();
+        let shown = headers.get(header::AUTHORIZATION);
+        let token = shown.and_then(|shown| shown.to_str().unwrap().strip_prefix("Bearer "));
+        if let Some(token) = token {
+            self.shown.lock().unwrap().insert(token.to_owned());
+            if door.good.contains(token) {
+                return None;
+            }
+        }
+        let challenge = format!(
+            "Bearer realm=\"http://{}/token\",service=\"test\",scope=\"repository:{REPOSITORY}:pull\"",
+            door.host
+        );
+        let headers = [(header::WWW_AUTHENTICATE, challenge)];
+        Some((StatusCode::UNAUTHORIZED, headers).into_response())
+    }
+}
+
+/// Anybody gets a token; it is good for those who know the password.
+async fn token(State(shelf): State<Arc<Shelf>>, headers: HeaderMap) -> Response {
+    if shelf.is_down.load(SeqCst) {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    let mut door = shelf.door.as_ref().unwrap().lock().unwrap();
+    door.given_count += 1;
+    let token = format!("token-{}", door.given_count);
+    let known = format!("Basic {}", STANDARD.encode(format!("reader:{PASSWORD}")));
+    let shown = headers.get(header::AUTHORIZATION);
+    if !door.is_shut && shown.is_some_and(|shown| shown.to_str().unwrap() == known) {
+        door.good.insert(token.clone());
+    }
+    axum::Json(serde_json::json!({ "token": token, "expires_in": 300 })).into_response()
+}
+
+async fn manifest(
+    State(shelf): State<Arc<Shelf>>,
+    Path(which): Path<String>,
+    headers: HeaderMap,
+) -> Response {
     let manifest = &shelf.image.manifest;
     if shelf.is_down.load(SeqCst) {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    if let Some(refusal) = shelf.keep_out(&headers) {
+        return refusal;
     }
     if which != manifest.digest().to_string() {
         return StatusCode::NOT_FOUND.into_response();
@@ -127,6 +218,9 @@ async fn blob(
     let blob = &shelf.image.blob;
     if shelf.is_down.load(SeqCst) {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    if let Some(refusal) = shelf.keep_out(&headers) {
+        return refusal;
     }
     if digest != shelf.image.digest.to_string() {
         return StatusCode::NOT_FOUND.into_response();

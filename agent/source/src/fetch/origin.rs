@@ -8,9 +8,10 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::TryFutureExt;
+use futures::future::{BoxFuture, TryFutureExt};
 use futures::stream::{BoxStream, TryStreamExt};
 use thiserror::Error;
+use tranship_format::wire::PullProof;
 use tranship_format::{ByteRange, Digest};
 
 use crate::counters::Source;
@@ -33,6 +34,16 @@ pub trait BlobOrigin: fmt::Debug + Send + Sync {
     /// Starts to read all of a blob's stored bytes: what is left when
     /// [`ranges_ignored`](OriginError::ranges_ignored) ended a read before its first byte.
     fn read_whole(&self, blob: Digest) -> BlobPieces;
+
+    /// A proof that we may read there, if one is at hand that the tracker can be shown.
+    fn pull_proof_at_hand(&self) -> PullProof {
+        PullProof::None
+    }
+
+    /// The same for the image `manifest`, got from the origin if none is at hand.
+    fn pull_proof(&self, _manifest: Digest) -> BoxFuture<'static, PullProof> {
+        Box::pin(std::future::ready(PullProof::None))
+    }
 }
 
 /// Why an origin does not go on.
@@ -81,6 +92,15 @@ impl BlobOrigin for RegistryOrigin {
             Ok::<_, RegistryError>(stream.into_stream())
         };
         Box::pin(opening.try_flatten_stream().map_err(OriginError::from))
+    }
+
+    fn pull_proof_at_hand(&self) -> PullProof {
+        self.client.pull_proof_at_hand(&self.repo)
+    }
+
+    fn pull_proof(&self, manifest: Digest) -> BoxFuture<'static, PullProof> {
+        let (client, repo) = (self.client.clone(), self.repo.clone());
+        Box::pin(async move { client.pull_proof(&repo, manifest).await })
     }
 }
 

@@ -43,8 +43,9 @@ impl Driver {
             }
             Action::SendWant { to, request, want } => {
                 let message = PeerMessage::Want { request, want };
+                let grants = self.images.grants(&want.chunk.blob);
                 self.links
-                    .send_to(&to, purpose(want.class), encode(&message));
+                    .send_to(&to, purpose(want.class), encode(&message), grants);
             }
             Action::SendCancel { peer, request } => {
                 self.say(&peer, &PeerMessage::Cancel { request });
@@ -114,14 +115,6 @@ impl Driver {
     /// Small words go on the demand stream, where nothing long stands before them.
     fn say(&mut self, peer: &PeerId, message: &PeerMessage) {
         self.links.send(peer, Purpose::Demand, encode(message));
-    }
-
-    fn open_blobs(&mut self, blobs: &[Digest]) {
-        for digest in blobs {
-            if let Some(blob) = self.images.blob(digest) {
-                self.session.open(blob.image.clone(), vec![blob.info()]);
-            }
-        }
     }
 
     fn read_origin(&mut self, read: u64, blob: Digest, chunks: Range<u32>) {

@@ -1,16 +1,18 @@
-//! Membership: the tracker signs, every peer checks offline.
+//! Membership and rights: the tracker signs, every peer checks offline.
 //!
 //! The tracker's public key is part of its peer id, which each agent has in its
 //! configuration, so a swarm checks its members while the tracker is away. What
 //! is signed is `wire`'s business; here are the key, the clock and the identity
 //! that TLS proved.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libp2p::PeerId;
 use libp2p::identity::PublicKey;
 use thiserror::Error;
-use tranship_format::wire::{self, Certificate, Member};
+use tranship_format::Digest;
+use tranship_format::wire::{self, Certificate, Grant, Member};
 
 use super::identity::Identity;
 
@@ -18,7 +20,7 @@ use super::identity::Identity;
 /// issued, so that a node whose clock is behind is let in at once.
 const CLOCK_SKEW: Duration = Duration::from_mins(5);
 
-/// Why a membership certificate is not believed.
+/// Why a certificate of membership or a grant is not believed.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CertificateError {
@@ -63,11 +65,10 @@ pub fn libp2p_peer(peer: &wire::PeerId) -> Option<PeerId> {
     PeerId::from_bytes(peer.as_bytes()).ok()
 }
 
-/// Checks certificates of one tracker.
+/// Checks what trackers signed: the one place that knows whose signatures count.
 #[derive(Clone, Debug)]
 pub struct Authority {
-    peer: wire::PeerId,
-    key: PublicKey,
+    keys: BTreeMap<wire::PeerId, PublicKey>,
 }
 
 impl Authority {
@@ -82,12 +83,9 @@ impl Authority {
         let key = PublicKey::try_decode_protobuf(multihash.digest())
             .map_err(|_| CertificateError::HiddenKey)?;
         let peer = wire_peer(tracker).ok_or(CertificateError::HiddenKey)?;
-        Ok(Self { peer, key })
-    }
-
-    /// The tracker's identity.
-    pub fn peer(&self) -> wire::PeerId {
-        self.peer
+        Ok(Self {
+            keys: BTreeMap::from([(peer, key)]),
+        })
     }
 
     /// Believes the certificate, or says why not. `peer` is who TLS proved to be
@@ -101,26 +99,60 @@ impl Authority {
         if certificate.member.peer != *peer {
             return Err(CertificateError::OtherPeer);
         }
-        if certificate.tracker != self.peer {
-            return Err(CertificateError::OtherTracker);
-        }
-        let skewed = now.saturating_add(CLOCK_SKEW.as_secs());
-        let is_early = now < certificate.issued_at && certificate.covers(skewed);
-        if !certificate.covers(now) && !is_early {
-            return Err(CertificateError::NotNow {
-                issued_at: certificate.issued_at,
-                expires_at: certificate.expires_at,
-                now,
-            });
-        }
-        if !self
-            .key
-            .verify(&certificate.signed_bytes(), &certificate.signature)
-        {
-            return Err(CertificateError::WrongSignature);
-        }
-        Ok(())
+        let Certificate {
+            issued_at,
+            expires_at,
+            ..
+        } = *certificate;
+        in_time(issued_at, expires_at, now)?;
+        self.verify(
+            &certificate.tracker,
+            &certificate.signed_bytes(),
+            &certificate.signature,
+        )
     }
+
+    /// Believes the grant, or says why not; as [`Authority::check`].
+    pub fn check_grant(
+        &self,
+        grant: &Grant,
+        peer: &wire::PeerId,
+        now: u64,
+    ) -> Result<(), CertificateError> {
+        if grant.peer != *peer {
+            return Err(CertificateError::OtherPeer);
+        }
+        in_time(grant.issued_at, grant.expires_at, now)?;
+        self.verify(&grant.tracker, &grant.signed_bytes(), &grant.signature)
+    }
+
+    fn verify(
+        &self,
+        tracker: &wire::PeerId,
+        signed: &[u8],
+        signature: &[u8],
+    ) -> Result<(), CertificateError> {
+        let key = self.keys.get(tracker);
+        let key = key.ok_or(CertificateError::OtherTracker)?;
+        if key.verify(signed, signature) {
+            Ok(())
+        } else {
+            Err(CertificateError::WrongSignature)
+        }
+    }
+}
+
+/// Whether `now` is within the time of what was signed, or so little before it as clocks differ.
+fn in_time(issued_at: u64, expires_at: u64, now: u64) -> Result<(), CertificateError> {
+    let skewed = now.saturating_add(CLOCK_SKEW.as_secs());
+    if issued_at <= skewed && now < expires_at {
+        return Ok(());
+    }
+    Err(CertificateError::NotNow {
+        issued_at,
+        expires_at,
+        now,
+    })
 }
 
 /// The tracker's word that `member` belongs, from `now` (seconds since the Unix
@@ -135,6 +167,29 @@ pub fn issue(tracker: &Identity, member: Member, now: u64, life: Duration) -> Op
     };
     certificate.signature = tracker.keypair().sign(&certificate.signed_bytes()).ok()?;
     Some(certificate)
+}
+
+/// The tracker's word that `peer` may have the blobs of the image `manifest`, as `registry` says; as [`issue`].
+pub fn issue_grant(
+    tracker: &Identity,
+    peer: wire::PeerId,
+    (registry, manifest): (String, Digest),
+    blobs: Vec<Digest>,
+    now: u64,
+    life: Duration,
+) -> Option<Grant> {
+    let mut grant = Grant {
+        peer,
+        registry,
+        manifest,
+        blobs,
+        issued_at: now,
+        expires_at: now.saturating_add(life.as_secs()),
+        tracker: wire_peer(tracker.libp2p_peer())?,
+        signature: Vec::new(),
+    };
+    grant.signature = tracker.keypair().sign(&grant.signed_bytes()).ok()?;
+    Some(grant)
 }
 
 #[cfg(test)]
@@ -186,9 +241,61 @@ mod tests {
             authority.check(&forged, &peer, NOW),
             Err(CertificateError::OtherTracker)
         );
-        forged.tracker = authority.peer();
+        forged.tracker = good.tracker;
         assert_eq!(
             authority.check(&forged, &peer, NOW),
+            Err(CertificateError::WrongSignature)
+        );
+    }
+
+    #[test]
+    fn a_grant_is_believed_offline_of_its_peer_alone_and_only_as_it_was_signed() {
+        let (tracker, node, other) = (
+            Identity::generate(),
+            Identity::generate(),
+            Identity::generate(),
+        );
+        let authority = Authority::of(tracker.libp2p_peer()).unwrap();
+        let peer = member(&node).peer;
+        let image = ("registry.example".to_owned(), Digest::of(b"manifest"));
+        let blobs = vec![Digest::of(b"layer")];
+        let hour = Duration::from_hours(1);
+        let grant =
+            |by: &Identity| issue_grant(by, peer, image.clone(), blobs.clone(), NOW, hour).unwrap();
+        let good = grant(&tracker);
+        assert_eq!(authority.check_grant(&good, &peer, NOW), Ok(()));
+        assert_eq!(
+            authority.check_grant(&good, &member(&other).peer, NOW),
+            Err(CertificateError::OtherPeer)
+        );
+        assert!(matches!(
+            authority.check_grant(&good, &peer, NOW + 3600),
+            Err(CertificateError::NotNow { .. })
+        ));
+        assert_eq!(
+            authority.check_grant(&grant(&other), &peer, NOW),
+            Err(CertificateError::OtherTracker)
+        );
+        let forgeries: [fn(&mut Grant); 4] = [
+            |grant| grant.blobs.push(Digest::of(b"another layer")),
+            |grant| grant.registry.push('x'),
+            |grant| grant.manifest = Digest::of(b"another"),
+            |grant| grant.expires_at += 1,
+        ];
+        for forge in forgeries {
+            let mut changed = good.clone();
+            forge(&mut changed);
+            assert_eq!(
+                authority.check_grant(&changed, &peer, NOW),
+                Err(CertificateError::WrongSignature)
+            );
+        }
+        // A membership is no grant, though the same key signed it.
+        let membership = issue(&tracker, member(&node), NOW, hour).unwrap();
+        let mut crossed = good.clone();
+        crossed.signature = membership.signature;
+        assert_eq!(
+            authority.check_grant(&crossed, &peer, NOW),
             Err(CertificateError::WrongSignature)
         );
     }

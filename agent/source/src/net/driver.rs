@@ -20,7 +20,7 @@ use super::event::Event;
 use super::images::Images;
 use super::links::Links;
 use super::serve::Server;
-use super::session::Session;
+use super::session::{Session, Told};
 use super::waiters::Waiters;
 use crate::fetch::{Jobs, Wanted};
 
@@ -86,8 +86,9 @@ impl Driver {
                 }
             }
             let load = self.node.load_permille();
-            let inputs = self.session.tick(load, || self.node.take_goodputs());
-            self.handle_all(inputs);
+            let told = self.session.tick(load, || self.node.take_goodputs());
+            self.told(told);
+            self.renew_grants();
             self.act_all();
             self.publish();
         }
@@ -99,7 +100,7 @@ impl Driver {
 
     fn wake_at(&self) -> Instant {
         let machine = self.node.wake_at().map(|at| self.started + at);
-        let wakes = [machine, self.session.wake_at()];
+        let wakes = [machine, self.session.wake_at(), self.images.renew_at()];
         let soonest = wakes.into_iter().flatten().min();
         soonest.unwrap_or_else(|| Instant::now() + LONG)
     }
@@ -113,9 +114,12 @@ impl Driver {
         self.node.handle(now, input);
     }
 
-    pub(super) fn handle_all(&mut self, inputs: Vec<Input>) {
-        for input in inputs {
-            self.handle(input);
+    pub(super) fn told(&mut self, told: Vec<Told>) {
+        for told in told {
+            match told {
+                Told::Machine(input) => self.handle(input),
+                Told::Opened(opened) => self.opened(opened),
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tranship_format::Digest;
-use tranship_format::wire::{ChunkId, PeerId, PeerMessage};
+use tranship_format::wire::{ChunkId, Grant, PeerId, PeerMessage, PullProof};
 use tranship_swarm::node::{Arrival, RegistryFailure};
 
 use super::OpenImage;
@@ -49,6 +49,10 @@ pub(crate) enum Event {
         /// Room in memory for the bytes of the message; given back when this is dropped.
         room: Option<OwnedSemaphorePermit>,
     },
+    /// A peer showed a grant that is good.
+    Granted { peer: PeerId, grant: Box<Grant> },
+    /// A proof of pull for an image came, or cannot be had.
+    PullProof { manifest: Digest, proof: PullProof },
     /// The tracker came, went or said something.
     Session(SessionEvent),
     /// Bytes were looked at.

@@ -18,8 +18,12 @@ impl Driver {
         match event {
             Event::Open { image, done } => self.open(*image, done),
             Event::Close { manifest } => {
-                for blob in self.images.close(&manifest) {
+                let (unused, left) = self.images.close(&manifest);
+                for blob in unused {
                     self.handle(Input::CloseBlob { blob });
+                }
+                for blob in left {
+                    self.open_at_machine(blob);
                 }
             }
             Event::LinkUp { peer, link } => {
@@ -44,9 +48,11 @@ impl Driver {
                 room,
             } => self.message(peer, message, room),
             Event::Session(event) => {
-                let inputs = self.session.handle(event);
-                self.handle_all(inputs);
+                let told = self.session.handle(event);
+                self.told(told);
             }
+            Event::Granted { peer, grant } => self.granted(peer, *grant),
+            Event::PullProof { manifest, proof } => self.pull_proof_came(&manifest, proof),
             Event::Taken {
                 cause,
                 chunk,
@@ -103,8 +109,17 @@ impl Driver {
     }
 
     fn open(&mut self, image: OpenImage, done: oneshot::Sender<()>) {
-        for digest in self.images.open(image) {
+        let manifest = image.manifest;
+        let opened = self.images.open(image);
+        let is_new = |digest: &Digest| !self.node.is_open(digest);
+        let has_new = opened.iter().any(is_new);
+        let has_any = !opened.is_empty();
+        for digest in opened {
             self.open_at_machine(digest);
+        }
+        // With a new blob the machine says when the tracker is told.
+        if has_any && !has_new {
+            self.open_image(&manifest, None);
         }
         // The composer may have gone on without waiting.
         let _ = done.send(());
@@ -116,6 +131,7 @@ impl Driver {
         if let Some(blob) = self.images.blob(&digest) {
             let input = Input::OpenBlob {
                 blob: digest,
+                registries: self.images.registries(blob),
                 chunk_lens: blob.chunk_lens(),
                 present: blob.store.present(),
             };
@@ -160,8 +176,8 @@ impl Driver {
             PeerMessage::Miss { request } => self.handle(Input::Miss { peer, request }),
             PeerMessage::Cancel { request } => self.handle(Input::Cancel { peer, request }),
             PeerMessage::GoAway => self.handle(Input::GoAway { peer }),
-            // The carrier takes these for what they are here, a fault, and ends the stream.
-            PeerMessage::Hello(_) | PeerMessage::HelloAck(_) => {}
+            // The carrier takes greetings for what they are here, a fault, and checks grants itself.
+            PeerMessage::Hello(_) | PeerMessage::HelloAck(_) | PeerMessage::Grant(_) => {}
         }
     }
 

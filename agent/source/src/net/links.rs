@@ -14,11 +14,13 @@ use libp2p::Multiaddr;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use tranship_format::wire::{Class, Member, PeerId, PeerMessage};
+use tranship_format::Digest;
+use tranship_format::wire::{Class, Grant, Member, PeerId, PeerMessage};
 
-use super::certificate::{libp2p_peer, wire_peer};
+use super::certificate::{Authority, libp2p_peer, unix_seconds, wire_peer};
 use super::event::Event;
 use super::hello::{HelloError, Membership, greet, welcome};
+use super::images::OwnGrant;
 use super::stream::{FrameReader, FrameWriter, Outbox, Outgoing};
 use super::transport::{Arrival, Purpose, Transport, TransportError};
 use crate::counters::Counters;
@@ -43,13 +45,32 @@ pub(crate) struct Link {
     id: u64,
     purpose: Purpose,
     outbox: Outbox,
+    /// Grants shown on it, by manifest, and when each expires.
+    shown: BTreeMap<Digest, u64>,
     _stop: DropGuard,
+}
+
+impl Link {
+    /// Sends a frame behind the grants that it needs and that the other end has not seen on this stream.
+    fn send(&mut self, outgoing: Outgoing, grants: &[Arc<OwnGrant>]) -> bool {
+        for own in grants {
+            let (manifest, expires_at) = (own.grant.manifest, own.grant.expires_at);
+            if self.shown.insert(manifest, expires_at) != Some(expires_at) {
+                let head = own.frame.clone();
+                self.outbox.send(Outgoing {
+                    head,
+                    ..Outgoing::default()
+                });
+            }
+        }
+        self.outbox.send(outgoing)
+    }
 }
 
 #[derive(Debug, Default)]
 struct Peer {
     links: Vec<Link>,
-    queued: Vec<(Purpose, Outgoing)>,
+    queued: Vec<(Purpose, Outgoing, Vec<Arc<OwnGrant>>)>,
     connecting: bool,
 }
 
@@ -79,8 +100,8 @@ impl Links {
         let peer = self.peers.entry(id).or_default();
         peer.connecting = false;
         peer.links.push(link);
-        for (purpose, outgoing) in std::mem::take(&mut peer.queued) {
-            self.send(&id, purpose, outgoing);
+        for (purpose, outgoing, grants) in std::mem::take(&mut peer.queued) {
+            self.send_under(&id, purpose, outgoing, &grants);
         }
     }
 
@@ -121,15 +142,21 @@ impl Links {
         });
     }
 
-    /// Sends to a member, dialling it first if there is no stream.
-    pub(crate) fn send_to(&mut self, member: &Arc<Member>, purpose: Purpose, outgoing: Outgoing) {
+    /// Sends what these grants allow to a member, dialling it first if there is no stream.
+    pub(crate) fn send_to(
+        &mut self,
+        member: &Arc<Member>,
+        purpose: Purpose,
+        outgoing: Outgoing,
+        grants: Vec<Arc<OwnGrant>>,
+    ) {
         let peer = self.peers.entry(member.peer).or_default();
         if !peer.links.is_empty() {
-            self.send(&member.peer, purpose, outgoing);
+            self.send_under(&member.peer, purpose, outgoing, &grants);
             return;
         }
         if peer.queued.len() < QUEUED {
-            peer.queued.push((purpose, outgoing));
+            peer.queued.push((purpose, outgoing, grants));
         }
         if !peer.connecting {
             peer.connecting = true;
@@ -142,16 +169,27 @@ impl Links {
 
     /// Sends to a peer that has a stream; to one that has none there is nothing to say any more.
     pub(crate) fn send(&mut self, id: &PeerId, purpose: Purpose, outgoing: Outgoing) {
-        let Some(peer) = self.peers.get(id) else {
+        self.send_under(id, purpose, outgoing, &[]);
+    }
+
+    fn send_under(
+        &mut self,
+        id: &PeerId,
+        purpose: Purpose,
+        outgoing: Outgoing,
+        grants: &[Arc<OwnGrant>],
+    ) {
+        let Some(peer) = self.peers.get_mut(id) else {
             return;
         };
         // The newest stream is the likeliest to live; the other purpose's will do
         // while this one's is being opened.
-        let of_purpose = peer.links.iter().rfind(|link| link.purpose == purpose);
-        let Some(link) = of_purpose.or(peer.links.last()) else {
+        let of_purpose = peer.links.iter().rposition(|link| link.purpose == purpose);
+        let place = of_purpose.unwrap_or(peer.links.len().saturating_sub(1));
+        let Some(link) = peer.links.get_mut(place) else {
             return;
         };
-        if !link.outbox.send(outgoing) {
+        if !link.send(outgoing, grants) {
             // The stream has ended, or its peer does not read: the carrier
             // reports its end once the guard is dropped.
             tracing::debug!(peer = %id, "a peer takes no more frames");
@@ -273,16 +311,21 @@ impl Carrier {
             id,
             purpose,
             outbox,
+            shown: BTreeMap::new(),
             _stop: stop.clone().drop_guard(),
         };
         let (events, room) = (self.events.clone(), Arc::clone(&self.room));
+        let judge = GrantJudge {
+            authority: self.membership.as_ref().map(|ours| ours.authority.clone()),
+            counters: Arc::clone(&self.counters),
+        };
         self.tasks.spawn(async move {
             if events.send(Event::LinkUp { peer, link }).await.is_err() {
                 return;
             }
             let ended = tokio::select! {
                 () = stop.cancelled() => None,
-                result = receive(peer, reader, &events, &room) => result.err(),
+                result = receive(peer, reader, &events, &room, &judge) => result.err(),
                 result = writing => result.err().map(ReceiveError::Stream),
             };
             if let Some(error) = ended {
@@ -293,14 +336,48 @@ impl Carrier {
     }
 }
 
+/// Judges the grants that come on a stream.
+#[derive(Debug)]
+struct GrantJudge {
+    authority: Option<Authority>,
+    counters: Arc<Counters>,
+}
+
+impl GrantJudge {
+    fn believes(&self, grant: &Grant, peer: &PeerId) -> bool {
+        let Some(authority) = &self.authority else {
+            return false;
+        };
+        let checked = authority.check_grant(grant, peer, unix_seconds());
+        if let Err(error) = &checked {
+            self.counters.refused_grants.increment();
+            tracing::debug!(%peer, %error, "a peer's grant is not believed");
+        }
+        checked.is_ok()
+    }
+}
+
 async fn receive(
     peer: PeerId,
     mut reader: FrameReader,
     events: &mpsc::Sender<Event>,
     room: &Arc<Semaphore>,
+    judge: &GrantJudge,
 ) -> Result<(), ReceiveError> {
     while let Some(frame) = reader.next().await.map_err(ReceiveError::Stream)? {
         let message = PeerMessage::from_frame(frame).map_err(ReceiveError::Wire)?;
+        let message = match message {
+            PeerMessage::Grant(grant) => {
+                // One that is not believed is ignored: clocks differ, and a better one may follow.
+                if judge.believes(&grant, &peer)
+                    && events.send(Event::Granted { peer, grant }).await.is_err()
+                {
+                    break;
+                }
+                continue;
+            }
+            message => message,
+        };
         let room = match &message {
             PeerMessage::Hello(_) | PeerMessage::HelloAck(_) => {
                 return Err(ReceiveError::OutOfTurn);

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 use tranship_format::Digest;
 use tranship_format::wire::{
-    BlobInfo, Certificate, ErrorCode, Goodput, ImageSource, Member, PeerId, TrackerReply,
-    TrackerRequest,
+    BlobInfo, Certificate, ErrorCode, Goodput, Grant, ImageSource, Member, Open, PeerId, PullProof,
+    TrackerReply, TrackerRequest,
 };
 use tranship_swarm::node::Input;
 
@@ -56,13 +56,49 @@ pub(crate) struct Joined {
     seed: Option<Member>,
 }
 
+/// What follows from what the tracker says.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// For the machine.
+    Machine(Input),
+    /// OPENED.
+    Opened(Opened),
+}
+
+impl From<Input> for Told {
+    fn from(input: Input) -> Self {
+        Self::Machine(input)
+    }
+}
+
+/// What the tracker says of an image that was opened.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// The image.
+    pub(crate) manifest: Digest,
+    /// Its blobs that were opened.
+    pub(crate) blobs: Vec<Digest>,
+    /// Members that use it.
+    pub(crate) members: Vec<Member>,
+    /// Our right to it, if it is good.
+    pub(crate) grant: Option<Box<Grant>>,
+}
+
 /// What an answer will be for.
 #[derive(Debug)]
 enum Asked {
     Join,
-    Open { blobs: Vec<Digest> },
-    Lookup { blob: Digest, stripes: Vec<u32> },
-    Progress { lease: u64 },
+    Open {
+        manifest: Digest,
+        blobs: Vec<Digest>,
+    },
+    Lookup {
+        blob: Digest,
+        stripes: Vec<u32>,
+    },
+    Progress {
+        lease: u64,
+    },
     Heartbeat,
     Nothing,
 }
@@ -117,7 +153,7 @@ impl Session {
     }
 
     /// Takes in what the session's task tells; gives what the machine must hear.
-    pub(crate) fn handle(&mut self, event: SessionEvent) -> Vec<Input> {
+    pub(crate) fn handle(&mut self, event: SessionEvent) -> Vec<Told> {
         match event {
             SessionEvent::Up(joined) => {
                 self.counters.tracker_connects.increment();
@@ -135,7 +171,7 @@ impl Session {
                     silence: 0,
                     joined,
                 });
-                vec![up]
+                vec![up.into()]
             }
             SessionEvent::Reply { request, reply } => self.reply(request, reply),
             SessionEvent::Down => self.end(),
@@ -143,29 +179,36 @@ impl Session {
     }
 
     /// Ends the conversation on our side; the task begins a new one.
-    fn end(&mut self) -> Vec<Input> {
+    fn end(&mut self) -> Vec<Told> {
         self.asked.clear();
         match self.current.take() {
-            Some(_) => vec![Input::TrackerDown],
+            Some(_) => vec![Input::TrackerDown.into()],
             None => Vec::new(),
         }
     }
 
-    fn reply(&mut self, request: u32, reply: TrackerReply) -> Vec<Input> {
+    fn reply(&mut self, request: u32, reply: TrackerReply) -> Vec<Told> {
         let asked = self.asked.remove(&request);
         match (reply, asked) {
-            (TrackerReply::Routes { blob, routes }, _) => vec![Input::Routes { blob, routes }],
-            (TrackerReply::Opened { members }, Some(Asked::Open { blobs })) => blobs
-                .into_iter()
-                .map(|blob| Input::Members {
-                    blob,
-                    members: members.clone(),
-                })
-                .collect(),
-            (TrackerReply::ProgressAck { lease, expires_ms }, _) => vec![Input::ProgressAck {
-                lease,
-                expires_in: expires_ms.map(|ms| Duration::from_millis(ms.into())),
-            }],
+            (TrackerReply::Routes { blob, routes }, _) => {
+                vec![Input::Routes { blob, routes }.into()]
+            }
+            (TrackerReply::Opened { grant, members }, Some(Asked::Open { manifest, blobs })) => {
+                let grant = grant.filter(|grant| self.believes(grant, &manifest));
+                vec![Told::Opened(Opened {
+                    manifest,
+                    blobs,
+                    members,
+                    grant,
+                })]
+            }
+            (TrackerReply::ProgressAck { lease, expires_ms }, _) => vec![
+                Input::ProgressAck {
+                    lease,
+                    expires_in: expires_ms.map(|ms| Duration::from_millis(ms.into())),
+                }
+                .into(),
+            ],
             (TrackerReply::HeartbeatAck { epoch, bans }, _) => self.heard(epoch, bans),
             (
                 TrackerReply::Joined {
@@ -186,43 +229,76 @@ impl Session {
         }
     }
 
-    fn heard(&mut self, epoch: u64, bans: Vec<PeerId>) -> Vec<Input> {
+    fn heard(&mut self, epoch: u64, bans: Vec<PeerId>) -> Vec<Told> {
         let mut inputs = Vec::new();
         if let Some(current) = &mut self.current {
             current.silence = 0;
             if current.joined.epoch != epoch {
                 current.joined.epoch = epoch;
                 let seed = current.joined.seed.clone();
-                inputs.push(Input::TrackerUp { epoch, seed });
+                inputs.push(Input::TrackerUp { epoch, seed }.into());
             }
         }
         if !bans.is_empty() {
-            inputs.push(Input::Bans { peers: bans });
+            inputs.push(Input::Bans { peers: bans }.into());
         }
         inputs
     }
 
-    fn refused(&mut self, code: ErrorCode, text: &str, asked: Option<Asked>) -> Vec<Input> {
+    fn refused(&mut self, code: ErrorCode, text: &str, asked: Option<Asked>) -> Vec<Told> {
         tracing::debug!(?code, text, "the tracker refuses a request");
         if matches!(code, ErrorCode::NotAMember | ErrorCode::Banned) {
             return self.end();
         }
         match asked {
-            Some(Asked::Lookup { blob, stripes }) => vec![Input::LookupFailed { blob, stripes }],
-            Some(Asked::Progress { lease }) => vec![Input::ProgressAck {
-                lease,
-                expires_in: None,
-            }],
+            Some(Asked::Lookup { blob, stripes }) => {
+                vec![Input::LookupFailed { blob, stripes }.into()]
+            }
+            Some(Asked::Progress { lease }) => vec![
+                Input::ProgressAck {
+                    lease,
+                    expires_in: None,
+                }
+                .into(),
+            ],
             _ => Vec::new(),
         }
     }
 
+    /// A grant for another, or for another image, would be of no use.
+    fn believes(&self, grant: &Grant, manifest: &Digest) -> bool {
+        let Some(applicant) = &self.applicant else {
+            return false;
+        };
+        let checked =
+            applicant
+                .authority
+                .check_grant(grant, &applicant.member.peer, unix_seconds());
+        if let Err(error) = &checked {
+            tracing::warn!(%error, "the tracker's grant is not believed; do the clocks differ?");
+        }
+        checked.is_ok() && grant.manifest == *manifest
+    }
+
     /// OPEN.
-    pub(crate) fn open(&mut self, image: ImageSource, blobs: Vec<BlobInfo>) {
+    pub(crate) fn open(
+        &mut self,
+        image: ImageSource,
+        grant: Option<Grant>,
+        proof: PullProof,
+        blobs: Vec<BlobInfo>,
+    ) {
         let asked = Asked::Open {
+            manifest: image.manifest,
             blobs: blobs.iter().map(|blob| blob.digest).collect(),
         };
-        self.ask(asked, &TrackerRequest::Open { image, blobs });
+        let open = Open {
+            image,
+            grant,
+            proof,
+            blobs,
+        };
+        self.ask(asked, &TrackerRequest::Open(Box::new(open)));
     }
 
     /// LOOKUP; `false` when there is nobody to ask.
@@ -254,7 +330,7 @@ impl Session {
         &mut self,
         load_permille: u16,
         goodputs: impl FnOnce() -> Vec<Goodput>,
-    ) -> Vec<Input> {
+    ) -> Vec<Told> {
         let now = Instant::now();
         let Some(current) = &mut self.current else {
             return Vec::new();

@@ -2,16 +2,21 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::timeout;
 use tranship_format::wire::{
-    Certificate, ChunkId, Class, Hello, PeerMessage, Role, TrackerReply, Versions, Want,
+    Certificate, ChunkId, Class, Grant, Hello, PeerMessage, Role, TrackerReply, Versions, Want,
 };
+use tranship_format::{ChunkTableBuilder, HashAlgorithm};
+use tranship_store::{ChunkStore, StoreOptions};
 
-use super::certificate::{issue, libp2p_peer, unix_seconds, wire_peer};
+use super::certificate::{issue, issue_grant, libp2p_peer, unix_seconds, wire_peer};
 use super::identity::Identity;
 use super::stream::{FrameReader, FrameWriter, frames};
 use super::transport::{Arrival, Purpose};
 use super::*;
+use crate::fetch::RegistryOrigin;
+use crate::registry::{RegistryClient, RegistryOptions};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const HOUR: Duration = Duration::from_hours(1);
@@ -152,6 +157,129 @@ async fn a_member_is_welcomed_and_served_and_a_foreigner_is_not() {
     let visit = knock(&net, &member, &PeerMessage::Miss { request: 1 }).await;
     assert_eq!(visit.answer, None, "whoever does not greet got an answer");
     assert_eq!(net.counters().snapshot().refused_peer_count, 4);
+    timeout(PATIENCE, net.stop()).await.unwrap();
+}
+
+/// A node of the swarm with one blob of one chunk, whose bytes are `abc`, from an image of `registry.example`.
+async fn node_with_image(dir: &std::path::Path) -> (SwarmNet, Identity, Digest) {
+    let (net, tracker) = node(dir).await;
+    let mut builder = ChunkTableBuilder::new(HashAlgorithm::Blake3);
+    builder.update(b"abc");
+    let table = builder.finish();
+    let store = ChunkStore::open(&dir.join("store"), StoreOptions::with_quota(1 << 20)).unwrap();
+    let digest = Digest::of(b"abc");
+    let blob = store.blob(digest, 3, table.clone()).unwrap();
+    let index = table.index(0).unwrap();
+    let chunk = table.verify(index, Bytes::from_static(b"abc")).unwrap();
+    blob.put(index, &chunk).unwrap();
+    let client = RegistryClient::new(RegistryOptions::default()).unwrap();
+    let repo = "registry.example/team/app".parse().unwrap();
+    let image = OpenImage {
+        manifest: Digest::of(b"manifest"),
+        registry: "registry.example".to_owned(),
+        repository: "team/app".to_owned(),
+        blobs: vec![blob],
+        origin: Arc::new(RegistryOrigin::new(client, repo)),
+    };
+    net.open(image).await.unwrap();
+    (net, tracker, digest)
+}
+
+impl Visit {
+    async fn say(&mut self, message: &PeerMessage) {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        self.writer.send(&bytes).await.unwrap();
+    }
+
+    /// Wants the first chunk of a blob; the final answer.
+    async fn want(&mut self, request: u32, blob: Digest) -> PeerMessage {
+        let want = Want {
+            class: Class::Demand,
+            chunk: ChunkId { blob, number: 0 },
+            hash: None,
+        };
+        self.say(&PeerMessage::Want { request, want }).await;
+        loop {
+            let frame = timeout(PATIENCE, self.reader.next()).await.unwrap();
+            let answer = PeerMessage::from_frame(frame.unwrap().unwrap()).unwrap();
+            if !matches!(answer, PeerMessage::Wait { .. }) {
+                return answer;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_member_without_a_grant_that_holds_is_answered_as_if_nothing_were_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let (net, tracker, blob) = node_with_image(dir.path()).await;
+    let (member, now) = (Identity::generate(), unix_seconds());
+    let good = issue(&tracker, agent_as(&member), now, HOUR).unwrap();
+    let mut visit = knock(&net, &member, &hello(good)).await;
+    let (mine, theirs) = (agent_as(&member).peer, agent_as(&Identity::generate()).peer);
+    let miss = |request| PeerMessage::Miss { request };
+    assert_eq!(visit.want(1, blob).await, miss(1));
+    assert_eq!(visit.want(2, Digest::of(b"nowhere")).await, miss(2));
+    let grant = |by: &Identity, to, registry: &str, blob, issued_at, life| {
+        let image = (registry.to_owned(), Digest::of(b"manifest"));
+        issue_grant(by, to, image, vec![blob], issued_at, life).unwrap()
+    };
+    let here = "registry.example";
+    let old = now - 2 * HOUR.as_secs();
+    let useless = [
+        grant(&tracker, mine, here, Digest::of(b"nowhere"), now, HOUR),
+        // The registry of the visitor's choice.
+        grant(&tracker, mine, "my.own", blob, now, HOUR),
+        // Over; another's; of another swarm; changed.
+        grant(&tracker, mine, here, blob, old, HOUR),
+        grant(&tracker, theirs, here, blob, now, HOUR),
+        grant(&Identity::generate(), mine, here, blob, now, HOUR),
+        Grant {
+            blobs: vec![blob],
+            ..grant(&tracker, mine, here, Digest::of(b"nowhere"), now, HOUR)
+        },
+    ];
+    for (request, grant) in (3..).zip(useless) {
+        visit.say(&PeerMessage::Grant(Box::new(grant))).await;
+        assert_eq!(visit.want(request, blob).await, miss(request));
+    }
+    assert_eq!(net.counters().snapshot().refused_grant_count, 4);
+    let good = grant(&tracker, mine, here, blob, now, HOUR);
+    visit.say(&PeerMessage::Grant(Box::new(good))).await;
+    let bytes = Bytes::from_static(b"abc");
+    assert_eq!(
+        visit.want(20, blob).await,
+        PeerMessage::Data { request: 20, bytes }
+    );
+    timeout(PATIENCE, net.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_grant_stops_when_it_expires() {
+    let dir = tempfile::tempdir().unwrap();
+    let (net, tracker, blob) = node_with_image(dir.path()).await;
+    let (member, now) = (Identity::generate(), unix_seconds());
+    let good = issue(&tracker, agent_as(&member), now, HOUR).unwrap();
+    let mut visit = knock(&net, &member, &hello(good)).await;
+    let image = ("registry.example".to_owned(), Digest::of(b"manifest"));
+    let life = Duration::from_secs(3);
+    let mine = agent_as(&member).peer;
+    let short = issue_grant(&tracker, mine, image, vec![blob], now, life).unwrap();
+    let expires_at = short.expires_at;
+    visit.say(&PeerMessage::Grant(Box::new(short))).await;
+    for request in 1.. {
+        // Before the answer: it may come a little later than it was decided on.
+        let asked_at = unix_seconds();
+        match visit.want(request, blob).await {
+            PeerMessage::Data { .. } => assert!(asked_at <= expires_at),
+            PeerMessage::Miss { .. } => {
+                assert!(request > 1 && unix_seconds() + 1 >= expires_at);
+                break;
+            }
+            answer => panic!("{answer:?}"),
+        }
+    }
     timeout(PATIENCE, net.stop()).await.unwrap();
 }
 

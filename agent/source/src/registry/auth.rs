@@ -80,6 +80,7 @@ impl Scope {
 #[derive(Clone, Debug)]
 pub(super) struct Pass {
     header: HeaderValue,
+    kind: Kind,
     /// From when on it is not used any more.
     stale_at: Option<Instant>,
 }
@@ -89,9 +90,24 @@ impl Pass {
         &self.header
     }
 
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
     fn is_fresh(&self, now: Instant) -> bool {
         self.stale_at.is_none_or(|stale_at| now < stale_at)
     }
+}
+
+/// Where a pass comes from: what else whoever sees it could do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A token that anybody is given.
+    Anonymous,
+    /// A token for the scope, which the token service gave for our credentials; it soon expires.
+    Scoped,
+    /// Our credentials themselves.
+    Secret,
 }
 
 #[derive(Debug, Default)]
@@ -140,6 +156,15 @@ impl Auth {
             _ => {}
         }
         Ok(slot.pass.clone())
+    }
+
+    /// The pass that would be shown, if there is one, it is fresh, and nobody is renewing it just now.
+    pub(super) fn pass_at_hand(&self, scope: &Scope) -> Option<Pass> {
+        let slot = self.slot(scope);
+        let slot = slot.try_lock().ok()?;
+        slot.pass
+            .clone()
+            .filter(|pass| pass.is_fresh(Instant::now()))
     }
 
     /// Gets a new pass after `refused` (or no pass) was not let in. False if there is nothing else to show.
@@ -213,11 +238,11 @@ pub(super) fn may_show(registry: &reqwest::Url, url: &reqwest::Url) -> bool {
 }
 
 fn bearer(token: &str) -> Result<Pass, RegistryFailure> {
-    pass(&format!("Bearer {token}"), None)
+    pass(&format!("Bearer {token}"), Kind::Secret, None)
 }
 
 fn basic(username: &str, password: &str) -> Result<Pass, RegistryFailure> {
-    pass(&basic_value(username, password), None)
+    pass(&basic_value(username, password), Kind::Secret, None)
 }
 
 fn basic_value(username: &str, password: &str) -> String {
@@ -227,9 +252,13 @@ fn basic_value(username: &str, password: &str) -> String {
     )
 }
 
-fn pass(value: &str, stale_at: Option<Instant>) -> Result<Pass, RegistryFailure> {
+fn pass(value: &str, kind: Kind, stale_at: Option<Instant>) -> Result<Pass, RegistryFailure> {
     let mut header = HeaderValue::from_str(value)
         .map_err(|_| RegistryFailure::Malformed("a token with forbidden characters".to_owned()))?;
     header.set_sensitive(true);
-    Ok(Pass { header, stale_at })
+    Ok(Pass {
+        header,
+        kind,
+        stale_at,
+    })
 }

@@ -23,6 +23,9 @@ pub struct RegistryOptions {
     pub plain_http: PlainHttp,
     /// Where credentials come from.
     pub credentials: Credentials,
+    /// Registries, or parts of them, for which our credentials themselves may be shown to the tracker as
+    /// proof that we may pull. A token that was given for pulling alone may always be.
+    pub prove_by_secret: Vec<String>,
     /// Certificates (PEM) to trust besides the machine's own.
     pub extra_roots: Vec<Bytes>,
     /// The longest wait for a connection.
@@ -43,6 +46,7 @@ impl Default for RegistryOptions {
         Self {
             plain_http: PlainHttp::default(),
             credentials: Credentials::anonymous(),
+            prove_by_secret: Vec::new(),
             extra_roots: Vec::new(),
             connect_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(30),

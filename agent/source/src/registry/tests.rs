@@ -3,6 +3,7 @@
 mod auth;
 mod blob;
 mod manifests;
+mod pull_proof;
 mod push;
 mod range;
 mod referrers;

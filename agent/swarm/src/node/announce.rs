@@ -38,6 +38,11 @@ impl Node {
         let Some(known) = self.blobs.get_mut(&blob) else {
             return;
         };
+        if known.right.is_refused(now) {
+            // Told once it is granted.
+            known.unannounced = true;
+            return;
+        }
         known.unannounced = false;
         known.announced_at = Some(now);
         let runs = known.runs();

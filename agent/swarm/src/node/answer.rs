@@ -205,6 +205,7 @@ impl Node {
     /// Voids all that is under way with a peer, in both directions.
     fn void(&mut self, now: Duration, peer: PeerId) {
         self.leaving.remove(&peer);
+        self.rights.forget(&peer);
         for (request, chunk) in self.peers.requests_at(peer) {
             self.forget_request(peer, request, chunk);
             if let Some(wanted) = self.wants.get_mut(&chunk) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tranship_format::wire::{Class, Member, PeerId, StripeRun, StripeState};
 
+use super::rights::OwnRight;
 use super::wanted::Order;
 use super::{Node, StripeId};
 
@@ -75,6 +76,10 @@ pub(super) struct Stripe {
 #[derive(Debug)]
 pub(super) struct Blob {
     chunk_lens: Arc<[u32]>,
+    /// Whose word counts when a peer wants chunks of it.
+    pub(super) registries: Vec<Arc<str>>,
+    /// Whether this node may ask peers for it.
+    pub(super) right: OwnRight,
     stripe_chunks: u32,
     present: Vec<u8>,
     /// Chunks present in each stripe.
@@ -98,6 +103,8 @@ impl Blob {
             counts: vec![0; chunk_lens.len().div_ceil(stripe_chunks as usize)],
             present: vec![0; chunk_lens.len().div_ceil(8)],
             chunk_lens,
+            registries: Vec::new(),
+            right: OwnRight::default(),
             stripe_chunks,
             stripes: BTreeMap::new(),
             members: BTreeMap::new(),

@@ -32,6 +32,9 @@ impl Node {
         let Some(wanted) = self.wants.get(&chunk) else {
             return Choice::Nobody;
         };
+        if !self.may_ask_peers(now, &chunk.blob) {
+            return Choice::Nobody;
+        }
         let len = self.chunk_len(chunk);
         let parents: &[Arc<Member>] = match self.stripe(self.stripe_of(chunk)) {
             Some(stripe) => match &stripe.route {

@@ -1,5 +1,6 @@
 //! What a node is told: all that reaches decisions from the outside.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,19 @@ pub struct RegistryFailure {
     pub permanent: bool,
 }
 
+/// What a peer may have, and until when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Right {
+    /// The registry whose word it is.
+    pub registry: Arc<str>,
+    /// The image.
+    pub manifest: Digest,
+    /// Its blobs.
+    pub blobs: BTreeSet<Digest>,
+    /// When it ends, on the clock of `now`.
+    pub until: Duration,
+}
+
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum Input {
@@ -33,6 +47,8 @@ pub enum Input {
     OpenBlob {
         /// The blob.
         blob: Digest,
+        /// Registries of the images that it is used for: whose word counts when a peer wants it.
+        registries: Vec<Arc<str>>,
         /// Stored bytes of each of its chunks, in order.
         chunk_lens: Arc<[u32]>,
         /// Which chunks the store has: bit `n % 8` of byte `n / 8` is chunk `n`.
@@ -72,12 +88,14 @@ pub enum Input {
     },
     /// The tracker cannot be reached.
     TrackerDown,
-    /// Members that use a blob (OPENED, once for each blob opened).
+    /// Members that use a blob (OPENED, once for each blob opened), and this node's right to it.
     Members {
         /// The blob.
         blob: Digest,
         /// They.
         members: Vec<Member>,
+        /// When the right ends, on the clock of `now`; `None` if the tracker gives none.
+        until: Option<Duration>,
     },
     /// Routes, asked for or not.
     Routes {
@@ -110,6 +128,13 @@ pub enum Input {
     PeerUp {
         /// Who, as its certificate says.
         member: Member,
+    },
+    /// A peer showed a grant that is good (GRANT).
+    Granted {
+        /// Who.
+        peer: PeerId,
+        /// What it may have.
+        right: Right,
     },
     /// DATA came for a request of ours, and was verified or not.
     Data {

@@ -69,6 +69,9 @@ impl Node {
         if let Some(direct) = self.first_direct(id) {
             return self.start_read(now, id, direct);
         }
+        if self.is_refused(now, &id.blob) {
+            self.route_to_registry(id);
+        }
         let for_child = self
             .wants
             .get(&chunk)
@@ -191,7 +194,10 @@ impl Node {
             .iter()
             .find(|attempt| attempt.class > class)
             .copied();
-        if class != Class::Demand || wanted.attempts.len() != 1 {
+        if class != Class::Demand
+            || wanted.attempts.len() != 1
+            || !self.may_ask_peers(now, &chunk.blob)
+        {
             return;
         }
         if let Some(old) = outdated

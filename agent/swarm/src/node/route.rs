@@ -75,6 +75,14 @@ impl Node {
         }
     }
 
+    pub(super) fn stripes_of(&self, blob: Digest) -> Vec<StripeId> {
+        let known = self.blobs.get(&blob);
+        let numbers = known
+            .into_iter()
+            .flat_map(|known| known.stripes.keys().copied());
+        numbers.map(|number| StripeId { blob, number }).collect()
+    }
+
     fn stripe_ids(&self) -> Vec<StripeId> {
         let stripes = self.blobs.iter().flat_map(|(&blob, known)| {
             known
@@ -90,10 +98,12 @@ impl Node {
         let Some(blob) = self.blobs.get(&id.blob) else {
             return;
         };
+        // Without a right of its own nobody gives it anything.
+        let may_ask = blob.right.holds(now);
         let others = blob
             .members
             .values()
-            .filter(|other| self.peers.is_usable(now, &other.peer));
+            .filter(|other| may_ask && self.peers.is_usable(now, &other.peer));
         let parents = tree::parents(id, &self.me, blob.is_left_out, others);
         let route = if parents.is_empty() {
             Route::Direct
@@ -290,7 +300,8 @@ impl Node {
     }
 
     pub(super) fn lookup_failed(&mut self, now: Duration, blob: Digest, stripes: Vec<u32>) {
-        if self.tracker.is_some() && self.blobs.contains_key(&blob) {
+        if self.tracker.is_some() && self.blobs.contains_key(&blob) && !self.is_refused(now, &blob)
+        {
             self.actions
                 .push_back(Action::OpenBlobs { blobs: vec![blob] });
         }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tranship_format::Digest;
 use tranship_format::wire::{ChunkId, MAX_PARENTS, Member, PeerId, Role, Want};
 
 use super::Node;
@@ -36,6 +37,10 @@ impl Node {
             return self.send_miss(peer, request);
         }
         self.peers.mark_here(now, peer);
+        if !self.may_have(now, &peer, &chunk.blob) {
+            // The same words as for a blob that is not here.
+            return self.send_miss(peer, request);
+        }
         let Some(blob) = self.blobs.get(&chunk.blob) else {
             return self.send_miss(peer, request);
         };
@@ -67,7 +72,7 @@ impl Node {
         let full = wanted.children.len() >= self.options.waiters_per_chunk;
         if full || self.waiters.len() >= self.options.waiters {
             let named: Vec<PeerId> = wanted.children.iter().map(|child| child.peer).collect();
-            return self.send_busy(now, peer, request, &named);
+            return self.send_busy(now, peer, request, &chunk.blob, &named);
         }
         self.let_wait(now, child, chunk);
     }
@@ -162,12 +167,14 @@ impl Node {
         now: Duration,
         peer: PeerId,
         request: u32,
+        blob: &Digest,
         named: &[PeerId],
     ) {
         self.counters.busy_sent += 1;
         let alternatives: Vec<Arc<Member>> = named
             .iter()
             .filter(|other| **other != peer && self.peers.is_usable(now, other))
+            .filter(|other| self.may_have(now, other, blob))
             .filter_map(|other| self.peers.member(other).cloned())
             .take(MAX_PARENTS)
             .collect();

@@ -2,6 +2,7 @@
 
 mod asking;
 mod reading;
+mod rights;
 mod serving;
 
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use tranship_format::wire::{ChunkId, Class, Member, PeerId, Role, Route, StripeR
 
 use super::*;
 
+/// A right without an end.
+const FOR_EVER: Duration = Duration::MAX;
 const CHUNK_LEN: u32 = 256 << 10;
 
 /// A node, its clock, and what it wanted done.
@@ -57,9 +60,14 @@ impl Bench {
         let chunk_lens: Arc<[u32]> = vec![CHUNK_LEN; 192].into();
         bench.tell(Input::OpenBlob {
             blob: blob(),
+            registries: vec!["registry".into()],
             chunk_lens,
             present: Vec::new(),
         });
+        bench.members(&[], Some(FOR_EVER));
+        for name in 1..=80 {
+            bench.grant(name, "registry", FOR_EVER);
+        }
         bench
     }
 
@@ -135,9 +143,31 @@ impl Bench {
         let chunk_lens: Arc<[u32]> = vec![CHUNK_LEN; 192].into();
         self.tell(Input::OpenBlob {
             blob: blob(),
+            registries: vec!["registry".into()],
             chunk_lens,
             present,
         });
+    }
+
+    /// The tracker names members, and says until when the node may have the blob.
+    fn members(&mut self, names: &[u8], until: Option<Duration>) -> Vec<Action> {
+        self.tell(Input::Members {
+            blob: blob(),
+            members: names.iter().copied().map(member).collect(),
+            until,
+        })
+    }
+
+    /// A peer shows that it may have the blob by the word of a registry.
+    fn grant(&mut self, name: u8, registry: &str, until: Duration) {
+        let right = Right {
+            registry: registry.into(),
+            manifest: Digest::of(b"manifest"),
+            blobs: [blob()].into(),
+            until,
+        };
+        let peer = peer(name);
+        self.tell(Input::Granted { peer, right });
     }
 }
 

@@ -126,7 +126,7 @@ impl Node {
     fn refuse_upload(&mut self, now: Duration, child: Child, chunk: ChunkId) {
         let recent = self.uploads.recent.get(&chunk).into_iter().flatten();
         let named: Vec<PeerId> = recent.rev().copied().collect();
-        self.send_busy(now, child.peer, child.request, &named);
+        self.send_busy(now, child.peer, child.request, &chunk.blob, &named);
     }
 
     fn has_slot(&self, class: Class) -> bool {

@@ -1,16 +1,24 @@
 //! The blobs that members have open, and their stripes.
+//!
+//! A blob is known by its registry and its digest together: those who may have it by the word of one
+//! registry are nobody to those who may by the word of another. Inside the machine a key of both takes
+//! the place of the digest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tranship_format::Digest;
 
+use tranship_format::wire::BlobInfo;
+
 use super::stripe::{MemberNo, Stripe};
 use crate::StripeId;
 
 /// A blob.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Blob {
+    /// What members call it.
+    pub(super) digest: Digest,
     /// Chunks in it, by the largest claim: it only bounds which stripes may be named.
     chunk_count: u32,
     pub(super) used_at: Duration,
@@ -19,7 +27,14 @@ pub(super) struct Blob {
     pub(super) members: BTreeSet<(u64, MemberNo)>,
 }
 
-/// All blobs.
+/// The key of a blob of a registry.
+pub(super) fn key(registry: &str, blob: &Digest) -> Digest {
+    let mut bytes = blob.bytes().to_vec();
+    bytes.extend_from_slice(registry.as_bytes());
+    Digest::of(&bytes)
+}
+
+/// All blobs, by key.
 #[derive(Debug, Default)]
 pub(super) struct Blobs {
     blobs: BTreeMap<Digest, Blob>,
@@ -30,25 +45,31 @@ impl Blobs {
         self.blobs.len()
     }
 
-    pub(super) fn get(&self, blob: &Digest) -> Option<&Blob> {
-        self.blobs.get(blob)
+    pub(super) fn get(&self, key: &Digest) -> Option<&Blob> {
+        self.blobs.get(key)
     }
 
-    pub(super) fn get_mut(&mut self, blob: &Digest) -> Option<&mut Blob> {
-        self.blobs.get_mut(blob)
+    pub(super) fn get_mut(&mut self, key: &Digest) -> Option<&mut Blob> {
+        self.blobs.get_mut(key)
     }
 
     /// The blob, made if it is new, and whether it is.
     pub(super) fn open(
         &mut self,
         now: Duration,
-        digest: Digest,
-        chunk_count: u32,
+        key: Digest,
+        info: &BlobInfo,
     ) -> (&mut Blob, bool) {
-        let new = !self.blobs.contains_key(&digest);
-        let blob = self.blobs.entry(digest).or_default();
+        let new = !self.blobs.contains_key(&key);
+        let blob = self.blobs.entry(key).or_insert_with(|| Blob {
+            digest: info.digest,
+            chunk_count: 0,
+            used_at: now,
+            stripes: BTreeMap::new(),
+            members: BTreeSet::new(),
+        });
         blob.used_at = now;
-        blob.chunk_count = blob.chunk_count.max(chunk_count);
+        blob.chunk_count = blob.chunk_count.max(info.chunk_count);
         (blob, new)
     }
 
@@ -57,15 +78,15 @@ impl Blobs {
         self.blobs
             .iter()
             .min_by_key(|(_, blob)| blob.used_at)
-            .map(|(&digest, _)| digest)
+            .map(|(&key, _)| key)
     }
 
-    pub(super) fn remove(&mut self, digest: &Digest) -> Option<Blob> {
-        self.blobs.remove(digest)
+    pub(super) fn remove(&mut self, key: &Digest) -> Option<Blob> {
+        self.blobs.remove(key)
     }
 
-    pub(super) fn stripe_count(&self, digest: &Digest, stripe_chunks: u32) -> u32 {
-        self.get(digest)
+    pub(super) fn stripe_count(&self, key: &Digest, stripe_chunks: u32) -> u32 {
+        self.get(key)
             .map_or(0, |blob| blob.chunk_count.div_ceil(stripe_chunks.max(1)))
     }
 
@@ -93,16 +114,17 @@ impl Blobs {
 
     /// How many members have each blob open.
     pub(super) fn openers(&self) -> impl Iterator<Item = (Digest, usize)> {
-        let blobs = self.blobs.iter();
-        blobs.map(|(&digest, blob)| (digest, blob.members.len()))
+        let blobs = self.blobs.values();
+        blobs.map(|blob| (blob.digest, blob.members.len()))
     }
 
+    /// All stripes, under their blobs' digests.
     pub(super) fn iter(&self) -> impl Iterator<Item = (StripeId, &Stripe)> {
-        self.blobs.iter().flat_map(|(&digest, blob)| {
+        self.blobs.values().flat_map(|blob| {
             blob.stripes.iter().map(move |(&number, stripe)| {
                 (
                     StripeId {
-                        blob: digest,
+                        blob: blob.digest,
                         number,
                     },
                     stripe,

@@ -1,6 +1,19 @@
 //! What the tracker's machine is told and what it wants done.
 
-use tranship_format::wire::{BlobInfo, ImageSource, Member, PeerId, TrackerReply, TrackerRequest};
+use std::time::Duration;
+
+use tranship_format::wire::{
+    BlobInfo, Grant, ImageSource, Member, PeerId, TrackerReply, TrackerRequest,
+};
+
+/// A member's right to an image's blobs.
+#[derive(Clone, Debug)]
+pub struct Rights {
+    /// The grant that says so, to be told to the member.
+    pub grant: Grant,
+    /// When it ends, on the clock of `now`.
+    pub until: Duration,
+}
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -11,6 +24,19 @@ pub enum Input {
         member: Member,
         /// As the message says: with another one than before, what the member had under way is void.
         boot_id: [u8; 16],
+    },
+    /// An OPEN, judged: the machine knows nothing of registries and who may pull from them.
+    Open {
+        /// From whom.
+        from: PeerId,
+        /// Number to repeat in the answer.
+        request: u32,
+        /// As the message says.
+        image: ImageSource,
+        /// As the message says; those that the grant does not name are left out.
+        blobs: Vec<BlobInfo>,
+        /// What the member may have; `None` is nothing.
+        rights: Option<Box<Rights>>,
     },
     /// Any other request, from a peer whose identity its connection proves.
     Request {

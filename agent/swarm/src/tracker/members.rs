@@ -31,9 +31,18 @@ pub(super) struct Standing {
     pub(super) rank: u64,
     /// Stripes it is registered in.
     pub(super) stripes: BTreeSet<StripeId>,
-    /// Blobs it has open.
-    pub(super) blobs: BTreeSet<Digest>,
+    /// Blobs it has open, by digest.
+    pub(super) blobs: BTreeMap<Digest, Held>,
     goodputs: BTreeMap<MemberNo, u64>,
+}
+
+/// A member's right to a blob.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    /// The blob's key.
+    pub(super) key: Digest,
+    /// When the right ends.
+    pub(super) until: Duration,
 }
 
 /// All members.
@@ -93,7 +102,7 @@ impl Members {
             load_permille: 0,
             slow_until: Duration::ZERO,
             stripes: BTreeSet::new(),
-            blobs: BTreeSet::new(),
+            blobs: BTreeMap::new(),
             goodputs: BTreeMap::new(),
         };
         if let Some(slot) = self.slots.get_mut(number as usize) {

@@ -1,70 +1,18 @@
 //! Answers what members ask and tell, except for LOOKUP, which is routing.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tranship_format::Digest;
 use tranship_format::wire::{
-    BlobInfo, ErrorCode, Fault, Goodput, ImageSource, LeaseState, MAX_BANS, StripeRun, StripeState,
-    TrackerReply,
+    Fault, Goodput, LeaseState, MAX_BANS, StripeRun, StripeState, TrackerReply,
 };
 
+use super::Tracker;
 use super::routing::millis;
 use super::stripe::MemberNo;
-use super::{Action, Tracker, refuse};
 use crate::StripeId;
 
 impl Tracker {
-    pub(super) fn open(
-        &mut self,
-        now: Duration,
-        me: MemberNo,
-        image: ImageSource,
-        blobs: &[BlobInfo],
-    ) -> TrackerReply {
-        let Some(rank) = self.members.get(me).map(|standing| standing.rank) else {
-            return refuse(ErrorCode::NotAMember, "not a member; join first");
-        };
-        if blobs
-            .iter()
-            .any(|info| info.chunk_count > self.options.blob_chunks)
-        {
-            return refuse(ErrorCode::Overloaded, "a blob has too many chunks");
-        }
-        let mut fresh = Vec::new();
-        let mut together = BTreeSet::new();
-        for info in blobs {
-            while self.blobs.get(&info.digest).is_none() && self.blobs.len() >= self.options.blobs {
-                self.forget_oldest_blob();
-            }
-            let (blob, new) = self.blobs.open(now, info.digest, info.chunk_count);
-            blob.members.insert((rank, me));
-            together.extend(
-                blob.members
-                    .iter()
-                    .take(self.options.opened_members)
-                    .copied(),
-            );
-            if new {
-                fresh.push(*info);
-            }
-            if let Some(standing) = self.members.get_mut(me) {
-                standing.blobs.insert(info.digest);
-            }
-        }
-        if !fresh.is_empty() {
-            self.actions.push_back(Action::Opened {
-                image,
-                blobs: fresh,
-            });
-        }
-        let told = together.into_iter().take(self.options.opened_members);
-        let members = told.filter_map(|(_, number)| Some(self.members.get(number)?.member.clone()));
-        TrackerReply::Opened {
-            members: members.collect(),
-        }
-    }
-
     pub(super) fn progress(
         &mut self,
         now: Duration,
@@ -124,6 +72,7 @@ impl Tracker {
         }
     }
 
+    /// ANNOUNCE of the blob with this key.
     pub(super) fn announce(
         &mut self,
         now: Duration,

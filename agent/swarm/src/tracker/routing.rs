@@ -309,7 +309,7 @@ impl Tracker {
     }
 
     pub(super) fn push(&mut self, id: StripeId, to: MemberNo, route: Route) {
-        let Some(standing) = self.members.get(to) else {
+        let (Some(standing), Some(blob)) = (self.members.get(to), self.blobs.get(&id.blob)) else {
             return;
         };
         let routes = vec![StripeRoute {
@@ -317,7 +317,7 @@ impl Tracker {
             route,
         }];
         let reply = TrackerReply::Routes {
-            blob: id.blob,
+            blob: blob.digest,
             routes,
         };
         self.actions.push_back(Action::Reply {
@@ -327,19 +327,19 @@ impl Tracker {
         });
     }
 
-    /// LOOKUP.
+    /// LOOKUP of the blob with this key.
     pub(super) fn lookup(
         &mut self,
         now: Duration,
         me: MemberNo,
-        blob: Digest,
+        (blob, key): (Digest, Digest),
         stripes: Vec<u32>,
     ) -> TrackerReply {
-        let count = self.blobs.stripe_count(&blob, self.options.stripe_chunks);
+        let count = self.blobs.stripe_count(&key, self.options.stripe_chunks);
         let known = stripes.into_iter().filter(|&number| number < count);
         let routes = known
             .map(|number| {
-                let route = self.route(now, StripeId { blob, number }, me);
+                let route = self.route(now, StripeId { blob: key, number }, me);
                 StripeRoute {
                     stripe: number,
                     route,

@@ -46,10 +46,10 @@ impl Tracker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tracker::{Action, Input, TrackerOptions};
+    use crate::tracker::{Action, Input, Rights, TrackerOptions};
     use tranship_format::Digest;
     use tranship_format::wire::{
-        BlobInfo, ImageSource, Member, PeerId, Role, Route, TrackerReply, TrackerRequest,
+        BlobInfo, Grant, ImageSource, Member, PeerId, Role, Route, TrackerReply, TrackerRequest,
     };
 
     const NOW: Duration = Duration::from_secs(10);
@@ -104,8 +104,28 @@ mod tests {
             len: 1 << 20,
             chunk_count: 64,
         };
-        let blobs = vec![info];
-        ask(tracker, name, TrackerRequest::Open { image, blobs });
+        let grant = Grant {
+            peer: peer(name),
+            registry: String::new(),
+            manifest: blob(),
+            blobs: vec![blob()],
+            issued_at: 0,
+            expires_at: 0,
+            tracker: peer(9),
+            signature: Vec::new(),
+        };
+        let input = Input::Open {
+            from: peer(name),
+            request: 1,
+            image,
+            blobs: vec![info],
+            rights: Some(Box::new(Rights {
+                grant,
+                until: Duration::MAX,
+            })),
+        };
+        tracker.handle(NOW, input);
+        while tracker.poll(NOW).is_some() {}
     }
 
     fn lookup(tracker: &mut Tracker, name: u8) -> Vec<(PeerId, Route)> {

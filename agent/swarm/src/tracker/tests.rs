@@ -1,7 +1,7 @@
 //! The tracker, one decision at a time: the bench that the tests of its parts stand on.
 
 use tranship_format::wire::{
-    BlobInfo, ChunkId, Fault, Goodput, ImageSource, LeaseState, Role, Route, StripeRoute,
+    BlobInfo, ChunkId, Fault, Goodput, Grant, ImageSource, LeaseState, Role, Route, StripeRoute,
     StripeRun, StripeState,
 };
 
@@ -10,7 +10,10 @@ use super::*;
 mod bounds;
 mod leases;
 mod members;
+mod rights;
 
+/// A right without an end.
+const FOR_EVER: Duration = Duration::MAX;
 const START: Duration = Duration::from_secs(100);
 
 fn ms(ms: u64) -> Duration {
@@ -60,17 +63,59 @@ fn join(tracker: &mut Tracker, member: Member) {
             boot_id: [0; 16],
         },
     );
+    open(tracker, START, from, (blob(), 256), Some(FOR_EVER));
+}
+
+/// A peer opens a blob of so many chunks, with the right to it until then, and is answered.
+fn open(
+    tracker: &mut Tracker,
+    now: Duration,
+    from: PeerId,
+    (digest, chunk_count): (Digest, u32),
+    until: Option<Duration>,
+) -> TrackerReply {
+    open_at(tracker, "registry", now, from, (digest, chunk_count), until)
+}
+
+/// The same at another registry.
+fn open_at(
+    tracker: &mut Tracker,
+    registry: &str,
+    now: Duration,
+    from: PeerId,
+    (digest, chunk_count): (Digest, u32),
+    until: Option<Duration>,
+) -> TrackerReply {
     let image = ImageSource {
-        registry: String::new(),
-        repository: String::new(),
+        registry: registry.to_owned(),
+        repository: "image".to_owned(),
         manifest: Digest::of(b"manifest"),
     };
-    let blobs = vec![BlobInfo {
-        digest: blob(),
-        len: 1 << 26,
-        chunk_count: 256,
-    }];
-    tell(tracker, START, from, TrackerRequest::Open { image, blobs });
+    let grant = Grant {
+        peer: from,
+        registry: registry.to_owned(),
+        manifest: image.manifest,
+        blobs: vec![digest],
+        issued_at: 0,
+        expires_at: 0,
+        tracker: peer(99),
+        signature: Vec::new(),
+    };
+    let input = Input::Open {
+        from,
+        request: 1,
+        image,
+        blobs: vec![BlobInfo {
+            digest,
+            len: 1 << 26,
+            chunk_count,
+        }],
+        rights: until.map(|until| Box::new(Rights { grant, until })),
+    };
+    tracker.handle(now, input);
+    let mut replies = replies(tracker, now);
+    let place = replies.iter().position(|(to, _)| *to == from);
+    replies.swap_remove(place.unwrap()).1
 }
 
 /// Handles a request and gives all replies that follow from it, to whomever.

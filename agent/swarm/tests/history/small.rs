@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use tranship_format::Digest;
-use tranship_format::wire::{ChunkId, Class, Role};
+use tranship_format::wire::{ChunkId, Class, Role, Want};
 use tranship_swarm::node::Input;
 
 use crate::random::Random;
@@ -24,10 +24,11 @@ enum Trouble {
     RegistryFails,
     SlowPeer,
     FullStores,
+    Rights,
     Everything,
 }
 
-const TROUBLES: [Trouble; 11] = [
+const TROUBLES: [Trouble; 12] = [
     Trouble::Nothing,
     Trouble::Liar,
     Trouble::Crashes,
@@ -38,6 +39,7 @@ const TROUBLES: [Trouble; 11] = [
     Trouble::RegistryFails,
     Trouble::SlowPeer,
     Trouble::FullStores,
+    Trouble::Rights,
     Trouble::Everything,
 ];
 
@@ -155,6 +157,28 @@ fn harm(world: &mut World, random: &mut Random, trouble: Trouble, blobs: &[Diges
     if has(trouble, Trouble::SlowPeer) {
         let slow = some(random, world);
         world.hosts[slow].slow = 50;
+    }
+    if has(trouble, Trouble::Rights) {
+        // One is given none and asks everybody all the same, one is given none for long.
+        let stranger = some(random, world);
+        world.hosts[stranger].right = None;
+        for request in 0..20 {
+            let blob = blobs[random.index(blobs.len())];
+            let number = u32::try_from(random.below(world.blobs[&blob].len() as u64)).unwrap();
+            let want = Want {
+                class: Class::Demand,
+                chunk: ChunkId { blob, number },
+                hash: None,
+            };
+            let (at, to) = (random.micros(10_000, 900_000), some(random, world));
+            if to != stranger {
+                world.want_at(at, stranger, to, 1_000_000 + request, want);
+            }
+        }
+        let late = some(random, world);
+        if late != stranger {
+            world.hosts[late].right = Some(random.micros(1_000, 500_000));
+        }
     }
     if has(trouble, Trouble::FullStores) {
         for host in 0..world.hosts.len() {

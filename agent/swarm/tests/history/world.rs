@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tranship_format::Digest;
-use tranship_format::wire::{ChunkId, Class, Member, PeerId, Role, TrackerReply, TrackerRequest};
+use tranship_format::wire::{
+    ChunkId, Class, Member, PeerId, Role, TrackerReply, TrackerRequest, Want,
+};
 use tranship_swarm::node::{self, Input, Node, NodeOptions};
 use tranship_swarm::tracker::{self, Tracker, TrackerOptions};
 
@@ -31,6 +33,9 @@ pub(crate) struct Terms {
     pub(crate) readahead: usize,
     pub(crate) racks: bool,
 }
+
+/// Where all images are.
+const REGISTRY: &str = "registry.example";
 
 /// How a node ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +70,10 @@ pub(crate) struct Host {
     ended: Option<End>,
     pub(crate) lies: bool,
     pub(crate) slow: u64,
+    /// How long each right lasts that the tracker gives it; `None` is to be given none.
+    pub(crate) right: Option<Duration>,
+    /// When the right that it knows of ends.
+    right_until: Duration,
     /// Chance in percent that its store has no room for a chunk.
     pub(crate) full: u64,
     pub(crate) has: BTreeSet<ChunkId>,
@@ -212,6 +221,8 @@ impl World {
             slow: 1,
             full: 0,
             has: BTreeSet::new(),
+            right: Some(Duration::from_hours(1)),
+            right_until: Duration::ZERO,
             passed: BTreeSet::new(),
             open: BTreeSet::new(),
             done: BTreeSet::new(),
@@ -235,6 +246,7 @@ impl World {
             let chunk_lens = Arc::clone(&self.blobs[&blob]);
             let input = Input::OpenBlob {
                 blob,
+                registries: vec![REGISTRY.into()],
                 chunk_lens,
                 present: Vec::new(),
             };
@@ -248,6 +260,24 @@ impl World {
         self.last_event += 1;
         self.events
             .insert((at.max(self.now), self.last_event), event);
+    }
+
+    /// A peer wants a chunk, whether it may or not.
+    pub(crate) fn want_at(
+        &mut self,
+        at: Duration,
+        from: usize,
+        to: usize,
+        request: u32,
+        want: Want,
+    ) {
+        let peer = self.hosts[from].member.peer;
+        let input = Input::Want {
+            peer,
+            request,
+            want,
+        };
+        self.at(at, Event::ToNode(to, input));
     }
 
     pub(crate) fn end_at(&mut self, at: Duration, host: usize, end: End) {

@@ -45,6 +45,24 @@ pub(super) fn certificate() -> impl Strategy<Value = Certificate> {
     )
 }
 
+pub(super) fn grant() -> impl Strategy<Value = Grant> {
+    let signature = vec(any::<u8>(), 0..=MAX_SIGNATURE_LEN);
+    let what = ("[a-z.:0-9]{0,40}", digest(), vec(digest(), 0..8));
+    let when = (any::<u64>(), any::<u64>());
+    (peer(), what, when, peer(), signature).prop_map(
+        |(peer, (registry, manifest, blobs), (issued_at, expires_at), tracker, signature)| Grant {
+            peer,
+            registry,
+            manifest,
+            blobs,
+            issued_at,
+            expires_at,
+            tracker,
+            signature,
+        },
+    )
+}
+
 pub(super) fn versions() -> impl Strategy<Value = Versions> {
     (any::<u16>(), any::<u16>()).prop_map(|(min, max)| Versions { min, max })
 }
@@ -114,6 +132,7 @@ pub(super) fn peer_message() -> impl Strategy<Value = PeerMessage> {
             .prop_map(|request| PeerMessage::Miss { request }),
         request.prop_map(|request| PeerMessage::Cancel { request }),
         Just(PeerMessage::GoAway),
+        grant().prop_map(|grant| PeerMessage::Grant(Box::new(grant))),
     ]
 }
 
@@ -142,6 +161,15 @@ pub(super) fn run() -> impl Strategy<Value = StripeRun> {
         Just(StripeState::Complete),
     ];
     (state, 1..=u32::MAX).prop_map(|(state, count)| StripeRun { state, count })
+}
+
+pub(super) fn pull_proof() -> impl Strategy<Value = PullProof> {
+    let secret = vec(any::<u8>(), 0..200);
+    prop_oneof![
+        Just(PullProof::None),
+        secret.clone().prop_map(PullProof::Token),
+        secret.prop_map(PullProof::Password),
+    ]
 }
 
 pub(super) fn request() -> impl Strategy<Value = TrackerRequest> {
@@ -175,8 +203,20 @@ pub(super) fn request() -> impl Strategy<Value = TrackerRequest> {
                 }))
             }
         ),
-        (image(), vec(blob_info(), 0..20))
-            .prop_map(|(image, blobs)| TrackerRequest::Open { image, blobs }),
+        (
+            image(),
+            option::of(grant()),
+            pull_proof(),
+            vec(blob_info(), 0..20)
+        )
+            .prop_map(|(image, grant, proof, blobs)| {
+                TrackerRequest::Open(Box::new(Open {
+                    image,
+                    grant,
+                    proof,
+                    blobs,
+                }))
+            }),
         (digest(), vec(any::<u32>(), 0..=MAX_STRIPES))
             .prop_map(|(blob, stripes)| TrackerRequest::Lookup { blob, stripes }),
         (any::<u64>(), any::<u64>(), lease_state).prop_map(|(lease, done_len, state)| {
@@ -250,7 +290,8 @@ pub(super) fn reply() -> impl Strategy<Value = TrackerReply> {
                     seed,
                 }
             }),
-        vec(member(), 0..10).prop_map(|members| TrackerReply::Opened { members }),
+        (option::of(grant().prop_map(Box::new)), vec(member(), 0..10))
+            .prop_map(|(grant, members)| TrackerReply::Opened { grant, members }),
         (digest(), routes()).prop_map(|(blob, routes)| TrackerReply::Routes { blob, routes }),
         (any::<u64>(), option::of(any::<u32>()))
             .prop_map(|(lease, expires_ms)| TrackerReply::ProgressAck { lease, expires_ms }),

@@ -132,7 +132,17 @@ fn the_longest_messages_fit_a_frame() {
         .map(|route| StripeRoute { stripe: 1, route })
         .collect();
     let mut opened = Vec::new();
-    TrackerReply::Opened { members }.encode(1, &mut opened);
+    let grant = Some(Box::new(Grant {
+        peer: PeerId::from_bytes(&[1; MAX_PEER_ID_LEN]).unwrap(),
+        registry: "r".repeat(MAX_NAME_LEN),
+        manifest: Digest::of(b""),
+        blobs: vec![Digest::of(b""); MAX_BLOBS],
+        issued_at: 0,
+        expires_at: 0,
+        tracker: PeerId::from_bytes(&[2; MAX_PEER_ID_LEN]).unwrap(),
+        signature: vec![0; MAX_SIGNATURE_LEN],
+    }));
+    TrackerReply::Opened { grant, members }.encode(1, &mut opened);
     assert!(TrackerReply::decode(&opened).is_ok());
     let mut told = Vec::new();
     TrackerReply::Routes {

@@ -5,8 +5,8 @@ use crate::Digest;
 use crate::wire::fields::{Fields, put_digest, put_list, put_text, put_u16, put_u32, put_u64};
 use crate::wire::frame::{Frame, put_frame};
 use crate::wire::{
-    Certificate, MAX_BANS, MAX_MEMBERS, MAX_PARENTS, MAX_STRIPES, MAX_TEXT_LEN, Member, PeerId,
-    WireError,
+    Certificate, Grant, MAX_BANS, MAX_MEMBERS, MAX_PARENTS, MAX_STRIPES, MAX_TEXT_LEN, Member,
+    PeerId, WireError,
 };
 
 /// What the tracker answers.
@@ -26,8 +26,10 @@ pub enum TrackerReply {
         /// The tracker's own seed, if it has one.
         seed: Option<Box<Member>>,
     },
-    /// To OPEN.
+    /// To OPEN. Empty for whoever may not have the image, as for an image that there is not.
     Opened {
+        /// The sender's right to the image's blobs.
+        grant: Option<Box<Grant>>,
         /// Members that use the image, at most 256; the same ones for everybody, because routes
         /// without a tracker are computed from them.
         members: Vec<Member>,
@@ -101,7 +103,11 @@ impl TrackerReply {
                     seed.put(out);
                 }
             }
-            Self::Opened { members } => {
+            Self::Opened { grant, members } => {
+                out.push(u8::from(grant.is_some()));
+                if let Some(grant) = grant {
+                    grant.encode(out);
+                }
                 put_list(out, members, MAX_MEMBERS, |out, member| member.put(out));
             }
             Self::Routes { blob, routes } => {
@@ -138,6 +144,11 @@ impl TrackerReply {
         let message = match kind {
             kind::JOINED => read_joined(&mut fields)?,
             kind::OPENED => Self::Opened {
+                grant: if fields.flag("grant flag")? {
+                    Some(Box::new(Grant::read(&mut fields)?))
+                } else {
+                    None
+                },
                 members: read_members(&mut fields, MAX_MEMBERS)?,
             },
             kind::ROUTES => {

@@ -1,7 +1,8 @@
 //! Requests, agent to tracker. Each carries a request number that its answer repeats.
 
 use super::{
-    BlobInfo, Fault, Goodput, ImageSource, JoinProof, LeaseState, StripeRun, StripeState, kind,
+    BlobInfo, Fault, Goodput, ImageSource, JoinProof, LeaseState, PullProof, StripeRun,
+    StripeState, kind,
 };
 use crate::Digest;
 use crate::wire::fields::{
@@ -9,8 +10,8 @@ use crate::wire::fields::{
 };
 use crate::wire::frame::{Frame, put_frame};
 use crate::wire::{
-    Certificate, ChunkId, MAX_BLOBS, MAX_GOODPUTS, MAX_RUNS, MAX_STRIPES, MAX_TOKEN_LEN, Member,
-    PeerId, Versions, WireError,
+    Certificate, ChunkId, Grant, MAX_BLOBS, MAX_GOODPUTS, MAX_RUNS, MAX_STRIPES, MAX_TOKEN_LEN,
+    Member, PeerId, Versions, WireError,
 };
 
 /// Asks to be made a member.
@@ -26,19 +27,27 @@ pub struct Join {
     pub boot_id: [u8; 16],
 }
 
+/// Asks for the right to an image's blobs, and for who else has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// Where the image is.
+    pub image: ImageSource,
+    /// The grant that the sender has, if it has one.
+    pub grant: Option<Grant>,
+    /// Why it should be given one.
+    pub proof: PullProof,
+    /// The image's blobs that it uses, at most 256.
+    pub blobs: Vec<BlobInfo>,
+}
+
 /// What an agent asks of the tracker, or tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TrackerRequest {
     /// Makes the sender a member. The first request on a stream. Answer: JOINED.
     Join(Box<Join>),
-    /// It uses these blobs of an image, at most 256. Repeating it is harmless and brings the members
-    /// up to date. Answer: OPENED.
-    Open {
-        /// Where the image is.
-        image: ImageSource,
-        /// Its blobs.
-        blobs: Vec<BlobInfo>,
-    },
+    /// It uses these blobs of an image. Repeating it is harmless, brings the members up to date and
+    /// renews the grant. Answer: OPENED.
+    Open(Box<Open>),
     /// Where do these stripes come from? At most 64. Answer: ROUTES.
     Lookup {
         /// The blob.
@@ -89,7 +98,7 @@ impl TrackerRequest {
     pub fn encode(&self, request: u32, out: &mut Vec<u8>) {
         let kind = match self {
             Self::Join(_) => kind::JOIN,
-            Self::Open { .. } => kind::OPEN,
+            Self::Open(_) => kind::OPEN,
             Self::Lookup { .. } => kind::LOOKUP,
             Self::Progress { .. } => kind::PROGRESS,
             Self::Announce { .. } => kind::ANNOUNCE,
@@ -124,8 +133,19 @@ impl TrackerRequest {
                     }
                 }
             }
-            Self::Open { image, blobs } => {
+            Self::Open(open) => {
+                let Open {
+                    image,
+                    grant,
+                    proof,
+                    blobs,
+                } = &**open;
                 image.put(out);
+                out.push(u8::from(grant.is_some()));
+                if let Some(grant) = grant {
+                    grant.encode(out);
+                }
+                proof.put(out);
                 put_list(out, blobs, MAX_BLOBS, |out, blob| blob.put(out));
             }
             Self::Lookup { blob, stripes } => {
@@ -182,10 +202,7 @@ impl TrackerRequest {
         let mut fields = Fields::new(body);
         let message = match kind {
             kind::JOIN => read_join(&mut fields)?,
-            kind::OPEN => Self::Open {
-                image: ImageSource::read(&mut fields)?,
-                blobs: fields.list(MAX_BLOBS, "blobs", BlobInfo::read)?,
-            },
+            kind::OPEN => read_open(&mut fields)?,
             kind::LOOKUP => Self::Lookup {
                 blob: fields.digest("blob")?,
                 stripes: fields.list(MAX_STRIPES, "stripes", |fields| fields.u32("stripe"))?,
@@ -256,6 +273,21 @@ fn read_join(fields: &mut Fields<'_>) -> Result<TrackerRequest, WireError> {
         proof,
         member,
         boot_id,
+    })))
+}
+
+fn read_open(fields: &mut Fields<'_>) -> Result<TrackerRequest, WireError> {
+    let image = ImageSource::read(fields)?;
+    let grant = if fields.flag("grant flag")? {
+        Some(Grant::read(fields)?)
+    } else {
+        None
+    };
+    Ok(TrackerRequest::Open(Box::new(Open {
+        image,
+        grant,
+        proof: PullProof::read(fields)?,
+        blobs: fields.list(MAX_BLOBS, "blobs", BlobInfo::read)?,
     })))
 }
 

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use tranship_format::Digest;
-use tranship_format::wire::{BlobInfo, ImageSource, TrackerRequest};
-use tranship_swarm::node::{Action, Input};
+use tranship_format::wire::{BlobInfo, ImageSource, Open, PullProof, TrackerRequest};
+use tranship_swarm::node::{Action, Input, Right};
 
-use super::{Event, World};
+use super::{Event, REGISTRY, World};
 use crate::host::{Asked, HostNo, host_of};
 
 impl World {
@@ -140,13 +140,25 @@ impl World {
             len,
             chunk_count: self.layer_chunks,
         });
-        TrackerRequest::Open {
+        TrackerRequest::Open(Box::new(Open {
             image: ImageSource {
-                registry: String::new(),
+                registry: REGISTRY.to_owned(),
                 repository: String::new(),
                 manifest: Digest::of(b"image"),
             },
+            grant: None,
+            proof: PullProof::None,
             blobs: infos.collect(),
+        }))
+    }
+
+    /// Everybody may have the image, and shows it with the first message.
+    fn right(&self) -> Right {
+        Right {
+            registry: REGISTRY.into(),
+            manifest: Digest::of(b"image"),
+            blobs: self.layers.iter().copied().collect(),
+            until: Duration::MAX,
         }
     }
 
@@ -193,15 +205,23 @@ impl World {
         }
         let peer = that.member.peer;
         if !is_up {
+            let right = self.right();
+            let Some(that) = self.host(to) else {
+                return;
+            };
             let theirs = (that.boot, that.member.clone());
             that.connected.insert(from, up_at);
             if let Some(this) = self.host(from) {
                 this.connected.insert(to, up_at);
             }
-            let up = Box::new(Input::PeerUp { member });
-            self.plan(up_at, Event::Tell(to, theirs.0, up));
-            let up = Box::new(Input::PeerUp { member: theirs.1 });
-            self.plan(up_at, Event::Tell(from, boot, up));
+            for (host, boot, other) in [(to, theirs.0, member), (from, boot, theirs.1)] {
+                let peer = other.peer;
+                let up = Box::new(Input::PeerUp { member: other });
+                self.plan(up_at, Event::Tell(host, boot, up));
+                let right = right.clone();
+                let granted = Box::new(Input::Granted { peer, right });
+                self.plan(up_at, Event::Tell(host, boot, granted));
+            }
         }
         self.send(from, &peer, input);
     }

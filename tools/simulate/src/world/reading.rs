@@ -3,7 +3,7 @@
 use tranship_format::wire::{ChunkId, Class};
 use tranship_swarm::node::Input;
 
-use super::{Event, World};
+use super::{Event, REGISTRY, World};
 use crate::host::{HostNo, ImageChunk, Reader};
 
 impl World {
@@ -20,6 +20,7 @@ impl World {
             let first = layer * layer_chunks;
             let input = Input::OpenBlob {
                 blob,
+                registries: vec![REGISTRY.into()],
                 chunk_lens: lens.clone(),
                 present: this.present(first..first + layer_chunks),
             };

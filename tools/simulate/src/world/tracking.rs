@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use tranship_format::wire::{Role, TrackerReply, TrackerRequest};
+use tranship_format::wire::{Grant, Open, PeerId, Role, TrackerReply, TrackerRequest};
 use tranship_swarm::node::Input;
-use tranship_swarm::tracker::{self, Tracker, TrackerOptions};
+use tranship_swarm::tracker::{self, Rights, Tracker, TrackerOptions};
 
 use super::{Event, World};
 use crate::host::{Asked, Boot, HostNo, host_of, peer_of};
@@ -111,10 +111,13 @@ impl World {
     pub(super) fn serves(&mut self, from: HostNo, request: u32, message: TrackerRequest) {
         if let Some(peer) = peer_of(from) {
             self.totals.tracker_messages += 1;
-            self.tell_tracker(tracker::Input::Request {
-                from: peer,
-                request,
-                message,
+            self.tell_tracker(match message {
+                TrackerRequest::Open(open) => granted(peer, request, *open),
+                message => tracker::Input::Request {
+                    from: peer,
+                    request,
+                    message,
+                },
             });
         }
     }
@@ -166,10 +169,18 @@ impl World {
             return;
         }
         match (reply, this.asked.remove(&request)) {
-            (TrackerReply::Opened { members }, Some(Asked::Open(blobs))) => {
+            (TrackerReply::Opened { grant, members }, Some(Asked::Open(blobs))) => {
+                let until = grant.map(|_| Duration::MAX);
                 for blob in blobs {
                     let members = members.clone();
-                    this.node.handle(now, Input::Members { blob, members });
+                    this.node.handle(
+                        now,
+                        Input::Members {
+                            blob,
+                            members,
+                            until,
+                        },
+                    );
                 }
             }
             (TrackerReply::Routes { blob, routes }, _) => {
@@ -221,11 +232,34 @@ impl World {
     }
 }
 
+/// An OPEN as the server judges it: everybody may have the image.
+fn granted(from: PeerId, request: u32, open: Open) -> tracker::Input {
+    let Open { image, blobs, .. } = open;
+    let grant = Grant {
+        peer: from,
+        registry: image.registry.clone(),
+        manifest: image.manifest,
+        blobs: blobs.iter().map(|blob| blob.digest).collect(),
+        issued_at: 0,
+        expires_at: u64::MAX,
+        tracker: from,
+        signature: Vec::new(),
+    };
+    let until = Duration::MAX;
+    tracker::Input::Open {
+        from,
+        request,
+        image,
+        blobs,
+        rights: Some(Box::new(Rights { grant, until })),
+    }
+}
+
 /// About how many bytes an answer has.
 fn reply_len(reply: &TrackerReply) -> u64 {
     use tranship_format::wire::Route;
     let members = match reply {
-        TrackerReply::Opened { members } => members.len(),
+        TrackerReply::Opened { members, .. } => members.len(),
         TrackerReply::Routes { routes, .. } => routes
             .iter()
             .map(|told| match &told.route {

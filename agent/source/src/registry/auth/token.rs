@@ -7,7 +7,7 @@ use reqwest::{Method, Url};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{Challenge, Pass, basic_value, pass};
+use super::{Challenge, Kind, Pass, basic_value, pass};
 use crate::credentials::Credential;
 use crate::registry::answer;
 use crate::registry::endpoint;
@@ -96,7 +96,8 @@ pub(super) async fn fetch(
             }
             let mut request = HttpRequest::new(Method::GET, url);
             if let Credential::Basic { username, password } = credential {
-                let header = pass(&basic_value(username, password.reveal()), None)?;
+                let value = basic_value(username, password.reveal());
+                let header = pass(&value, Kind::Secret, None)?;
                 request.headers.insert(AUTHORIZATION, header.header);
             }
             request
@@ -105,7 +106,11 @@ pub(super) async fn fetch(
     let response = http.send(request).await?;
     let response = answer::expect(response, &[200]).await?;
     let bytes = response.collect(ANSWER_LEN_MAX).await?;
-    read(&bytes, asked_at)
+    let kind = match credential {
+        Credential::Anonymous => Kind::Anonymous,
+        _ => Kind::Scoped,
+    };
+    read(&bytes, kind, asked_at)
 }
 
 /// Whether `name` permits nothing that one of `scopes` does not permit.
@@ -124,7 +129,7 @@ fn covered(name: &str, scopes: &[String]) -> bool {
         })
 }
 
-fn read(bytes: &[u8], asked_at: Instant) -> Result<Pass, RegistryFailure> {
+fn read(bytes: &[u8], kind: Kind, asked_at: Instant) -> Result<Pass, RegistryFailure> {
     // The parser's own words could quote the token.
     let answer: Answer = serde_json::from_slice(bytes)
         .map_err(|_| RegistryFailure::Malformed("the token is not in JSON".to_owned()))?;
@@ -140,6 +145,7 @@ fn read(bytes: &[u8], asked_at: Instant) -> Result<Pass, RegistryFailure> {
     let margin = (life / 10).min(MARGIN_MAX);
     pass(
         &format!("Bearer {token}"),
+        kind,
         Some(asked_at + life.saturating_sub(margin)),
     )
 }
@@ -167,7 +173,7 @@ mod tests {
                 24 * 60 * 60 - 10,
             ),
         ] {
-            let pass = read(json.as_bytes(), now).unwrap();
+            let pass = read(json.as_bytes(), Kind::Scoped, now).unwrap();
             assert_eq!(pass.header(), "Bearer t");
             assert!(
                 pass.is_fresh(now + Duration::from_secs(fresh_for - 1)),
@@ -190,7 +196,7 @@ mod tests {
             r#"{"token":"a\nb"}"#,
             r#"{"token":1}"#,
         ] {
-            assert!(read(json.as_bytes(), now).is_err(), "{json}");
+            assert!(read(json.as_bytes(), Kind::Scoped, now).is_err(), "{json}");
         }
     }
 

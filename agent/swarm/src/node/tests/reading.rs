@@ -263,6 +263,7 @@ fn roots(names: std::ops::Range<u16>, told: std::ops::Range<u16>) -> [usize; 3] 
         node.handle(
             now,
             Input::OpenBlob {
+                registries: Vec::new(),
                 blob: blob(),
                 chunk_lens,
                 present: Vec::new(),
@@ -274,6 +275,7 @@ fn roots(names: std::ops::Range<u16>, told: std::ops::Range<u16>) -> [usize; 3] 
             Input::Members {
                 blob: blob(),
                 members,
+                until: Some(FOR_EVER),
             },
         );
         for number in [0, 64, 128] {

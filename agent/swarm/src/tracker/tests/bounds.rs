@@ -14,22 +14,7 @@ fn a_tracker_that_began_anew_sends_nobody_to_the_registry_at_once() {
                 boot_id: [0; 16],
             },
         );
-        let image = ImageSource {
-            registry: String::new(),
-            repository: String::new(),
-            manifest: blob(),
-        };
-        let blobs = vec![BlobInfo {
-            digest: blob(),
-            len: 1,
-            chunk_count: 1,
-        }];
-        tell(
-            &mut tracker,
-            now,
-            peer(name),
-            TrackerRequest::Open { image, blobs },
-        );
+        open(&mut tracker, now, peer(name), (blob(), 1), Some(FOR_EVER));
     }
     assert!(matches!(lookup(&mut tracker, now, 1), Route::Wait { .. }));
     announce(&mut tracker, now, 2, StripeState::Complete);
@@ -88,23 +73,8 @@ fn the_blob_unused_longest_makes_room() {
     join(&mut tracker, member(1, "a", Role::Agent));
     lookup(&mut tracker, START, 1);
     for name in ["b", "c"] {
-        let image = ImageSource {
-            registry: String::new(),
-            repository: String::new(),
-            manifest: blob(),
-        };
         let digest = Digest::of(name.as_bytes());
-        let blobs = vec![BlobInfo {
-            digest,
-            len: 1,
-            chunk_count: 1,
-        }];
-        tell(
-            &mut tracker,
-            ms(1),
-            peer(1),
-            TrackerRequest::Open { image, blobs },
-        );
+        open(&mut tracker, ms(1), peer(1), (digest, 1), Some(FOR_EVER));
     }
     let census = tracker.census();
     assert_eq!(

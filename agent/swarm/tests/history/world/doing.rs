@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tranship_format::Digest;
-use tranship_format::wire::{BlobInfo, ChunkId, ImageSource, TrackerRequest};
-use tranship_swarm::node::{Action, Arrival, Input, RegistryFailure};
+use tranship_format::wire::{
+    BlobInfo, ChunkId, ImageSource, Open, PeerId, PullProof, TrackerRequest,
+};
+use tranship_swarm::node::{Action, Arrival, Input, RegistryFailure, Right};
 
-use super::{End, Event, World};
+use super::{End, Event, REGISTRY, World};
 
 impl World {
     pub(super) fn tell(&mut self, host: usize, input: Input) {
@@ -110,11 +112,17 @@ impl World {
                 };
                 let blobs = blobs.iter().map(info).collect();
                 let image = ImageSource {
-                    registry: "registry.example".to_owned(),
+                    registry: REGISTRY.to_owned(),
                     repository: "library/thing".to_owned(),
                     manifest: Digest::of(b"manifest"),
                 };
-                self.ask_tracker(host, TrackerRequest::Open { image, blobs });
+                let open = Open {
+                    image,
+                    grant: None,
+                    proof: PullProof::None,
+                    blobs,
+                };
+                self.ask_tracker(host, TrackerRequest::Open(Box::new(open)));
             }
             Action::Lookup { blob, stripes } => {
                 assert!(stripes.len() <= 64, "LOOKUP has a bound");
@@ -148,8 +156,17 @@ impl World {
                 );
                 let other = self.by_peer[&to.peer];
                 assert_ne!(other, host, "a node asks itself");
+                let until = self.hosts[host].right_until;
+                assert!(until > self.now, "a peer is asked without a right");
                 self.connect(host, other);
                 if self.hosts[other].alive {
+                    let right = Right {
+                        registry: REGISTRY.into(),
+                        manifest: Digest::of(b"manifest"),
+                        blobs: self.blobs.keys().copied().collect(),
+                        until,
+                    };
+                    self.send(host, other, Input::Granted { peer: me, right });
                     self.send(
                         host,
                         other,
@@ -215,6 +232,7 @@ impl World {
                 chunk,
                 class: _,
             } => {
+                self.check_right(peer);
                 self.send_data(host, self.by_peer[&peer], request, chunk);
             }
             Action::SendWait {
@@ -223,6 +241,7 @@ impl World {
                 idle,
                 hops,
             } => {
+                self.check_right(peer);
                 self.send(
                     host,
                     self.by_peer[&peer],
@@ -241,6 +260,10 @@ impl World {
                 alternatives,
             } => {
                 assert!(alternatives.len() <= 4, "BUSY has a bound");
+                self.check_right(peer);
+                for named in &alternatives {
+                    self.check_right(named.peer);
+                }
                 let alternatives = alternatives.iter().map(|other| (**other).clone()).collect();
                 let busy = Input::Busy {
                     peer: me,
@@ -254,6 +277,12 @@ impl World {
                 self.send(host, self.by_peer[&peer], Input::Miss { peer: me, request });
             }
         }
+    }
+
+    /// Whoever is never given a right is told nothing but MISS, and of nobody.
+    pub(super) fn check_right(&self, peer: PeerId) {
+        let host = &self.hosts[self.by_peer[&peer]];
+        assert!(host.right.is_some(), "a node without rights is served");
     }
 
     pub(super) fn connect(&mut self, host: usize, other: usize) {

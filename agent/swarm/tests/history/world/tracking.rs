@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tranship_format::wire::{PeerId, Route, TrackerReply, TrackerRequest};
+use tranship_format::wire::{Grant, Open, PeerId, Route, TrackerReply, TrackerRequest};
 use tranship_swarm::node::Input;
-use tranship_swarm::tracker::{self, Tracker};
+use tranship_swarm::tracker::{self, Rights, Tracker};
 
 use super::{Event, TRACKER, World};
 
@@ -35,12 +35,53 @@ impl World {
             return;
         }
         self.tracker_messages += 1;
+        let right = self.hosts[from].right;
         let from = self.hosts[from].member.peer;
-        self.tell_tracker(tracker::Input::Request {
+        self.tell_tracker(match message {
+            TrackerRequest::Open(open) => {
+                let now = self.tracker_now();
+                self.judged(now, from, request, *open, right)
+            }
+            message => tracker::Input::Request {
+                from,
+                request,
+                message,
+            },
+        });
+    }
+
+    /// An OPEN as the server judges it.
+    fn judged(
+        &self,
+        now: Duration,
+        from: PeerId,
+        request: u32,
+        open: Open,
+        right: Option<Duration>,
+    ) -> tracker::Input {
+        let Open { image, blobs, .. } = open;
+        let rights = right.map(|life| {
+            let until = now + life;
+            let grant = Grant {
+                peer: from,
+                registry: image.registry.clone(),
+                manifest: image.manifest,
+                blobs: self.blobs.keys().copied().collect(),
+                issued_at: 0,
+                // On the clock of all.
+                expires_at: u64::try_from((until + self.tracker_started_at).as_micros()).unwrap(),
+                tracker: from,
+                signature: Vec::new(),
+            };
+            Box::new(Rights { grant, until })
+        });
+        tracker::Input::Open {
             from,
             request,
-            message,
-        });
+            image,
+            blobs,
+            rights,
+        }
     }
 
     pub(super) fn tracker_now(&self) -> Duration {
@@ -108,6 +149,7 @@ impl World {
         for route in routes {
             if let Route::Parents(parents) = &route.route {
                 for parent in parents {
+                    self.check_right(parent.peer);
                     assert_ne!(parent.peer, to, "a node is its own parent");
                     assert!(
                         !self.banned.contains(&parent.peer),
@@ -130,14 +172,21 @@ impl World {
         }
         let asked = self.hosts[host].asked_tracker.remove(&request);
         match (reply, asked) {
-            (TrackerReply::Opened { members }, Some(TrackerRequest::Open { blobs, .. })) => {
-                for blob in blobs {
+            (TrackerReply::Opened { grant, members }, Some(TrackerRequest::Open(open))) => {
+                for member in &members {
+                    self.check_right(member.peer);
+                }
+                let until = grant.map(|grant| Duration::from_micros(grant.expires_at));
+                let this = &mut self.hosts[host];
+                this.right_until = this.right_until.max(until.unwrap_or_default());
+                for blob in open.blobs {
                     let members = members.clone();
                     self.tell(
                         host,
                         Input::Members {
                             blob: blob.digest,
                             members,
+                            until,
                         },
                     );
                 }
