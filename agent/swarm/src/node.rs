@@ -77,6 +77,8 @@ pub struct Node {
     last_request: u32,
     reads: BTreeMap<u64, Read>,
     last_read: u64,
+    /// When bytes of any registry read last came.
+    registry_moved_at: Duration,
     /// Bytes asked of all sources and not come yet.
     in_flight_len: u64,
     uploads: Uploads,
@@ -114,6 +116,7 @@ impl Node {
             last_request: 0,
             reads: BTreeMap::new(),
             last_read: 0,
+            registry_moved_at: Duration::ZERO,
             in_flight_len: 0,
             uploads: Uploads::default(),
             rights: Rights::default(),

@@ -11,6 +11,7 @@ mod census;
 mod event;
 mod members;
 mod options;
+mod parents;
 mod requests;
 mod rights;
 mod routing;

@@ -234,6 +234,8 @@ pub enum LeaseState {
     Resting = 2,
     /// It cannot or will not read; the lease is free.
     Released = 3,
+    /// It is to read, and its link is busy with other reads that move.
+    Queued = 4,
 }
 
 /// What is wrong with a peer.

@@ -6,6 +6,7 @@ use tranship_format::wire::{ChunkId, Fault, Member, PeerId};
 
 use super::Node;
 use super::action::{Action, Origin};
+use super::blob::Stripe;
 use super::input::Arrival;
 use super::timer::Timer;
 use super::wanted::Attempt;
@@ -42,8 +43,13 @@ impl Node {
             return;
         }
         let len = self.chunk_len(chunk);
-        if attempt.alive_at.is_none() {
-            let took = now.saturating_sub(attempt.sent_at);
+        // What it waited for itself says nothing of the peer.
+        let since = match (attempt.alive_at, attempt.here_at) {
+            (None, _) => Some(attempt.sent_at),
+            (Some(_), here_at) => here_at,
+        };
+        if let Some(since) = since {
+            let took = now.saturating_sub(since);
             self.pace.note(took);
             self.peers.note_sent(peer, len, took);
         }
@@ -55,7 +61,8 @@ impl Node {
                 .wants
                 .get(&chunk)
                 .and_then(|wanted| wanted.attempts.first().copied());
-            if let Some(beaten) = beaten.filter(|beaten| beaten.alive_at.is_none()) {
+            let is_own = |beaten: &Attempt| beaten.alive_at.is_none() || beaten.here_at.is_some();
+            if let Some(beaten) = beaten.filter(is_own) {
                 self.strike(now, beaten, chunk);
             }
         }
@@ -72,9 +79,11 @@ impl Node {
     ) {
         let kept = arrival == Arrival::Kept;
         let id = self.stripe_of(chunk);
+        let by_tracker = self.stripe(id).is_some_and(Stripe::is_by_tracker);
         if kept && let Some(blob) = self.blobs.get_mut(&chunk.blob) {
-            let first = blob.present_in(id.number) == 0;
-            if blob.set(chunk.number) || first {
+            // Whom the tracker gave a route it knows to be getting the stripe.
+            let is_news = blob.present_in(id.number) == 0 && !by_tracker;
+            if blob.set(chunk.number) || is_news {
                 self.announce_soon(now, chunk.blob);
             }
         }
@@ -115,6 +124,9 @@ impl Node {
         {
             attempt.alive_at = Some(attempt.alive_at.map_or(alive_at, |at| at.max(alive_at)));
             attempt.hops = hops;
+            if hops == 0 {
+                attempt.here_at.get_or_insert(now);
+            }
         }
         let gained = alive_at.saturating_sub(wanted.progress_at);
         wanted.progress_at = wanted.progress_at.max(alive_at);
@@ -170,7 +182,9 @@ impl Node {
             return;
         };
         self.counters.misses_received += 1;
-        if let Some(wanted) = self.wants.get_mut(&chunk) {
+        if let Some(wanted) = self.wants.get_mut(&chunk)
+            && !wanted.is_asked_of(&peer)
+        {
             wanted.refuse(peer, None);
         }
         self.needs_source(chunk);

@@ -72,6 +72,20 @@ pub(super) struct Stripe {
     pub(super) undecided: u32,
 }
 
+impl Stripe {
+    /// Whether its route is the tracker's word.
+    pub(super) const fn is_by_tracker(&self) -> bool {
+        matches!(
+            self.route,
+            Route::Lease(_)
+                | Route::Parents {
+                    by_tracker: true,
+                    ..
+                }
+        )
+    }
+}
+
 /// A blob.
 #[derive(Debug)]
 pub(super) struct Blob {

@@ -36,15 +36,32 @@ impl Node {
             return Choice::Nobody;
         }
         let len = self.chunk_len(chunk);
-        let parents: &[Arc<Member>] = match self.stripe(self.stripe_of(chunk)) {
-            Some(stripe) => match &stripe.route {
-                Route::Parents { parents, .. } => parents,
-                _ => &[],
-            },
-            None => &[],
+        // The second parent is the one for odd chunks: see the tracker's stripes. Who is the parent in the
+        // one tree may be below this node in the other, and so is asked last there.
+        let (parents, by_tracker): (&[Arc<Member>], bool) = match self
+            .stripe(self.stripe_of(chunk))
+            .map(|stripe| &stripe.route)
+        {
+            Some(Route::Parents {
+                parents,
+                by_tracker,
+            }) => (parents, *by_tracker),
+            _ => (&[], false),
         };
+        let (mut even, rest) = parents.split_at(parents.len().min(1));
+        let (mut odd, mut rest) = rest.split_at(rest.len().min(1));
+        if !by_tracker {
+            (odd, rest) = (&[], parents.get(1..).unwrap_or_default());
+        } else if chunk.number % 2 == 1 {
+            // Alone it is the parent for both.
+            (even, odd) = if odd.is_empty() {
+                (even, odd)
+            } else {
+                (odd, even)
+            };
+        }
+        let parents = even.iter().chain(rest).chain(odd);
         let mut later = None;
-        let mut no_credit = false;
         let mut slow = false;
         for member in wanted.alternatives.iter().chain(parents) {
             let peer = &member.peer;
@@ -58,15 +75,12 @@ impl Node {
                 later = Some(later.map_or(refused_until, |at: Duration| at.min(refused_until)));
             } else if self.has_peer_credit(peer, wanted.class, len) {
                 return Choice::Ask(Arc::clone(member));
-            } else if wanted.class == Class::Demand {
-                no_credit = true;
             } else {
-                // Bulk stays with its parent: a reserve that is asked as well is no reserve.
+                // A reserve that is asked as well is no reserve.
                 return Choice::NoCredit;
             }
         }
         match later {
-            _ if no_credit => Choice::NoCredit,
             Some(at) => Choice::Later(at),
             None if slow => Choice::OnlySlow,
             None => Choice::Nobody,

@@ -28,23 +28,28 @@ pub struct NodeOptions {
     pub registry_demand_reads: usize,
     /// Stripes in which other classes than demand may be under way at once. 4.
     pub bulk_stripes: usize,
-    /// A demand read without any progress goes to the registry after this. 250 ms.
+    /// A demand read of peers that say nothing goes to the registry after this. 250 ms.
     pub demand_patience: Duration,
+    /// The same when they say WAIT, but that nothing moves: behind them is whoever reads the registry, and
+    /// the tracker gives his lease to another sooner. 1 s.
+    pub waiting_patience: Duration,
     /// Any other read looks for another source after this. 2 s.
     pub bulk_patience: Duration,
     /// A registry read that gives nothing for this long no longer counts as alive. 500 ms.
     pub registry_patience: Duration,
-    /// The tracker is given so long for an answer. 250 ms.
+    /// The tracker is given so long for an answer: it may have ten thousand others to answer first. 500 ms.
     pub lookup_patience: Duration,
     /// A request is hedged no sooner than this. 5 ms.
     pub hedge_min: Duration,
-    /// A request is hedged no later than this. 50 ms.
+    /// A silent request is hedged no later than this: a chunk takes 20 ms at 100 Mbit/s, and some may be
+    /// before it. 100 ms.
     pub hedge_max: Duration,
     /// Hedges saved up at most; each request earns a tenth of one. 10.
     pub hedge_burst: u32,
     /// WAIT is repeated this often. 100 ms.
     pub wait_repeat: Duration,
-    /// Chunks being sent at once; demand may add half as many again. 8.
+    /// Chunks being sent at once; demand may add half as many again. One after the other each is
+    /// there sooner, and two keep a link busy. 2.
     pub upload_slots: usize,
     /// Chunks queued for sending; beyond it WANT is answered BUSY. 16.
     pub upload_queue: usize,
@@ -83,14 +88,15 @@ impl NodeOptions {
             registry_demand_reads: 32,
             bulk_stripes: 4,
             demand_patience: Duration::from_millis(250),
+            waiting_patience: Duration::from_secs(1),
             bulk_patience: Duration::from_secs(2),
             registry_patience: Duration::from_millis(500),
-            lookup_patience: Duration::from_millis(250),
+            lookup_patience: Duration::from_millis(500),
             hedge_min: Duration::from_millis(5),
-            hedge_max: Duration::from_millis(50),
+            hedge_max: Duration::from_millis(100),
             hedge_burst: 10,
             wait_repeat: Duration::from_millis(100),
-            upload_slots: 8,
+            upload_slots: 2,
             upload_queue: 16,
             waiters_per_chunk: 8,
             waiters: 1_024,

@@ -9,6 +9,8 @@ use std::time::Duration;
 const SAMPLES: usize = 64;
 /// Latencies needed before their median means anything.
 const ENOUGH: usize = 8;
+/// A chunk that takes longer is late however slow all are.
+const LONGEST: Duration = Duration::from_secs(2);
 /// A hedge costs as much as ten requests earn.
 const HEDGE_COST: u32 = 10;
 
@@ -57,12 +59,23 @@ impl Pace {
 
     /// How long a request may be silent before it is hedged: three times the usual, within bounds.
     pub(super) fn hedge_delay(&self) -> Duration {
+        let usual = self.usual().unwrap_or(self.max);
+        (usual * 3).clamp(self.min, self.max)
+    }
+
+    /// How long a peer may take over a chunk that it has: four times the usual.
+    pub(super) fn slow_delay(&self) -> Duration {
+        let usual = self.usual().unwrap_or(self.max);
+        (usual * 4).clamp(self.max, LONGEST)
+    }
+
+    fn usual(&self) -> Option<Duration> {
         if self.latencies.len() < ENOUGH {
-            return self.max;
+            return None;
         }
         let mut sorted: Vec<Duration> = self.latencies.iter().copied().collect();
         let middle = sorted.len() / 2;
         let (_, median, _) = sorted.select_nth_unstable(middle);
-        (*median * 3).clamp(self.min, self.max)
+        Some(*median)
     }
 }

@@ -104,11 +104,7 @@ impl Node {
                     self.timers.insert((at, Timer::Retry(chunk)));
                     Step::Again
                 }
-                Choice::OnlySlow => {
-                    self.go_direct(chunk);
-                    Step::Again
-                }
-                Choice::Nobody => self.exhausted(now, id, chunk),
+                Choice::OnlySlow | Choice::Nobody => self.exhausted(now, id, chunk),
             },
         }
     }
@@ -163,6 +159,7 @@ impl Node {
             class,
             sent_at: now,
             alive_at: None,
+            here_at: None,
             hops: 0,
             is_hedge,
         });
@@ -183,7 +180,8 @@ impl Node {
         self.arm_patience(now, chunk);
     }
 
-    /// A chunk that was asked for in passing is now demanded: the peer is told by a new request.
+    /// A chunk that was asked for in passing is now demanded: the peer is told by a new request, which
+    /// stands in for the old one unless that is being answered; it misses the other.
     pub(super) fn upgrade(&mut self, now: Duration, chunk: ChunkId) {
         let Some(wanted) = self.wants.get(&chunk) else {
             return;
@@ -204,12 +202,15 @@ impl Node {
             && let Some(member) = self.peers.member(&old.peer).cloned()
         {
             self.send_want(now, chunk, member, false);
-            self.drop_attempt(chunk, old);
-            let cancel = Action::SendCancel {
-                peer: old.peer,
-                request: old.request,
-            };
-            self.actions.push_back(cancel);
+            let new = self
+                .wants
+                .get_mut(&chunk)
+                .and_then(|wanted| wanted.attempts.last_mut());
+            if let Some(new) = new {
+                new.alive_at = old.alive_at;
+                new.here_at = old.here_at;
+                new.hops = old.hops;
+            }
         }
     }
 

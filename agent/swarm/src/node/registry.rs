@@ -77,6 +77,7 @@ impl Node {
         };
         reading.progress_at = now;
         let id = reading.stripe;
+        self.registry_moved_at = now;
         if let Some(lease) = self.lease_mut(id) {
             lease.streamed_len += len;
             self.lease_changed(now, id);
@@ -210,7 +211,8 @@ impl Node {
         };
         match wanted.read.and_then(|read| self.reads.get(&read)) {
             Some(read) => {
-                let silent = now.saturating_sub(read.progress_at);
+                // One that waits for its turn on our link is as alive as those before it.
+                let silent = now.saturating_sub(read.progress_at.max(self.registry_moved_at));
                 if silent > self.options.registry_patience {
                     silent
                 } else {
@@ -272,12 +274,14 @@ impl Node {
             .stripe(id)
             .is_none_or(|stripe| stripe.wanted.is_empty());
         let tracker_up = self.tracker.is_some();
+        let link_moves =
+            now.saturating_sub(self.registry_moved_at) < self.options.progress_every * 2;
         let Some(lease) = self.lease_mut(id) else {
             return;
         };
         let done_len = lease.streamed_len.max(lease.whole_len);
         let nothing_new = lease.told == Some((done_len, rests));
-        if !tracker_up || nothing_new {
+        if !tracker_up || (nothing_new && (rests || !link_moves)) {
             return;
         }
         lease.told = Some((done_len, rests));
@@ -285,9 +289,16 @@ impl Node {
         let lease = lease.id;
         let state = if rests {
             LeaseState::Resting
+        } else if nothing_new {
+            LeaseState::Queued
         } else {
             LeaseState::Reading
         };
+        if !rests {
+            // To be told again if nothing new comes until then.
+            let at = now + self.options.progress_every * 2;
+            self.timers.insert((at, Timer::Progress(id)));
+        }
         self.actions.push_back(Action::Progress {
             lease,
             done_len,

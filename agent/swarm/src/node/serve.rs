@@ -51,6 +51,9 @@ impl Node {
         if let Some(member) = self.peers.member(&peer).cloned() {
             self.learn_member(chunk.blob, member);
         }
+        if !self.replaces(child, chunk) {
+            return self.send_miss(peer, request);
+        }
         if has {
             return self.upload(now, child, chunk);
         }
@@ -75,6 +78,28 @@ impl Node {
             return self.send_busy(now, peer, request, &chunk.blob, &named);
         }
         self.let_wait(now, child, chunk);
+    }
+
+    /// Puts a request in the place of an earlier one of that peer for the same chunk, which is told so.
+    /// False if the earlier one is being answered.
+    fn replaces(&mut self, child: Child, chunk: ChunkId) -> bool {
+        if self.uploads.is_sending(child.peer, chunk) {
+            return false;
+        }
+        let mut before = self.uploads.take_queued(child.peer, chunk);
+        if let Some(wanted) = self.wants.get_mut(&chunk)
+            && let Some(place) = wanted
+                .children
+                .iter()
+                .position(|other| other.peer == child.peer)
+        {
+            before = Some(wanted.children.remove(place).request);
+        }
+        if let Some(before) = before {
+            self.waiters.remove(&(child.peer, before));
+            self.send_miss(child.peer, before);
+        }
+        true
     }
 
     fn knows_request(&self, peer: PeerId, request: u32) -> bool {
@@ -139,12 +164,14 @@ impl Node {
         }
     }
 
+    /// What is being read from the registry here is one hop away, what comes from a peer one more than
+    /// that peer says; only what is here and waits for the link is none.
     fn hops_of(&self, chunk: ChunkId) -> u8 {
         let wanted = self
             .wants
             .get(&chunk)
             .filter(|wanted| wanted.read.is_none());
-        wanted.map_or(0, Wanted::hops)
+        wanted.map_or(1, Wanted::hops)
     }
 
     pub(super) fn send_wait(&mut self, peer: PeerId, request: u32, idle: Duration, hops: u8) {

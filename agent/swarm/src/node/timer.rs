@@ -14,12 +14,12 @@ use super::wanted::{Attempt, Wanted};
 use super::{Node, StripeId};
 
 /// Questions to the tracker without an answer before a stripe does without it.
-const MAX_UNANSWERED: u32 = 2;
+const MAX_UNANSWERED: u32 = 1;
 /// Times all sources of a chunk may be exhausted before it is read from the registry unasked.
 pub(super) const MAX_ROUNDS: u32 = 3;
 
 /// Hops up to which patience grows.
-const MOST_STAGGERED: u8 = 8;
+const MOST_STAGGERED: u8 = 24;
 
 /// What a moment is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,7 +126,11 @@ impl Node {
         let repeat = self.options.wait_repeat;
         let silent_at = self.peers.heard_at(&attempt.peer) + repeat * 2;
         let stale_at = wanted.progress_at + patience.saturating_sub(repeat / 2);
-        let at = silent_at.min(stale_at);
+        // What the peer has and does not get sent is the peer's own slowness.
+        let slow_at = attempt
+            .here_at
+            .map_or(Duration::MAX, |at| at + self.pace.slow_delay());
+        let at = silent_at.min(stale_at).min(slow_at);
         if at > now {
             self.timers
                 .insert((at, Timer::Hedge(chunk, attempt.request)));
@@ -154,10 +158,20 @@ impl Node {
         if wanted.class != Class::Demand {
             return Some(self.options.bulk_patience);
         }
+        let waits = wanted.attempts.is_empty()
+            || wanted
+                .attempts
+                .iter()
+                .any(|attempt| attempt.alive_at.is_some());
+        let base = if waits {
+            self.options.waiting_patience
+        } else {
+            self.options.demand_patience
+        };
         // The farther away, the more patient: in a line of waiting nodes the first gives a source up that
         // gives nothing, and the others hear of it before they do the same.
-        let hops = u32::from(wanted.hops().saturating_sub(1).min(MOST_STAGGERED));
-        Some(self.options.demand_patience + self.options.wait_repeat / 2 * hops)
+        let hops = u32::from(wanted.hops().saturating_sub(2).min(MOST_STAGGERED));
+        Some(base + self.options.wait_repeat / 2 * hops)
     }
 
     /// Sees to it that somebody looks after the chunk when it gets nowhere. Bulk that nobody was
@@ -270,7 +284,7 @@ impl Node {
 
     /// One that said WAIT may be slow because of others: that is not for the tracker.
     fn report_slow(&mut self, attempt: Attempt, chunk: ChunkId) {
-        if attempt.alive_at.is_none() {
+        if attempt.alive_at.is_none() || attempt.here_at.is_some() {
             let (fault, peer) = (Fault::Slow, attempt.peer);
             self.actions
                 .push_back(Action::Report { fault, peer, chunk });

@@ -36,6 +36,8 @@ pub(super) struct Uploads {
     recent_order: VecDeque<ChunkId>,
     /// Whether a timer repeats WAIT to those queued and being sent to.
     repeats: bool,
+    /// When a chunk last was on its way entirely.
+    moved_at: Duration,
 }
 
 impl Uploads {
@@ -45,6 +47,19 @@ impl Uploads {
                 .queue
                 .values()
                 .any(|of| (of.child.peer, of.child.request) == key)
+    }
+
+    /// Whether a chunk is being sent to a peer.
+    pub(super) fn is_sending(&self, peer: PeerId, chunk: ChunkId) -> bool {
+        let all = (peer, 0)..=(peer, u32::MAX);
+        self.active.range(all).any(|(_, of)| of.chunk == chunk)
+    }
+
+    /// Takes a peer's request for a chunk out of the queue.
+    pub(super) fn take_queued(&mut self, peer: PeerId, chunk: ChunkId) -> Option<u32> {
+        let is_it = |of: &Upload| of.child.peer == peer && of.chunk == chunk;
+        let (&key, _) = self.queue.iter().find(|(_, of)| is_it(of))?;
+        self.queue.remove(&key).map(|of| of.child.request)
     }
 
     /// Takes a request out of the queue; one being sent is sent to its end.
@@ -181,6 +196,7 @@ impl Node {
         if let Some(Upload { chunk, .. }) = self.uploads.active.remove(&(peer, request)) {
             self.counters.chunks_sent += 1;
             self.counters.bytes_sent += self.chunk_len(chunk);
+            self.uploads.moved_at = now;
             self.fill_slots(now);
         }
     }
@@ -213,8 +229,10 @@ impl Node {
             .chain(self.uploads.queue.values());
         let told: Vec<Upload> = all.copied().collect();
         self.uploads.repeats = !told.is_empty();
+        // A queue that moves is alive, however long it is.
         for Upload { child, since, .. } in told {
-            self.send_wait(child.peer, child.request, now.saturating_sub(since), 0);
+            let idle = now.saturating_sub(since.max(self.uploads.moved_at));
+            self.send_wait(child.peer, child.request, idle, 0);
         }
         if self.uploads.repeats {
             self.timers

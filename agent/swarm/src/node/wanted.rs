@@ -26,6 +26,8 @@ pub(super) struct Attempt {
     pub(super) sent_at: Duration,
     /// When the source it ends at last gave something, once the peer has said WAIT.
     pub(super) alive_at: Option<Duration>,
+    /// Since when the peer has the chunk and only its link is in the way, as it says.
+    pub(super) here_at: Option<Duration>,
     /// Nodes between that peer and the source, as it says.
     pub(super) hops: u8,
     pub(super) is_hedge: bool,
@@ -121,7 +123,7 @@ impl Wanted {
             .attempts
             .iter()
             .map(|attempt| attempt.hops.saturating_add(1));
-        hops.max().unwrap_or(0)
+        hops.max().unwrap_or(1)
     }
 
     /// Time since whoever reads it from its source last got anything, as far as is known here.
@@ -192,6 +194,8 @@ impl Node {
                 let before = (wanted.class, wanted.order, chunk.number);
                 let after = (class, wanted.order, chunk.number);
                 wanted.class = class;
+                // Its patience begins now: nobody was in a hurry before.
+                wanted.progress_at = now;
                 if let Some(stripe) = self.stripe_mut(id)
                     && stripe.idle.remove(&before)
                 {

@@ -28,8 +28,9 @@ pub struct StripeView {
     pub stripe: StripeId,
     /// Who reads the registry for it.
     pub lease_holder: Option<PeerId>,
-    /// Its members in the order they joined, each with its parent and whether it is complete.
-    pub joiners: Vec<(PeerId, Option<PeerId>, bool)>,
+    /// Its members in the order they joined, each with its parents (of even chunks, and of odd ones)
+    /// and whether it is complete.
+    pub joiners: Vec<(PeerId, [Option<PeerId>; 2], bool)>,
 }
 
 impl Tracker {
@@ -68,8 +69,9 @@ impl Tracker {
                 .joiners()
                 .iter()
                 .filter_map(|joiner| {
-                    let parent = stripe.parent(joiner.member).and_then(peer);
-                    Some((peer(joiner.member)?, parent, joiner.complete))
+                    let parents = stripe.parents(joiner.member);
+                    let parents = parents.map(|parent| parent.and_then(peer));
+                    Some((peer(joiner.member)?, parents, joiner.complete))
                 })
                 .collect(),
         })

@@ -53,9 +53,9 @@ impl Tracker {
                 held.expires_at = None;
                 held.overdue = false;
             }
-            LeaseState::Reading => {
+            LeaseState::Reading | LeaseState::Queued => {
                 let moved = done_len > held.done_len;
-                if moved || held.expires_at.is_none() {
+                if moved || held.expires_at.is_none() || state == LeaseState::Queued {
                     held.done_len = done_len;
                     held.overdue = false;
                     held.expires_at = Some(expires_at);

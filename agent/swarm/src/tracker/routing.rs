@@ -3,18 +3,14 @@
 use std::time::Duration;
 
 use tranship_format::Digest;
-use tranship_format::wire::{MAX_PARENTS, Member, Route, StripeRoute, TrackerReply};
+use tranship_format::wire::{Route, StripeRoute, TrackerReply};
 
-use super::members::Standing;
-use super::stripe::{Joiner, Lease, MemberNo, Stripe};
+use super::stripe::{Lease, MemberNo, Stripe, TREES};
 use super::{Action, Tracker};
 use crate::StripeId;
 
 /// How long a node waits before it asks again, when nothing else says so.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
-
-/// How good a parent is; less is better.
-type Score = (u16, u16, usize);
 
 impl Tracker {
     /// The route of a stripe for a member, which becomes a joiner of it if there is room.
@@ -73,7 +69,7 @@ impl Tracker {
         if stripe.lease.is_some_and(|lease| lease.overdue) {
             return self.take_over(now, id, me);
         }
-        if let Some(route) = self.attach(now, id, me) {
+        if let Some(route) = self.attach(now, id, me, asks) {
             return Some(route);
         }
         let stripe = self.blobs.stripe(id)?;
@@ -102,82 +98,7 @@ impl Tracker {
             self.orphans
                 .extend(orphans.into_iter().map(|orphan| (id, orphan)));
         }
-        self.attach(now, id, me)
-    }
-
-    /// Gives a member the best parent there is for it, and up to three others in reserve.
-    fn attach(&mut self, now: Duration, id: StripeId, me: MemberNo) -> Option<Route> {
-        let stripe = self.blobs.stripe(id)?;
-        let mine = self.members.get(me)?;
-        let before = stripe.parent(me);
-        let mut scored: Vec<(Score, MemberNo)> = stripe
-            .candidates(me)
-            .filter(|(_, joiner)| !self.members.are_apart(now, me, joiner.member))
-            .filter_map(|(place, joiner)| {
-                let theirs = self.members.get(joiner.member)?;
-                let again = u16::from(before == Some(joiner.member));
-                let mut joiner = *joiner;
-                joiner.children = joiner.children.saturating_sub(again);
-                let (class, load, place) = self.score(now, mine, theirs, joiner, place);
-                // Whoever asks again had a reason to: the same parent only if there is no other.
-                Some(((class + again * 16, load, place), joiner.member))
-            })
-            .collect();
-        let best = MAX_PARENTS.min(scored.len());
-        if best == 0 {
-            return None;
-        }
-        if best < scored.len() {
-            scored.select_nth_unstable(best);
-            scored.truncate(best);
-        }
-        scored.sort_unstable();
-        let parents: Vec<Member> = scored
-            .iter()
-            .filter_map(|&(_, number)| Some(self.members.get(number)?.member.clone()))
-            .collect();
-        let parent = scored.first().map(|&(_, number)| number);
-        self.blobs.stripe_mut(id)?.set_parent(me, parent);
-        Some(Route::Parents(parents))
-    }
-
-    /// Seed with few children first, then the nearest with room, the complete before those in
-    /// flight, the least busy and the earliest; slow ones after all others.
-    fn score(
-        &self,
-        now: Duration,
-        mine: &Standing,
-        theirs: &Standing,
-        joiner: Joiner,
-        place: usize,
-    ) -> Score {
-        let children = usize::from(joiner.children);
-        let (me, them) = (&mine.member, &theirs.member);
-        let same_zone = me.zone == them.zone;
-        let same_rack = same_zone && !me.rack.is_empty() && me.rack == them.rack;
-        let (distance, fan_out) =
-            if theirs.is_seed() && theirs.load_permille < self.options.seed_load_permille {
-                (0, self.options.seed_fan_out)
-            } else if same_rack {
-                (1, self.options.rack_fan_out)
-            } else if same_zone {
-                (2, self.options.fan_out)
-            } else {
-                (3, self.options.fan_out)
-            };
-        let full = if children >= fan_out { 4 } else { 0 };
-        let slow = if theirs.slow_until > now { 8 } else { 0 };
-        let load = if joiner.complete {
-            joiner
-                .children
-                .min(1_000)
-                .saturating_add(theirs.load_permille / 250)
-        } else if full > 0 {
-            1_024 + joiner.children.min(1_000)
-        } else {
-            1_024
-        };
-        (slow + full + distance, load, place)
+        self.attach(now, id, me, asks)
     }
 
     /// Makes `me` the holder of the lease. Whoever had it goes to the end of the line.
@@ -194,7 +115,7 @@ impl Tracker {
                     .extend(orphans.into_iter().map(|orphan| (id, orphan)));
             }
         }
-        stripe.set_parent(me, None);
+        stripe.set_parents(me, [None; TREES]);
         let handovers = stripe.handovers;
         self.last_lease += 1;
         let expires_at = Some(now + self.term(handovers));
@@ -299,7 +220,7 @@ impl Tracker {
         while let Some((id, orphan)) = self.orphans.pop_front() {
             let settled = self.blobs.stripe(id).is_none_or(|stripe: &Stripe| {
                 stripe.get(orphan).is_none_or(|joiner| joiner.complete)
-                    || stripe.parent(orphan).is_some()
+                    || stripe.parents(orphan).iter().all(Option::is_some)
                     || stripe.is_holder(orphan)
             });
             if !settled && let Some(route) = self.find_route(now, id, orphan, false) {

@@ -1,7 +1,13 @@
 //! One stripe's table: who joined in which order, who is whose parent, who reads the registry.
 //!
-//! A parent is either complete or joined earlier than its child. That one rule keeps the graph of
-//! who waits for whom free of rings, whatever is lost and re-routed.
+//! A stripe has two trees, one for its even chunks and one for its odd ones. Who has children in one
+//! has none in the other, so everybody's link out carries about as much as its link in: of one binary
+//! tree half of the nodes are leaves, and the other half would send everything twice.
+//!
+//! In each tree a parent is either complete or before its child in that tree's order. That one rule
+//! keeps the graph of who waits for whom free of rings, whatever is lost and re-routed. The order is
+//! that of joining, but for a leaf that makes room for a newcomer which will have children: leaves
+//! belong at the bottom, or the tree becomes a line.
 
 use std::time::Duration;
 
@@ -10,13 +16,31 @@ pub(super) type MemberNo = u32;
 
 const NOBODY: MemberNo = MemberNo::MAX;
 
-/// A node that has the stripe or is getting it. Twelve bytes, because there may be millions.
+/// Trees of a stripe: one for its even chunks, one for the odd.
+pub(super) const TREES: usize = 2;
+
+/// A node that has the stripe or is getting it. Few bytes, because there may be millions.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Joiner {
     pub(super) member: MemberNo,
-    parent: MemberNo,
-    pub(super) children: u16,
+    parents: [MemberNo; TREES],
+    /// Place in each tree's order.
+    order: [u32; TREES],
+    /// Nodes above it in each tree, when it was put there.
+    pub(super) depth: [u8; TREES],
+    /// Children in each tree.
+    pub(super) children: [u16; TREES],
+    /// The tree in which it has children, once that is settled.
+    pub(super) inner: Option<u8>,
     pub(super) complete: bool,
+}
+
+impl Joiner {
+    /// Children in both trees: each is sent half of the stripe.
+    pub(super) fn all_children(&self) -> u16 {
+        let [even, odd] = self.children;
+        even.saturating_add(odd)
+    }
 }
 
 /// The right, and duty, to read the stripe from the registry.
@@ -35,6 +59,7 @@ pub(super) struct Lease {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stripe {
     joiners: Vec<Joiner>,
+    last_order: u32,
     pub(super) lease: Option<Lease>,
     /// Hand-overs since somebody last made progress: a slow registry must not send the lease round
     /// faster than anyone can read.
@@ -50,12 +75,6 @@ impl Stripe {
         self.joiners.is_empty()
     }
 
-    pub(super) fn place(&self, member: MemberNo) -> Option<usize> {
-        self.joiners
-            .iter()
-            .position(|joiner| joiner.member == member)
-    }
-
     pub(super) fn get(&self, member: MemberNo) -> Option<&Joiner> {
         self.joiners.iter().find(|joiner| joiner.member == member)
     }
@@ -66,10 +85,12 @@ impl Stripe {
             .find(|joiner| joiner.member == member)
     }
 
-    pub(super) fn parent(&self, member: MemberNo) -> Option<MemberNo> {
-        self.get(member)
-            .map(|joiner| joiner.parent)
-            .filter(|&parent| parent != NOBODY)
+    /// The parents of a member, by tree.
+    pub(super) fn parents(&self, member: MemberNo) -> [Option<MemberNo>; TREES] {
+        let parents = self
+            .get(member)
+            .map_or([NOBODY; TREES], |joiner| joiner.parents);
+        parents.map(|parent| (parent != NOBODY).then_some(parent))
     }
 
     pub(super) fn is_holder(&self, member: MemberNo) -> bool {
@@ -78,31 +99,58 @@ impl Stripe {
 
     /// Appends a member that is not in the table yet.
     pub(super) fn join(&mut self, member: MemberNo, complete: bool) {
+        self.last_order = self.last_order.wrapping_add(1);
         self.joiners.push(Joiner {
             member,
-            parent: NOBODY,
-            children: 0,
+            parents: [NOBODY; TREES],
+            order: [self.last_order; TREES],
+            depth: [0; TREES],
+            children: [0; TREES],
+            inner: None,
             complete,
         });
     }
 
-    /// Makes `parent` the parent of `member`; `None` leaves it without.
-    pub(super) fn set_parent(&mut self, member: MemberNo, parent: Option<MemberNo>) {
+    /// Gives `member` these parents, one a tree; `None` leaves it without.
+    pub(super) fn set_parents(&mut self, member: MemberNo, parents: [Option<MemberNo>; TREES]) {
+        let depth = parents.map(|parent| parent.and_then(|parent| self.get(parent)));
+        let mut depths = [0; TREES];
+        for (tree, (to, parent)) in depths.iter_mut().zip(depth).enumerate() {
+            let above = parent.and_then(|parent| parent.depth.get(tree));
+            *to = above.map_or(0, |above| above.saturating_add(1));
+        }
         let Some(joiner) = self.get_mut(member) else {
             return;
         };
-        let before = std::mem::replace(&mut joiner.parent, parent.unwrap_or(NOBODY));
-        if let Some(before) = self.get_mut(before) {
-            before.children = before.children.saturating_sub(1);
+        joiner.depth = depths;
+        let after = parents.map(|parent| parent.unwrap_or(NOBODY));
+        let before = std::mem::replace(&mut joiner.parents, after);
+        for (tree, (before, after)) in before.into_iter().zip(after).enumerate() {
+            if before == after {
+                continue;
+            }
+            if let Some(count) = self.children_mut(before, tree) {
+                *count = count.saturating_sub(1);
+            }
+            if let Some(count) = self.children_mut(after, tree) {
+                *count = count.saturating_add(1);
+            }
         }
-        if let Some(parent) = parent.and_then(|parent| self.get_mut(parent)) {
-            parent.children = parent.children.saturating_add(1);
-        }
+    }
+
+    fn children_mut(&mut self, member: MemberNo, tree: usize) -> Option<&mut u16> {
+        self.get_mut(member)?.children.get_mut(tree)
+    }
+
+    /// Settles in which tree a member has children; false if that was settled before.
+    pub(super) fn settle_inner(&mut self, member: MemberNo, tree: u8) -> bool {
+        let joiner = self.get_mut(member).filter(|joiner| joiner.inner.is_none());
+        joiner.is_some_and(|joiner| joiner.inner.replace(tree).is_none())
     }
 
     /// Marks a member complete: it needs no parent, and its lease is done.
     pub(super) fn complete(&mut self, member: MemberNo) {
-        self.set_parent(member, None);
+        self.set_parents(member, [None; TREES]);
         if let Some(joiner) = self.get_mut(member) {
             joiner.complete = true;
         }
@@ -114,7 +162,7 @@ impl Stripe {
 
     /// Takes a member out and gives its children, who now have no parent. Its lease is *not* touched.
     pub(super) fn leave(&mut self, member: MemberNo) -> Vec<MemberNo> {
-        self.set_parent(member, None);
+        self.set_parents(member, [None; TREES]);
         self.joiners.retain(|joiner| joiner.member != member);
         self.orphan_children_of(member)
     }
@@ -129,8 +177,14 @@ impl Stripe {
     fn orphan_children_of(&mut self, member: MemberNo) -> Vec<MemberNo> {
         let mut orphans = Vec::new();
         for joiner in &mut self.joiners {
-            if joiner.parent == member {
-                joiner.parent = NOBODY;
+            let mut lost = false;
+            for parent in &mut joiner.parents {
+                if *parent == member {
+                    *parent = NOBODY;
+                    lost = true;
+                }
+            }
+            if lost {
                 orphans.push(joiner.member);
             }
         }
@@ -143,13 +197,56 @@ impl Stripe {
         self.joiners.iter().find(waits).map(|joiner| joiner.member)
     }
 
-    /// Whom `member` may have as parents: everyone complete, and everyone who joined before it
-    /// (everyone at all if it is not in the table, for then it can be nobody's parent).
-    pub(super) fn candidates(&self, member: MemberNo) -> impl Iterator<Item = (usize, &Joiner)> {
-        let place = self.place(member).unwrap_or(usize::MAX);
-        let eligible = move |&(at, joiner): &(usize, &Joiner)| {
-            joiner.member != member && (joiner.complete || at < place)
+    /// Whom `member` may have as parents in one tree or the other: everyone complete, and everyone
+    /// before it there (everyone at all if it is not in the table, for then it can be nobody's parent).
+    pub(super) fn candidates(
+        &self,
+        member: MemberNo,
+    ) -> impl Iterator<Item = (usize, &Joiner, [bool; TREES])> {
+        let order = self
+            .get(member)
+            .map_or([u32::MAX; TREES], |joiner| joiner.order);
+        let others = self.joiners.iter().enumerate();
+        others.filter_map(move |(place, joiner)| {
+            let mut may = [joiner.complete; TREES];
+            for (may, (theirs, mine)) in may.iter_mut().zip(joiner.order.iter().zip(order)) {
+                *may |= *theirs < mine;
+            }
+            let any = joiner.member != member && may.contains(&true);
+            any.then_some((place, joiner, may))
+        })
+    }
+
+    /// A leaf of a tree that may make room for a newcomer: nobody waits for it there.
+    pub(super) fn may_yield(joiner: &Joiner, tree: usize) -> bool {
+        !joiner.complete
+            && joiner.children.get(tree) == Some(&0)
+            && joiner.inner.is_some_and(|inner| usize::from(inner) != tree)
+            && joiner
+                .parents
+                .get(tree)
+                .is_some_and(|parent| *parent != NOBODY)
+    }
+
+    /// Puts `member`, which has no children in the tree, in the place of `leaf`, and `leaf` below it.
+    pub(super) fn displace(&mut self, member: MemberNo, leaf: MemberNo, tree: usize) {
+        self.last_order = self.last_order.wrapping_add(1);
+        let order = self.last_order;
+        let above = self.parents(leaf).get(tree).copied().flatten();
+        let with = |parents: [Option<MemberNo>; TREES], parent| {
+            let mut parents = parents;
+            if let Some(place) = parents.get_mut(tree) {
+                *place = parent;
+            }
+            parents
         };
-        self.joiners.iter().enumerate().filter(eligible)
+        self.set_parents(member, with(self.parents(member), above));
+        if let Some(order_of) = self
+            .get_mut(leaf)
+            .and_then(|joiner| joiner.order.get_mut(tree))
+        {
+            *order_of = order;
+        }
+        self.set_parents(leaf, with(self.parents(leaf), Some(member)));
     }
 }

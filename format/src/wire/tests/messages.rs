@@ -182,6 +182,7 @@ pub(super) fn request() -> impl Strategy<Value = TrackerRequest> {
         Just(LeaseState::Reading),
         Just(LeaseState::Resting),
         Just(LeaseState::Released),
+        Just(LeaseState::Queued),
     ];
     let fault = prop_oneof![
         Just(Fault::WrongChunk),

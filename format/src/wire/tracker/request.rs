@@ -296,6 +296,7 @@ fn read_lease_state(fields: &mut Fields<'_>) -> Result<LeaseState, WireError> {
         1 => Ok(LeaseState::Reading),
         2 => Ok(LeaseState::Resting),
         3 => Ok(LeaseState::Released),
+        4 => Ok(LeaseState::Queued),
         value => Err(WireError::UnknownTag {
             what: "lease state",
             value,

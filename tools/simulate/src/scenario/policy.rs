@@ -21,6 +21,8 @@ pub(crate) struct PolicyTerms {
     #[serde(with = "humantime_serde")]
     pub(crate) demand_patience: Option<Duration>,
     #[serde(with = "humantime_serde")]
+    pub(crate) waiting_patience: Option<Duration>,
+    #[serde(with = "humantime_serde")]
     pub(crate) bulk_patience: Option<Duration>,
     #[serde(with = "humantime_serde")]
     pub(crate) lookup_patience: Option<Duration>,
@@ -66,6 +68,7 @@ impl PolicyTerms {
         );
         set(&mut options.bulk_stripes, self.bulk_stripes);
         set(&mut options.demand_patience, self.demand_patience);
+        set(&mut options.waiting_patience, self.waiting_patience);
         set(&mut options.bulk_patience, self.bulk_patience);
         set(&mut options.lookup_patience, self.lookup_patience);
         set(&mut options.hedge_min, self.hedge_min);

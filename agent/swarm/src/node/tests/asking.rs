@@ -59,9 +59,9 @@ fn demand_goes_before_what_was_wanted_earlier() {
 #[test]
 fn a_silent_peer_is_hedged_once_and_the_loser_told() {
     let mut bench = Bench::routed();
-    let (first, request, _) = wants(&bench.want(5, Class::Demand))[0];
+    let (first, request, _) = wants(&bench.want(4, Class::Demand))[0];
     assert_eq!(first, 1);
-    let (second, hedge, _) = wants(&bench.pass(70))[0];
+    let (second, hedge, _) = wants(&bench.pass(130))[0];
     assert_eq!(second, 2);
     assert!(wants(&bench.pass(150)).is_empty(), "never two hedges");
     let done = bench.tell(Input::Data {
@@ -71,7 +71,7 @@ fn a_silent_peer_is_hedged_once_and_the_loser_told() {
     });
     assert_eq!(
         (completed(&done), cancelled(&done)),
-        (vec![5], vec![request])
+        (vec![4], vec![request])
     );
     assert_eq!(
         bench.node.requested(&peer(1), request),
@@ -84,12 +84,12 @@ fn a_silent_peer_is_hedged_once_and_the_loser_told() {
 #[test]
 fn a_peer_that_says_wait_is_not_hedged_but_not_waited_for_without_end() {
     let mut bench = Bench::routed();
-    let (_, request, _) = wants(&bench.want(5, Class::Demand))[0];
+    let (_, request, _) = wants(&bench.want(4, Class::Demand))[0];
     let wait = |idle_ms| Input::Wait {
         peer: peer(1),
         request,
         idle: Duration::from_millis(idle_ms),
-        hops: 0,
+        hops: 1,
     };
     for _ in 0..20 {
         bench.tell(wait(0));
@@ -97,29 +97,29 @@ fn a_peer_that_says_wait_is_not_hedged_but_not_waited_for_without_end() {
         assert!(wants(&actions).is_empty() && reads(&actions).is_empty());
     }
     bench.tell(wait(100));
-    assert_eq!(reads(&bench.pass(151)).len(), 1, "its source gives nothing");
+    assert_eq!(reads(&bench.pass(901)).len(), 1, "its source gives nothing");
     assert_eq!(bench.node.counters().origin_overrides, 1);
 }
 
 #[test]
 fn of_a_line_of_waiting_nodes_the_first_goes_to_the_registry() {
     let mut bench = Bench::routed();
-    let (_, request, _) = wants(&bench.want(5, Class::Demand))[0];
+    let (_, request, _) = wants(&bench.want(4, Class::Demand))[0];
     let idle = Duration::ZERO;
     bench.tell(Input::Wait {
         peer: peer(1),
         request,
         idle,
-        hops: 2,
+        hops: 3,
     });
-    assert!(reads(&bench.pass(349)).is_empty());
+    assert!(reads(&bench.pass(1_099)).is_empty());
     assert_eq!(reads(&bench.pass(2)).len(), 1);
 }
 
 #[test]
 fn a_ring_of_waiting_nodes_is_left() {
     let mut bench = Bench::routed();
-    let (_, request, _) = wants(&bench.want(5, Class::Prefetch))[0];
+    let (_, request, _) = wants(&bench.want(4, Class::Prefetch))[0];
     let idle = Duration::ZERO;
     let left = bench.tell(Input::Wait {
         peer: peer(1),
@@ -136,7 +136,7 @@ fn hedges_are_few_though_all_peers_are_silent() {
     for number in 0..16 {
         bench.want(number, Class::Demand);
     }
-    let hedges = wants(&bench.pass(100)).len();
+    let hedges = wants(&bench.pass(200)).len();
     assert_eq!(
         hedges, 11,
         "the burst saved up, and one that ten hedges earn"
@@ -146,7 +146,7 @@ fn hedges_are_few_though_all_peers_are_silent() {
 #[test]
 fn busy_is_followed_to_whom_it_names_at_once() {
     let mut bench = Bench::routed();
-    let (_, request, _) = wants(&bench.want(5, Class::Demand))[0];
+    let (_, request, _) = wants(&bench.want(4, Class::Demand))[0];
     let retry = Duration::from_millis(20);
     let alternatives = vec![member(9)];
     let next = bench.tell(Input::Busy {
@@ -180,7 +180,7 @@ fn busy_is_followed_to_whom_it_names_at_once() {
 #[test]
 fn who_sends_a_wrong_chunk_is_banned_reported_and_replaced() {
     let mut bench = Bench::routed();
-    let asked = [bench.want(5, Class::Demand), bench.want(6, Class::Demand)].concat();
+    let asked = [bench.want(4, Class::Demand), bench.want(6, Class::Demand)].concat();
     let (_, request, _) = wants(&asked)[0];
     let next = bench.tell(Input::Data {
         peer: peer(1),
@@ -200,12 +200,12 @@ fn who_sends_a_wrong_chunk_is_banned_reported_and_replaced() {
         .collect();
     assert_eq!(
         again,
-        [(2, 5), (2, 6)],
+        [(2, 4), (2, 6)],
         "all that was asked of it is asked of another"
     );
     assert!(bench.node.is_banned(bench.now, &peer(1)));
     bench.pass(599_000);
-    let held = bench.asked(1, 1, 5, Class::Demand);
+    let held = bench.asked(1, 1, 4, Class::Demand);
     assert!(
         matches!(held[..], [Action::SendMiss { .. }]),
         "it is not served either"
@@ -217,7 +217,7 @@ fn who_sends_a_wrong_chunk_is_banned_reported_and_replaced() {
 #[test]
 fn what_was_asked_of_a_peer_that_is_gone_is_asked_of_another_at_once() {
     let mut bench = Bench::routed();
-    bench.want(5, Class::Demand);
+    bench.want(4, Class::Demand);
     let next = bench.tell(Input::PeerGone { peer: peer(1) });
     assert_eq!(wants(&next)[0].0, 2);
     assert!(next.iter().any(|action| matches!(
@@ -234,7 +234,7 @@ fn what_was_asked_of_a_peer_that_is_gone_is_asked_of_another_at_once() {
 #[test]
 fn who_says_goaway_is_asked_no_more_but_may_answer() {
     let mut bench = Bench::routed();
-    let (_, request, _) = wants(&bench.want(5, Class::Demand))[0];
+    let (_, request, _) = wants(&bench.want(4, Class::Demand))[0];
     bench.tell(Input::GoAway { peer: peer(1) });
     assert_eq!(wants(&bench.want(6, Class::Demand))[0].0, 2);
     let done = bench.tell(Input::Data {
@@ -242,13 +242,13 @@ fn who_says_goaway_is_asked_no_more_but_may_answer() {
         request,
         arrival: Arrival::Kept,
     });
-    assert_eq!(completed(&done), [5]);
+    assert_eq!(completed(&done), [4]);
 }
 
 #[test]
 fn when_all_parents_miss_the_tracker_is_asked_again_and_then_the_registry() {
     let mut bench = Bench::routed();
-    let mut asked = bench.want(5, Class::Prefetch);
+    let mut asked = bench.want(4, Class::Prefetch);
     let mut lookups = 0;
     for _ in 0..40 {
         for (to, request, _) in wants(&asked) {
@@ -273,19 +273,75 @@ fn when_all_parents_miss_the_tracker_is_asked_again_and_then_the_registry() {
 #[test]
 fn a_chunk_asked_in_passing_is_asked_anew_when_it_is_demanded() {
     let mut bench = Bench::routed();
-    let (_, before, _) = wants(&bench.want(5, Class::Background))[0];
-    let raised = bench.want(5, Class::Demand);
+    let (_, before, _) = wants(&bench.want(4, Class::Background))[0];
+    let raised = bench.want(4, Class::Demand);
     let (to, after, _) = wants(&raised)[0];
-    assert_eq!((to, cancelled(&raised)), (1, vec![before]));
+    assert_eq!((to, cancelled(&raised)), (1, vec![]));
     assert_ne!(before, after);
+    // The peer was sending it already, and misses the second.
+    let request = after;
+    let missed = bench.tell(Input::Miss {
+        peer: peer(1),
+        request,
+    });
+    assert!(missed.is_empty(), "{missed:?}");
+    let done = bench.tell(Input::Data {
+        peer: peer(1),
+        request: before,
+        arrival: Arrival::Kept,
+    });
+    assert_eq!(completed(&done), [4]);
+}
+
+#[test]
+fn what_becomes_urgent_is_given_the_patience_of_the_urgent_from_then_on() {
+    let mut bench = Bench::routed();
+    let (_, request, _) = wants(&bench.want(4, Class::Prefetch))[0];
+    bench.tell(Input::Wait {
+        peer: peer(1),
+        request,
+        idle: Duration::ZERO,
+        hops: 1,
+    });
+    bench.pass(150);
+    assert!(reads(&bench.want(4, Class::Demand)).is_empty());
+    assert!(reads(&bench.pass(200)).is_empty());
+    assert_eq!(reads(&bench.pass(900)).len(), 1);
+}
+
+#[test]
+fn odd_chunks_are_asked_of_the_second_parent_first() {
+    let mut bench = Bench::routed();
+    let asked = [bench.want(4, Class::Demand), bench.want(5, Class::Demand)].concat();
+    let to: Vec<(u8, u32)> = wants(&asked).iter().map(|want| (want.0, want.2)).collect();
+    assert_eq!(to, [(1, 4), (2, 5)]);
+}
+
+#[test]
+fn what_a_peer_has_and_does_not_get_sent_is_asked_of_another() {
+    let mut bench = Bench::routed();
+    let (_, request, _) = wants(&bench.want(4, Class::Demand))[0];
+    let here = || Input::Wait {
+        peer: peer(1),
+        request,
+        idle: Duration::ZERO,
+        hops: 0,
+    };
+    let mut hedged = Vec::new();
+    for _ in 0..6 {
+        bench.tell(here());
+        hedged.extend(wants(&bench.pass(100)));
+    }
+    assert_eq!(hedged.first().map(|want| (want.0, want.2)), Some((2, 4)));
+    assert_eq!(hedged.len(), 1, "never two hedges");
 }
 
 #[test]
 fn an_unwanted_chunk_is_not_fetched_any_more() {
     let mut bench = Bench::routed();
-    let (_, request, _) = wants(&bench.want(5, Class::Demand))[0];
+    let (_, request, _) = wants(&bench.want(4, Class::Demand))[0];
     assert_eq!(
-        cancelled(&bench.tell(Input::Unwanted { chunk: chunk(5) })),
+        cancelled(&bench.tell(Input::Unwanted { chunk: chunk(4) })),
         [request]
     );
     assert!(bench.node.asked_peers().is_empty());
@@ -296,7 +352,7 @@ fn a_reader_that_set_an_end_is_told_when_it_comes() {
     let mut bench = Bench::routed();
     let give_up_at = Some(bench.now + Duration::from_millis(40));
     bench.tell(Input::Wanted {
-        chunk: chunk(5),
+        chunk: chunk(4),
         class: Class::Prefetch,
         give_up_at,
     });

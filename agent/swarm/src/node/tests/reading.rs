@@ -127,10 +127,10 @@ fn bytes_that_stream_in_are_progress_before_a_chunk_is_whole() {
 #[test]
 fn who_gets_the_lease_reads_what_peers_were_to_bring() {
     let mut bench = Bench::routed();
-    let (_, request, _) = wants(&bench.want(5, Class::Demand))[0];
+    let (_, request, _) = wants(&bench.want(4, Class::Demand))[0];
     let started = bench.route(0, lease(8));
     assert_eq!(cancelled(&started), [request]);
-    assert_eq!(reads(&started)[0].1, 5);
+    assert_eq!(reads(&started)[0].1, 4);
 }
 
 #[test]
@@ -229,19 +229,19 @@ fn a_chunk_that_is_wrong_at_the_registry_too_fails() {
 #[test]
 fn a_chunk_that_came_from_a_peer_first_is_complete_once() {
     let mut bench = Bench::routed();
-    let (_, request, _) = wants(&bench.want(5, Class::Demand))[0];
+    let (_, request, _) = wants(&bench.want(4, Class::Demand))[0];
     let (read, _, _) = reads(&bench.pass(300))[0];
     let done = bench.tell(Input::Data {
         peer: peer(1),
         request,
         arrival: Arrival::Kept,
     });
-    assert_eq!(completed(&done), [5]);
+    assert_eq!(completed(&done), [4]);
     let arrival = Arrival::Kept;
     assert!(
         completed(&bench.tell(Input::RegistryChunk {
             read,
-            number: 5,
+            number: 4,
             arrival
         }))
         .is_empty()

@@ -73,29 +73,29 @@ fn what_is_here_is_sent_and_what_is_unknown_is_missed() {
 #[test]
 fn what_is_on_its_way_is_promised_again_and_again_and_then_sent() {
     let mut bench = Bench::routed();
-    let (_, request, _) = wants(&bench.want(5, Class::Demand))[0];
-    assert_eq!(waits(&bench.asked(8, 1, 5, Class::Demand)), 1);
+    let (_, request, _) = wants(&bench.want(4, Class::Demand))[0];
+    assert_eq!(waits(&bench.asked(8, 1, 4, Class::Demand)), 1);
     assert!(waits(&bench.pass(210)) >= 2);
     let done = bench.tell(Input::Data {
         peer: peer(1),
         request,
         arrival: Arrival::Kept,
     });
-    assert_eq!((completed(&done), sent(&done)), (vec![5], vec![(8, 1)]));
+    assert_eq!((completed(&done), sent(&done)), (vec![4], vec![(8, 1)]));
 }
 
 #[test]
 fn a_chunk_without_room_in_the_store_is_passed_on_and_then_forgotten() {
     let mut bench = Bench::routed();
-    let (_, request, _) = wants(&bench.want(5, Class::Demand))[0];
-    bench.asked(8, 1, 5, Class::Demand);
+    let (_, request, _) = wants(&bench.want(4, Class::Demand))[0];
+    bench.asked(8, 1, 4, Class::Demand);
     let done = bench.tell(Input::Data {
         peer: peer(1),
         request,
         arrival: Arrival::Passed,
     });
-    assert_eq!((completed(&done), sent(&done)), (vec![5], vec![(8, 1)]));
-    let asked = bench.asked(9, 1, 5, Class::Demand);
+    assert_eq!((completed(&done), sent(&done)), (vec![4], vec![(8, 1)]));
+    let asked = bench.asked(9, 1, 4, Class::Demand);
     assert!(
         sent(&asked).is_empty() && waits(&asked) == 1,
         "it is fetched anew"
@@ -105,7 +105,7 @@ fn a_chunk_without_room_in_the_store_is_passed_on_and_then_forgotten() {
 #[test]
 fn a_member_of_the_tree_gets_for_others_what_it_does_not_want_itself() {
     let mut bench = Bench::routed();
-    bench.want(5, Class::Demand);
+    bench.want(4, Class::Demand);
     let asked = bench.asked(8, 1, 30, Class::Prefetch);
     assert_eq!((wants(&asked)[0].2, waits(&asked)), (30, 1));
     assert_eq!(bench.node.counters().relayed, 1);
@@ -124,9 +124,9 @@ fn a_member_of_the_tree_gets_for_others_what_it_does_not_want_itself() {
 #[test]
 fn two_that_wait_for_each_other_do_not() {
     let mut bench = Bench::routed();
-    let (to, _, _) = wants(&bench.want(5, Class::Demand))[0];
-    assert_eq!(misses(&bench.asked(to, 1, 5, Class::Demand)), 1);
-    bench.asked(2, 1, 5, Class::Demand);
+    let (to, _, _) = wants(&bench.want(4, Class::Demand))[0];
+    assert_eq!(misses(&bench.asked(to, 1, 4, Class::Demand)), 1);
+    bench.asked(2, 1, 4, Class::Demand);
     let next = bench.tell(Input::PeerGone { peer: peer(1) });
     assert!(
         wants(&next).iter().all(|&(to, _, _)| to != 2),
@@ -146,12 +146,12 @@ fn slots_and_queue_are_bounded_and_busy_names_who_has_the_chunk() {
     });
     let mut started = 0;
     let mut queued = 0;
-    for request in 0..24 {
+    for request in 0..18 {
         let actions = bench.asked(50, request + 1, request, Class::Prefetch);
         started += sent(&actions).len();
         queued += waits(&actions);
     }
-    assert_eq!((started, queued), (8, 16));
+    assert_eq!((started, queued), (2, 16));
     assert_eq!(
         busy(&bench.asked(51, 1, 40, Class::Prefetch)),
         [(51, vec![60])]
@@ -164,17 +164,34 @@ fn slots_and_queue_are_bounded_and_busy_names_who_has_the_chunk() {
 }
 
 #[test]
+fn a_request_for_what_was_asked_before_takes_its_place_unless_it_is_being_sent() {
+    let mut bench = Bench::routed();
+    bench.want(4, Class::Demand);
+    assert_eq!(waits(&bench.asked(8, 1, 4, Class::Prefetch)), 1);
+    let again = bench.asked(8, 2, 4, Class::Demand);
+    assert_eq!(
+        (misses(&again), waits(&again)),
+        (1, 1),
+        "the first is missed"
+    );
+    bench.hold(0..64);
+    assert_eq!(sent(&bench.asked(9, 1, 10, Class::Prefetch)), [(9, 1)]);
+    assert_eq!(misses(&bench.asked(9, 2, 10, Class::Demand)), 1);
+    assert_eq!(sent(&bench.asked(9, 3, 11, Class::Prefetch)), [(9, 3)]);
+    assert_eq!(waits(&bench.asked(9, 4, 12, Class::Prefetch)), 1);
+    let urgent = bench.asked(9, 5, 12, Class::Demand);
+    assert_eq!((misses(&urgent), sent(&urgent)), (1, vec![(9, 5)]));
+}
+
+#[test]
 fn demand_is_served_though_bulk_fills_every_place() {
     let mut bench = Bench::routed();
     bench.hold(0..64);
-    for request in 0..24 {
+    for request in 0..18 {
         bench.asked(50, request + 1, request, Class::Prefetch);
     }
-    let mut started = 0;
-    for request in 1..=4 {
-        started += sent(&bench.asked(52, request, 40 + request, Class::Demand)).len();
-    }
-    assert_eq!(started, 4, "slots of its own");
+    let started = sent(&bench.asked(52, 4, 44, Class::Demand)).len();
+    assert_eq!(started, 1, "a slot of its own");
     let actions = bench.asked(52, 5, 45, Class::Demand);
     assert_eq!(
         (waits(&actions), busy(&actions).len()),
@@ -183,7 +200,7 @@ fn demand_is_served_though_bulk_fills_every_place() {
     );
     let next = bench.tell(Input::Sent {
         peer: peer(52),
-        request: 1,
+        request: 4,
     });
     assert_eq!(sent(&next), [(52, 5)], "and is sent before all others");
 }
@@ -191,15 +208,15 @@ fn demand_is_served_though_bulk_fills_every_place() {
 #[test]
 fn too_many_who_wait_for_one_chunk_are_told_of_each_other() {
     let mut bench = Bench::routed();
-    bench.want(5, Class::Demand);
+    bench.want(4, Class::Demand);
     for name in 10..18 {
         bench.tell(Input::PeerUp {
             member: member(name),
         });
-        assert_eq!(waits(&bench.asked(name, 1, 5, Class::Demand)), 1);
+        assert_eq!(waits(&bench.asked(name, 1, 4, Class::Demand)), 1);
     }
     assert_eq!(
-        busy(&bench.asked(18, 1, 5, Class::Demand)),
+        busy(&bench.asked(18, 1, 4, Class::Demand)),
         [(18, vec![10, 11, 12, 13])]
     );
 }

@@ -212,21 +212,23 @@ impl World {
     }
 }
 
-/// Whoever waits for whom: never in a ring.
+/// Whoever waits for whom: never in a ring, in neither tree.
 fn check_graph(tracker: &Tracker) {
     for view in tracker.stripes() {
-        let parents: BTreeMap<PeerId, Option<PeerId>> = view
-            .joiners
-            .iter()
-            .map(|&(peer, parent, _)| (peer, parent))
-            .collect();
-        for start in parents.keys() {
-            let mut at = *start;
-            let mut hops = 0;
-            while let Some(parent) = parents.get(&at).copied().flatten() {
-                at = parent;
-                hops += 1;
-                assert!(hops <= parents.len(), "a ring of parents: {view:?}");
+        for tree in 0..2 {
+            let parents: BTreeMap<PeerId, Option<PeerId>> = view
+                .joiners
+                .iter()
+                .map(|&(peer, parents, _)| (peer, parents[tree]))
+                .collect();
+            for start in parents.keys() {
+                let mut at = *start;
+                let mut hops = 0;
+                while let Some(parent) = parents.get(&at).copied().flatten() {
+                    at = parent;
+                    hops += 1;
+                    assert!(hops <= parents.len(), "a ring of parents: {view:?}");
+                }
             }
         }
     }
