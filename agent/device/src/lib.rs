@@ -22,6 +22,7 @@ mod crew;
 mod errno;
 pub mod front_end;
 mod fuse;
+pub mod keeper;
 mod loop_device;
 mod memory;
 pub mod mount;

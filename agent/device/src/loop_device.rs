@@ -8,6 +8,7 @@ mod abi;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -175,9 +176,19 @@ impl LoopDevice {
         Ok(found)
     }
 
+    /// The attached loop device that `fd` is open on: one that an earlier process left to this one.
+    pub fn take_over(fd: OwnedFd) -> Result<Self, LoopError> {
+        let device = File::from(fd);
+        let (number, _) = abi::status(&device).map_err(|source| LoopError::Open {
+            path: PathBuf::from("/dev/loop"),
+            source,
+        })?;
+        Self::of(PathBuf::from(format!("/dev/loop{number}")), device)
+    }
+
     fn of(path: PathBuf, device: File) -> Result<Self, LoopError> {
-        let flags = match abi::flags(&device) {
-            Ok(flags) => flags,
+        let (_, flags) = match abi::status(&device) {
+            Ok(status) => status,
             Err(source) => return Err(LoopError::Open { path, source }),
         };
         let backing_io = if flags & abi::DIRECT_IO == 0 {
@@ -223,6 +234,12 @@ impl LoopDevice {
             // Unknown: it was detached already.
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+}
+
+impl AsFd for LoopDevice {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
     }
 }
 

@@ -62,6 +62,11 @@ impl Channel {
         Ok(())
     }
 
+    /// Whether the readers were called away.
+    pub(super) fn is_rung(&self) -> bool {
+        self.rung.load(Ordering::Acquire)
+    }
+
     /// A place to wait for requests, for one thread.
     pub(super) fn waiter(&self) -> io::Result<OwnedFd> {
         let waiter = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -75,7 +80,7 @@ impl Channel {
     pub(super) fn next(&self, waiter: &OwnedFd, buf: &mut [u8]) -> io::Result<Next> {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(2);
         loop {
-            if self.rung.load(Ordering::Acquire) {
+            if self.is_rung() {
                 return Ok(Next::CalledAway);
             }
             // Asking before waiting saves the wait under load.

@@ -133,7 +133,8 @@ impl Session {
 
     /// Calls the threads away and waits for reads in progress, for the grace of [`FuseOptions::stop_grace`] at most.
     ///
-    /// With [`FuseError::StillReading`], some threads go on until their read returns; what they answer then is ignored.
+    /// With [`FuseError::StillReading`], some threads go on until their read returns. They still answer what they can; a read that
+    /// fails from now on is not answered.
     pub fn stop(&self) -> Result<(), FuseError> {
         self.stopped.store(true, Ordering::Release);
         if let Err(error) = self.shared.channel.ring() {
@@ -228,6 +229,8 @@ impl Shared {
             Answer::Silence => return,
             Answer::Body(body) => Ok(body.as_slice()),
             Answer::Data(len) => Ok(data.get(..*len).unwrap_or_default()),
+            // What fails because this process leaves is its successor's to answer.
+            Answer::Failure(_) if self.channel.is_rung() => return,
             Answer::Failure(errno) => Err(*errno),
         };
         if let Err(error) = self.channel.reply(unique, body) {

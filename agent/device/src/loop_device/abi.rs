@@ -93,14 +93,14 @@ pub(super) fn configure(device: &impl AsFd, backing: &impl AsFd, flags: u32) -> 
     checked(answer).map(drop)
 }
 
-/// The flags with which `device` is attached; fails with `ENXIO` when it is not.
-pub(super) fn flags(device: &impl AsFd) -> io::Result<u32> {
+/// Number and flags of the attached `device`; fails with `ENXIO` when it is not attached.
+pub(super) fn status(device: &impl AsFd) -> io::Result<(u32, u32)> {
     let device = device.as_fd().as_raw_fd();
     let mut info = NO_INFO;
     // SAFETY: this ioctl writes one `struct loop_info64`, which `Info` is by layout (its size is checked above and any
     // bytes are a valid one), and `info` is borrowed by nobody else.
     let answer = unsafe { libc::ioctl(device, LOOP_GET_STATUS64, &raw mut info) };
-    checked(answer).map(|_| info.flags)
+    checked(answer).map(|_| (info.number, info.flags))
 }
 
 /// Puts `backing`, of the same length, in the place of the file under the read-only `device`.

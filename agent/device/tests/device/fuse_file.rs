@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use tranship_device::{BlockRead, FuseError, FuseFile, FuseOptions, Memory, mount};
+use tranship_device::{BlockRead, BlockReadError, FuseError, FuseFile, FuseOptions, Memory, mount};
 
 use crate::ground::{
     Gate, Gated, Ground, Lies, aligned, opened_direct, page, pattern, random, until_gone,
@@ -185,6 +185,56 @@ fn a_file_that_is_in_use_disappears_and_its_user_gets_errors_after_the_grace() {
     assert!(!ground.is_mounted());
     assert!(reader.join().unwrap().is_err());
     gate.open();
+}
+
+/// Content of a process that is about to leave: its reads wait, and fail in the end.
+struct Leaving(Arc<Gate>);
+
+impl BlockRead for Leaving {
+    fn len(&self) -> u64 {
+        1 << 20
+    }
+
+    fn read_at(&self, _: u64, _: &mut [u8]) -> Result<(), BlockReadError> {
+        self.0.pass();
+        Err(BlockReadError::Stopping)
+    }
+}
+
+#[test]
+fn what_fails_because_its_server_leaves_is_answered_by_the_successor() {
+    let Some(ground) = Ground::find("fuse") else {
+        return;
+    };
+    let gate = Gate::shut();
+    let content = Arc::new(Leaving(Arc::clone(&gate)));
+    let options = FuseOptions {
+        stop_grace: Duration::from_millis(50),
+        ..options()
+    };
+    let first = FuseFile::mount(ground.dir(), "device", content.clone(), options).unwrap();
+    let opened = opened_direct(first.path());
+    let reader = thread::spawn(move || {
+        let mut buf = page();
+        opened.read_exact_at(&mut buf, 8192).map(|()| buf.to_vec())
+    });
+    gate.wait_for_readers(1);
+    let fd = first.leave().unwrap();
+    gate.open();
+    until_gone(|| Arc::strong_count(&content) > 1);
+    let bytes = pattern(1 << 20);
+    let content = Arc::new(Memory::new(bytes.clone()));
+    match FuseFile::take_over(ground.dir(), fd, "device", content, options) {
+        Ok(second) => {
+            assert!(reader.join().unwrap().unwrap() == bytes[8192..8192 + 4096]);
+            second.stop().unwrap();
+        }
+        Err(FuseError::Resend { .. }) => {
+            eprintln!("left out: this kernel does not resend requests");
+            mount::unmount_by_force(ground.dir()).unwrap();
+        }
+        Err(error) => panic!("{error}"),
+    }
 }
 
 #[test]

@@ -189,7 +189,7 @@ impl Gate {
         );
     }
 
-    fn pass(&self) {
+    pub(crate) fn pass(&self) {
         let mut state = self.state.lock().unwrap();
         state.waiting += 1;
         self.changed.notify_all();

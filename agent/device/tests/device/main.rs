@@ -12,6 +12,7 @@
 mod crash;
 mod fuse_file;
 mod ground;
+mod keeper;
 mod loop_device;
 mod mounts;
 mod nbd_server;
