@@ -221,6 +221,9 @@ pub struct Device {
     /// How long each step of stopping may take.
     #[serde(with = "humantime_serde")]
     pub stop_grace: Duration,
+    /// How long readers of devices wait for the daemon to come back after it died, before they get errors.
+    #[serde(with = "humantime_serde")]
+    pub agent_patience: Duration,
 }
 
 impl Default for Device {
@@ -232,6 +235,7 @@ impl Default for Device {
             read_deadline: Duration::from_mins(5),
             detach_on_stop: true,
             stop_grace: Duration::from_secs(10),
+            agent_patience: Duration::from_mins(10),
         }
     }
 }

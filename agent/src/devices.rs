@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
@@ -24,6 +25,7 @@ use tranship_format::Digest;
 use crate::control::{DeviceInfo, DeviceState, FrontEndChoice, FrontEndName, MountInfo};
 use crate::front_end::{FrontEndOptions, Presented};
 use crate::image::{Image, Images};
+use crate::keeping::Keeping;
 use crate::mounts::MountRecord;
 use crate::records::Records;
 
@@ -35,6 +37,8 @@ pub(crate) struct DeviceOptions {
     /// For requests that leave it open.
     pub(crate) front_end: FrontEndChoice,
     pub(crate) bounds: FrontEndOptions,
+    /// How long devices wait for another agent after this one has died.
+    pub(crate) agent_patience: Duration,
     /// Whether stopping takes devices and mounts away.
     pub(crate) detach_on_stop: bool,
     /// Chunks under way at once to fill an attached image; `None` leaves it lazy.
@@ -143,6 +147,7 @@ fn mount_info(id: &str, mount: &MountRecord) -> MountInfo {
 pub(crate) struct Devices {
     images: Arc<Images>,
     options: DeviceOptions,
+    keeping: Arc<Keeping>,
     records: Records<DeviceRecord>,
     /// One directory a device, for sockets, FUSE mounts and what was written to writable mounts.
     run_dir: PathBuf,
@@ -162,12 +167,14 @@ impl Devices {
     ) -> io::Result<Self> {
         let run_dir = state_dir.join("run");
         std::fs::create_dir_all(&run_dir)?;
+        // The kernel shows paths without symbolic links, and ours are compared with what it shows.
+        let run_dir = run_dir.canonicalize()?;
         Ok(Self {
             images,
+            keeping: Keeping::begin(&run_dir, options.agent_patience),
             options,
             records: Records::open(state_dir.join("devices"))?,
-            // The kernel shows paths without symbolic links, and ours are compared with what it shows.
-            run_dir: run_dir.canonicalize()?,
+            run_dir,
             slots: Mutex::default(),
             targets: tokio::sync::Mutex::default(),
             probed: OnceCell::new(),

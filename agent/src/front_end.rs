@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,6 +95,29 @@ pub(crate) struct FrontEndOptions {
     pub(crate) stop_grace: Duration,
 }
 
+impl FrontEndOptions {
+    fn fuse(self) -> FuseOptions {
+        FuseOptions {
+            worker_count: self.worker_count,
+            stop_grace: self.stop_grace,
+            ..FuseOptions::default()
+        }
+    }
+}
+
+/// Names of the descriptors that a device consists of.
+pub(crate) const FUSE_PART: &str = "fuse";
+pub(crate) const LOOP_PART: &str = "loop";
+
+/// What an earlier process left of a device that is used on.
+#[derive(Debug)]
+pub(crate) struct Left {
+    /// The FUSE connection.
+    pub(crate) fuse: OwnedFd,
+    /// The loop device, if the front end has one and it had come so far.
+    pub(crate) device: Option<OwnedFd>,
+}
+
 /// A device as it is seen.
 #[derive(Debug)]
 pub(crate) enum Presented {
@@ -173,14 +197,7 @@ impl Presented {
             path: fuse_dir.clone(),
             source,
         })?;
-        let fuse = |content| {
-            let options = FuseOptions {
-                worker_count: options.worker_count,
-                stop_grace: options.stop_grace,
-                ..FuseOptions::default()
-            };
-            FuseFile::mount(&fuse_dir, FILE, content, options)
-        };
+        let fuse = |content| FuseFile::mount(&fuse_dir, FILE, content, options.fuse());
         Ok(match front_end {
             FrontEndName::ErofsFile => Self::ErofsFile {
                 fuse: fuse(content)?,
@@ -205,6 +222,43 @@ impl Presented {
                 }
             }
         })
+    }
+
+    /// Goes on with a device that an earlier process left, under whoever uses it.
+    pub(crate) fn take_over(
+        front_end: FrontEndName,
+        dir: &Path,
+        content: Arc<dyn BlockRead>,
+        options: FrontEndOptions,
+        left: Left,
+    ) -> Result<Self, FrontEndError> {
+        let fuse_dir = dir.join(FUSE_DIR);
+        let fuse = FuseFile::take_over(&fuse_dir, left.fuse, FILE, content, options.fuse())?;
+        Ok(match (front_end, left.device) {
+            (FrontEndName::FuseLoop, Some(device)) => Self::FuseLoop {
+                fuse,
+                device: LoopDevice::take_over(device)?,
+            },
+            (FrontEndName::FuseLoop, None) => {
+                let device = LoopDevice::attach_read_only(fuse.path())?;
+                Self::FuseLoop { fuse, device }
+            }
+            (FrontEndName::ErofsFile | FrontEndName::Nbd, _) => Self::ErofsFile { fuse },
+        })
+    }
+
+    /// What must stay open for the device to outlive this process, each with its name.
+    pub(crate) fn descriptors(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
+        match self {
+            Self::FuseLoop { fuse, device } => {
+                vec![
+                    (FUSE_PART, fuse.session().fd()),
+                    (LOOP_PART, device.as_fd()),
+                ]
+            }
+            Self::ErofsFile { fuse } => vec![(FUSE_PART, fuse.session().fd())],
+            Self::Nbd { .. } => Vec::new(),
+        }
     }
 
     /// The block device, the FUSE file or the NBD socket.
@@ -260,7 +314,7 @@ impl Presented {
         Ok(())
     }
 
-    /// Ends this process's part and leaves the kernel's as it is, for the next start to clear away or take over.
+    /// Ends this process's part and leaves the kernel's as it is, for the next start to take over or clear away.
     pub(crate) fn leave(self) -> Result<(), FrontEndError> {
         match self {
             Self::FuseLoop { fuse, device } => {

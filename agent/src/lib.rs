@@ -15,6 +15,7 @@ mod fill;
 mod front_end;
 mod http;
 mod image;
+mod keeping;
 mod lazy;
 mod metrics;
 mod mounts;

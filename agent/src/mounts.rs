@@ -54,6 +54,35 @@ impl MountRecord {
         Ok(())
     }
 
+    /// Mounts it unless it is standing on the device already.
+    pub(crate) fn make_if_absent(
+        &self,
+        device: &Presented,
+        filesystem: Filesystem,
+    ) -> Result<(), FrontEndError> {
+        if self.stands_on(device)? {
+            return Ok(());
+        }
+        if let Some(overlay) = self.overlay_dirs() {
+            // A half of it may be there.
+            take_away(&overlay.lower, true)?;
+        }
+        self.make(device, filesystem)
+    }
+
+    fn stands_on(&self, device: &Presented) -> Result<bool, MountError> {
+        let Some(entry) = mount::entry_at(&self.target)? else {
+            return Ok(false);
+        };
+        Ok(match self.overlay_dirs() {
+            None => entry.source == device.path(),
+            Some(overlay) => {
+                let upper = format!("upperdir={}", overlay.upper.display());
+                entry.kind == "overlay" && entry.options.split(',').any(|option| option == upper)
+            }
+        })
+    }
+
     /// Takes it away; [`MountError::Busy`] while somebody uses it, unless `force`.
     pub(crate) fn unmake(&self, force: bool) -> Result<(), MountError> {
         take_away(&self.target, force)?;

@@ -1,4 +1,5 @@
-//! What a daemon that was killed leaves standing: mounts of devices whose server is gone, loop devices, FUSE mounts.
+//! What a daemon that was killed leaves standing and no keeper holds: mounts of devices whose server is gone, loop devices, FUSE
+//! mounts.
 //!
 //! It is found in the kernel's own tables and not in our records, since those may be what was lost. Ours is what lies in
 //! the run directory or was made of something in it. From the top down: nothing is taken away under something else.
@@ -12,11 +13,12 @@ use tranship_device::mount::{self, MountEntry};
 
 use crate::front_end::backing_file;
 
-/// Clears all of it away. `run_dir` is free of symbolic links.
-pub(crate) fn clear_away(run_dir: &Path) {
-    let loops = loops(run_dir);
+/// Clears away all of it that belongs to the devices for whose ids `is_stale` holds. `run_dir` is free of symbolic links.
+pub(crate) fn clear_away(run_dir: &Path, is_stale: impl Fn(&str) -> bool) {
+    let is_ours = |path: &Path| device_of(run_dir, path).is_some_and(&is_stale);
+    let loops = loops(run_dir, &is_stale);
     take_away(|entry| {
-        let of_ours = entry.target.starts_with(run_dir) || stands_on(entry, run_dir, &loops);
+        let of_ours = is_ours(&entry.target) || stands_on(entry, is_ours, &loops);
         of_ours && !is_fuse(entry)
     });
     for device in loops {
@@ -24,12 +26,21 @@ pub(crate) fn clear_away(run_dir: &Path) {
             tracing::warn!(error = &error as &dyn Error, "a stale loop device stays");
         }
     }
-    take_away(|entry| entry.target.starts_with(run_dir));
+    take_away(|entry| is_ours(&entry.target));
 }
 
-fn loops(run_dir: &Path) -> Vec<LoopDevice> {
+/// The device to whose directory `path` leads.
+fn device_of<'a>(run_dir: &Path, path: &'a Path) -> Option<&'a str> {
+    let inside = path.strip_prefix(run_dir).ok()?;
+    inside.iter().next()?.to_str()
+}
+
+fn loops(run_dir: &Path, is_stale: impl Fn(&str) -> bool) -> Vec<LoopDevice> {
     let mut found = Vec::new();
     for dir in fs::read_dir(run_dir).into_iter().flatten().flatten() {
+        if !dir.file_name().to_str().is_some_and(&is_stale) {
+            continue;
+        }
         match LoopDevice::find(&backing_file(&dir.path())) {
             Ok(devices) => found.extend(devices),
             Err(error) => tracing::warn!(
@@ -41,19 +52,18 @@ fn loops(run_dir: &Path) -> Vec<LoopDevice> {
     found
 }
 
-fn stands_on(entry: &MountEntry, run_dir: &Path, loops: &[LoopDevice]) -> bool {
+fn stands_on(entry: &MountEntry, is_ours: impl Fn(&Path) -> bool, loops: &[LoopDevice]) -> bool {
     match entry.kind.as_str() {
         "erofs" | "ext4" => {
-            entry.source.starts_with(run_dir)
-                || loops.iter().any(|device| device.path() == entry.source)
+            is_ours(&entry.source) || loops.iter().any(|device| device.path() == entry.source)
         }
         "overlay" => {
             // The upper directory is ours alone; a container's own overlay has ours for its lower one at most.
-            let upper = format!("upperdir={}/", run_dir.display());
             entry
                 .options
                 .split(',')
-                .any(|option| option.starts_with(&upper))
+                .filter_map(|option| option.strip_prefix("upperdir="))
+                .any(|upper| is_ours(Path::new(upper)))
         }
         _ => false,
     }

@@ -137,6 +137,7 @@ impl Config {
                 worker_count: self.device.workers,
                 stop_grace: self.device.stop_grace,
             },
+            agent_patience: self.device.agent_patience,
             detach_on_stop: self.device.detach_on_stop,
             fill: self.prefetch.background.then_some(self.prefetch.in_flight),
         }

@@ -1,11 +1,14 @@
 //! Attach and detach.
 
+use std::error::Error;
 use std::sync::Arc;
 
 use crate::control::{AttachRequest, DetachReply, DeviceInfo, FrontEndChoice};
 use crate::fill;
-use crate::front_end::{self, Filesystem, Presented};
+use crate::front_end::{self, FUSE_PART, Filesystem, LOOP_PART, Left, Presented};
 use crate::image::Resolved;
+use crate::keeping::Keeping;
+use crate::stale;
 
 use super::{Attached, DeviceError, DeviceRecord, Devices, Slot, Work};
 
@@ -98,14 +101,34 @@ impl Devices {
         );
         let front_end = record.front_end;
         let filesystem = Filesystem::named(&image.fs_name);
+        let (keeping, id, run_dir) = (
+            Arc::clone(&self.keeping),
+            slot.id.clone(),
+            self.run_dir.clone(),
+        );
         let presented = self
             .blocking(move || {
-                let presented = Presented::new(front_end, &dir, &record.reference, content, bounds)?;
+                let taken = take_back(&keeping, &id).and_then(|left| {
+                    let taken = Presented::take_over(front_end, &dir, Arc::clone(&content), bounds, left);
+                    if let Err(error) = &taken {
+                        tracing::warn!(device = id, error = error as &dyn Error, "a device of an earlier run is made anew, and its readers get errors");
+                        keeping.let_go(&id, LOOP_PART);
+                        stale::clear_away(&run_dir, |other| other == id);
+                    }
+                    taken.ok()
+                });
+                let presented = match taken {
+                    Some(presented) => presented,
+                    None => Presented::new(front_end, &dir, &record.reference, content, bounds)?,
+                };
+                for (part, fd) in presented.descriptors() {
+                    keeping.keep(&id, part, fd);
+                }
                 for mount in &record.mounts {
                     // What was mounted before had a filesystem that is mounted.
                     let Some(filesystem) = filesystem else { break };
-                    if let Err(error) = mount.make(&presented, filesystem) {
-                        tracing::warn!(target = %mount.target.display(), error = &error as &dyn std::error::Error, "a mount does not come back");
+                    if let Err(error) = mount.make_if_absent(&presented, filesystem) {
+                        tracing::warn!(target = %mount.target.display(), error = &error as &dyn Error, "a mount does not come back");
                     }
                 }
                 Ok(presented)
@@ -180,7 +203,18 @@ impl Devices {
 
     /// Takes the kernel's part away, or leaves it as it is, and closes the image.
     pub(super) async fn take_down(&self, slot: &Slot, work: &mut Work, detach: bool) {
+        let (keeping, id) = (Arc::clone(&self.keeping), slot.id.clone());
         let Some(Attached { image, presented }) = work.attached.take() else {
+            if detach {
+                let run_dir = self.run_dir.clone();
+                let clearing = self.blocking(move || {
+                    keeping.let_go(&id, LOOP_PART);
+                    stale::clear_away(&run_dir, |other| other == id);
+                    keeping.let_go(&id, FUSE_PART);
+                });
+                // It ends by itself even when it is late.
+                let _ = clearing.await;
+            }
             return;
         };
         if detach {
@@ -190,7 +224,11 @@ impl Devices {
         let stopped = self
             .blocking(move || {
                 if detach {
-                    presented.stop()
+                    // A loop device is detached when nobody has it open any more, and holds the FUSE file until then.
+                    keeping.let_go(&id, LOOP_PART);
+                    let outcome = presented.stop();
+                    keeping.let_go(&id, FUSE_PART);
+                    outcome
                 } else {
                     presented.leave()
                 }
@@ -199,7 +237,7 @@ impl Devices {
         if let Ok(Err(error)) = stopped {
             tracing::warn!(
                 device = slot.id,
-                error = &error as &dyn std::error::Error,
+                error = &error as &dyn Error,
                 "a device stops badly"
             );
         }
@@ -217,4 +255,12 @@ impl Devices {
                 source,
             })
     }
+}
+
+/// What the keeper holds of a device that an earlier agent had.
+fn take_back(keeping: &Keeping, id: &str) -> Option<Left> {
+    Some(Left {
+        fuse: keeping.take(id, FUSE_PART)?,
+        device: keeping.take(id, LOOP_PART),
+    })
 }

@@ -1,14 +1,16 @@
 //! Devices after a restart, and before one.
 //!
-//! A daemon that was killed leaves FUSE mounts without a server and loop devices on them. They are cleared away first,
-//! before anyone can ask for anything; then each device is made again beside the others, as long as it takes. A device
-//! that cannot come back keeps nobody from starting.
+//! What a daemon that was killed had is in the keeper's hands, and whoever reads it waits: it is gone on with. What the keeper does
+//! not hold is FUSE mounts without a server and loop devices on them. They are cleared away first, before anyone can ask for
+//! anything; then each device is taken over or made again beside the others, as long as it takes. A device that cannot come
+//! back keeps nobody from starting.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+use crate::front_end::{FUSE_PART, LOOP_PART};
 use crate::stale;
 
 use super::{DeviceError, Devices, Slot};
@@ -29,8 +31,28 @@ impl Devices {
                 return;
             }
         };
-        let run_dir = self.run_dir.clone();
-        let cleared = self.blocking(move || stale::clear_away(&run_dir)).await;
+        let (run_dir, keeping) = (self.run_dir.clone(), Arc::clone(&self.keeping));
+        let known: Vec<String> = records.iter().map(|(id, _)| id.clone()).collect();
+        let clearing = move || {
+            let held = keeping.names();
+            let is_kept = |id: &str| {
+                known.iter().any(|known| known == id)
+                    && held
+                        .iter()
+                        .any(|(device, part)| device == id && part == FUSE_PART)
+            };
+            for (id, part) in held
+                .iter()
+                .filter(|(id, part)| part == LOOP_PART && !is_kept(id))
+            {
+                keeping.let_go(id, part);
+            }
+            stale::clear_away(&run_dir, |id| !is_kept(id));
+            for (id, part) in held.iter().filter(|(id, _)| !is_kept(id)) {
+                keeping.let_go(id, part);
+            }
+        };
+        let cleared = self.blocking(clearing).await;
         if let Err(error) = cleared {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
@@ -148,5 +170,6 @@ impl Devices {
         if timeout(grace, self.tasks.wait()).await.is_err() {
             tracing::warn!(?grace, "some work on devices is late to stop");
         }
+        self.keeping.end();
     }
 }

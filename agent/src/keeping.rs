@@ -1,0 +1,208 @@
+//! The agent's side of the keeper: what must outlive the agent is held by two processes at any time, this one and the keeper.
+//!
+//! Either may die. When this one does, the next takes the descriptors back from the keeper; when the keeper does, a new one is
+//! started and given them again. A machine where no keeper can be started works as ever, but a crash of the agent is then seen.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use tranship_device::keeper::{self, KeeperClient, KeeperError};
+
+/// Name of the keeper's program, beside the agent's own.
+const PROGRAM: &str = "tranship-keeper";
+/// Name of its socket, in the run directory.
+const SOCKET: &str = "keeper.sock";
+/// Pauses between tries to start a keeper after one has died.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// See the module's words.
+#[derive(Debug)]
+pub(crate) struct Keeping {
+    socket: PathBuf,
+    program: PathBuf,
+    patience: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    keeper: Option<KeeperClient>,
+    /// What the keeper is given anew when it dies, by name.
+    held: BTreeMap<String, OwnedFd>,
+    is_stopping: bool,
+}
+
+impl Keeping {
+    /// Finds the keeper that an earlier agent left, or starts one, and another whenever it dies. A keeper lets go of everything
+    /// when no agent has come for `patience`.
+    pub(crate) fn begin(run_dir: &Path, patience: Duration) -> Arc<Self> {
+        let program = std::env::current_exe().unwrap_or_default();
+        let keeping = Arc::new(Self {
+            socket: run_dir.join(SOCKET),
+            program: program.with_file_name(PROGRAM),
+            patience,
+            state: Mutex::default(),
+        });
+        let outcome = keeping.connect(&mut keeping.state());
+        if let Err(error) = outcome {
+            tracing::warn!(
+                error = &error as &dyn Error,
+                "there is no keeper; devices do not survive a crash of the agent"
+            );
+            return keeping;
+        }
+        let watching = Arc::clone(&keeping);
+        let watcher = thread::Builder::new()
+            .name("keeper-watch".to_owned())
+            .spawn(move || watching.watch());
+        if let Err(error) = watcher {
+            tracing::warn!(%error, "the keeper is not watched");
+        }
+        keeping
+    }
+
+    /// Connects to the keeper, starting it where nobody answers, and gives it what is held.
+    fn connect(&self, state: &mut State) -> Result<(), KeeperError> {
+        state.keeper = None;
+        let keeper = KeeperClient::connect(&self.socket).or_else(|_| {
+            keeper::launch(&self.program, self.patience, &self.socket).map_err(|source| {
+                KeeperError::Start {
+                    program: self.program.clone(),
+                    source,
+                }
+            })?;
+            KeeperClient::connect(&self.socket)
+        })?;
+        for (name, fd) in &state.held {
+            keeper.keep(name, fd.as_fd())?;
+        }
+        state.keeper = Some(keeper);
+        Ok(())
+    }
+
+    fn watch(&self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            // Not connected is as good as gone.
+            let _ = keeper::wait_for_end(&self.socket);
+            let mut state = self.state();
+            if state.is_stopping {
+                return;
+            }
+            match self.connect(&mut state) {
+                Ok(()) => {
+                    tracing::warn!(
+                        count = state.held.len(),
+                        "the keeper was gone; there is a new one"
+                    );
+                    pause = FIRST_PAUSE;
+                }
+                Err(error) => {
+                    drop(state);
+                    tracing::warn!(
+                        error = &error as &dyn Error,
+                        "the keeper is gone, and there is no new one yet"
+                    );
+                    thread::sleep(pause);
+                    pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Has a descriptor of a device held from now on.
+    pub(crate) fn keep(&self, device: &str, part: &str, fd: BorrowedFd<'_>) {
+        let name = name(device, part);
+        let mut state = self.state();
+        let kept = match fd.try_clone_to_owned() {
+            Ok(copy) => {
+                state.held.insert(name.clone(), copy);
+                // Without a keeper, the next is given it.
+                let keeper = state.keeper.as_ref();
+                keeper.map_or(Ok(()), |keeper| keeper.keep(&name, fd))
+            }
+            Err(source) => Err(KeeperError::Talk { source }),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(
+                name,
+                error = &error as &dyn Error,
+                "a device does not survive a crash of the agent"
+            );
+        }
+    }
+
+    /// What is held of a device that an earlier agent had.
+    pub(crate) fn take(&self, device: &str, part: &str) -> Option<OwnedFd> {
+        let name = name(device, part);
+        let state = self.state();
+        match state.keeper.as_ref()?.give(&name) {
+            Ok(fd) => fd,
+            Err(error) => {
+                tracing::warn!(
+                    name,
+                    error = &error as &dyn Error,
+                    "the keeper does not give a descriptor back"
+                );
+                None
+            }
+        }
+    }
+
+    /// Ends the holding of a device's descriptor.
+    pub(crate) fn let_go(&self, device: &str, part: &str) {
+        let name = name(device, part);
+        let mut state = self.state();
+        state.held.remove(&name);
+        if let Some(Err(error)) = state.keeper.as_ref().map(|keeper| keeper.let_go(&name)) {
+            // One that is gone holds nothing.
+            tracing::debug!(
+                name,
+                error = &error as &dyn Error,
+                "the keeper was not told to let go"
+            );
+        }
+    }
+
+    /// Device and part of everything that the keeper holds.
+    pub(crate) fn names(&self) -> Vec<(String, String)> {
+        let names = match self.state().keeper.as_ref().map(KeeperClient::names) {
+            None => Vec::new(),
+            Some(Ok(names)) => names,
+            Some(Err(error)) => {
+                tracing::warn!(
+                    error = &error as &dyn Error,
+                    "the keeper does not say what it holds"
+                );
+                Vec::new()
+            }
+        };
+        let parts = names.iter().filter_map(|name| name.split_once('/'));
+        parts
+            .map(|(device, part)| (device.to_owned(), part.to_owned()))
+            .collect()
+    }
+
+    /// Leaves the keeper, which goes too when it holds nothing.
+    pub(crate) fn end(&self) {
+        let mut state = self.state();
+        state.is_stopping = true;
+        state.keeper = None;
+        state.held.clear();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Held and given are one after the other at any moment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn name(device: &str, part: &str) -> String {
+    format!("{device}/{part}")
+}
