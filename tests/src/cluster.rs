@@ -4,6 +4,7 @@
 //! before that line.
 
 use crate::command::binary;
+use rustix::process::Pid;
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -77,7 +78,7 @@ impl Daemon {
             return;
         }
         let pid = i32::try_from(self.process.id()).expect("a pid");
-        if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        if let Some(pid) = Pid::from_raw(pid) {
             // It may have ended by itself already, which is as good.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
@@ -156,6 +157,17 @@ impl Agent {
         if let Some(mut daemon) = self.daemon.take() {
             daemon.kill();
         }
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub fn stop(&mut self) {
+        drop(self.daemon.take());
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        let daemon = self.daemon.as_ref().expect("a running agent");
+        Pid::from_child(&daemon.process)
     }
 
     /// Starts it again in its old folder.

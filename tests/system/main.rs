@@ -14,6 +14,7 @@ mod convert;
 mod demo;
 mod devices;
 mod disk;
+mod faults;
 mod image;
 mod restart;
 mod stock;
