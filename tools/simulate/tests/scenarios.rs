@@ -81,3 +81,24 @@ fn a_host_alone_reads_the_registry_once_at_the_speed_of_its_link() {
         "{report:?}"
     );
 }
+
+#[test]
+fn a_flash_crowd_on_slow_links_costs_one_pull_and_little_time() {
+    for seed in 1..=3 {
+        let report = simulate(&scenario("flash-crowd-16"), Some(seed));
+        assert_eq!((report.unfinished_nodes, report.read_errors), (0, 0));
+        assert!(report.origin_amplification <= 1.05, "{report:?}");
+        assert!(report.makespan_over_optimum <= 1.5, "{report:?}");
+        assert!(report.upload_skew <= 3.0, "{report:?}");
+        assert!(report.hedged_share <= 0.1, "{report:?}");
+        assert!(report.messages_per_chunk <= 0.15, "{report:?}");
+    }
+}
+
+#[test]
+fn a_crowd_that_loses_the_tracker_costs_one_pull_too() {
+    let report = run("no-tracker");
+    assert_eq!((report.unfinished_nodes, report.read_errors), (0, 0));
+    assert!(report.origin_amplification <= 1.05, "{report:?}");
+    assert!(report.makespan_over_optimum <= 1.5, "{report:?}");
+}

@@ -217,6 +217,7 @@ fn node_options(asked: &NetOptions, member: Member, boot_id: &[u8; 16]) -> NodeO
     let mut options = NodeOptions::new(member, u64::from_le_bytes(random));
     if let Some(patience) = asked.demand_patience {
         options.demand_patience = patience;
+        options.waiting_patience = options.waiting_patience.max(patience);
         // A tracker on the same overloaded machines is as slow to answer.
         options.lookup_patience = patience;
     }

@@ -108,6 +108,9 @@ impl Node {
         hops: u8,
     ) {
         if hops > MAX_HOPS {
+            if self.peers.requests.contains_key(&(peer, request)) {
+                self.actions.push_back(Action::SendCancel { peer, request });
+            }
             return self.miss(now, peer, request);
         }
         let Some(&chunk) = self.peers.requests.get(&(peer, request)) else {

@@ -26,7 +26,8 @@ pub struct NodeOptions {
     /// Registry reads in flight for all classes: a lease holder reads for everybody who demands a
     /// chunk of its stripes, each of which costs the registry's latency. 32.
     pub registry_demand_reads: usize,
-    /// Stripes in which other classes than demand may be under way at once. 4.
+    /// Stripes in which other classes than demand may be under way at once: of a stripe a start
+    /// may read a few chunks only. 16.
     pub bulk_stripes: usize,
     /// A demand read of peers that say nothing goes to the registry after this. 250 ms.
     pub demand_patience: Duration,
@@ -48,8 +49,8 @@ pub struct NodeOptions {
     pub hedge_burst: u32,
     /// WAIT is repeated this often. 100 ms.
     pub wait_repeat: Duration,
-    /// Chunks being sent at once; demand may add half as many again. One after the other each is
-    /// there sooner, and two keep a link busy. 2.
+    /// Chunks being sent at once; demand may add half as many again. The fewer, the sooner each is
+    /// there; but some may wait for a receiver whose own link is full. 4.
     pub upload_slots: usize,
     /// Chunks queued for sending; beyond it WANT is answered BUSY. 16.
     pub upload_queue: usize,
@@ -86,7 +87,7 @@ impl NodeOptions {
             registry_run_len: 4 << 20,
             registry_reads: 4,
             registry_demand_reads: 32,
-            bulk_stripes: 4,
+            bulk_stripes: 16,
             demand_patience: Duration::from_millis(250),
             waiting_patience: Duration::from_secs(1),
             bulk_patience: Duration::from_secs(2),
@@ -96,7 +97,7 @@ impl NodeOptions {
             hedge_max: Duration::from_millis(100),
             hedge_burst: 10,
             wait_repeat: Duration::from_millis(100),
-            upload_slots: 2,
+            upload_slots: 4,
             upload_queue: 16,
             waiters_per_chunk: 8,
             waiters: 1_024,

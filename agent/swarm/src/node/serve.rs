@@ -51,7 +51,7 @@ impl Node {
         if let Some(member) = self.peers.member(&peer).cloned() {
             self.learn_member(chunk.blob, member);
         }
-        if !self.replaces(child, chunk) {
+        if !self.replaces(now, child, chunk) {
             return self.send_miss(peer, request);
         }
         if has {
@@ -81,9 +81,12 @@ impl Node {
     }
 
     /// Puts a request in the place of an earlier one of that peer for the same chunk, which is told so.
-    /// False if the earlier one is being answered.
-    fn replaces(&mut self, child: Child, chunk: ChunkId) -> bool {
-        if self.uploads.is_sending(child.peer, chunk) {
+    /// False if the earlier one is being answered, or was so lately that the two passed each other.
+    fn replaces(&mut self, now: Duration, child: Child, chunk: ChunkId) -> bool {
+        let lately = now.saturating_sub(self.options.wait_repeat);
+        if self.uploads.is_sending(child.peer, chunk)
+            || self.uploads.has_just_sent(lately, child.peer, chunk)
+        {
             return false;
         }
         let mut before = self.uploads.take_queued(child.peer, chunk);

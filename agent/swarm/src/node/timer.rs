@@ -94,7 +94,7 @@ impl Node {
         else {
             return;
         };
-        if wanted.read.is_some() || wanted.attempts.len() > 1 {
+        if wanted.read.is_some() || wanted.is_asked_of_another(&attempt.peer) {
             return;
         }
         if attempt.alive_at.is_some() {
@@ -186,7 +186,7 @@ impl Node {
         if wanted.class != Class::Demand && wanted.attempts.is_empty() {
             return;
         }
-        let at = (wanted.progress_at + patience)
+        let at = (wanted.patient_since() + patience)
             .max(wanted.not_before)
             .max(now);
         if wanted.patience_at.is_none_or(|armed| at < armed) {
@@ -210,7 +210,7 @@ impl Node {
         if wanted.read.is_some() || wanted.direct || (!is_demand && wanted.attempts.is_empty()) {
             return;
         }
-        if (wanted.progress_at + patience).max(wanted.not_before) > now {
+        if (wanted.patient_since() + patience).max(wanted.not_before) > now {
             self.arm_patience(now, chunk);
             return;
         }

@@ -32,7 +32,7 @@ pub(super) struct Uploads {
     last_order: Order,
     /// Who got which chunk from here: those BUSY names, because they surely have it. Naming peers that
     /// only have other chunks of the stripe closes rings of nodes that all wait for each other.
-    recent: BTreeMap<ChunkId, Vec<PeerId>>,
+    recent: BTreeMap<ChunkId, Vec<(PeerId, Duration)>>,
     recent_order: VecDeque<ChunkId>,
     /// Whether a timer repeats WAIT to those queued and being sent to.
     repeats: bool,
@@ -74,7 +74,14 @@ impl Uploads {
         self.active.retain(|&(to, _), _| to != peer);
     }
 
-    fn remember(&mut self, peer: PeerId, chunk: ChunkId) {
+    /// Whether a chunk went to a peer so lately that it may not be there yet.
+    pub(super) fn has_just_sent(&self, since: Duration, peer: PeerId, chunk: ChunkId) -> bool {
+        let known = self.recent.get(&chunk).into_iter().flatten();
+        let mut known = known.filter(|(_, at)| *at >= since);
+        known.any(|(to, _)| *to == peer)
+    }
+
+    fn remember(&mut self, now: Duration, peer: PeerId, chunk: ChunkId) {
         if !self.recent.contains_key(&chunk) {
             self.recent_order.push_back(chunk);
             if self.recent_order.len() > MAX_RECENT
@@ -84,8 +91,8 @@ impl Uploads {
             }
         }
         let known = self.recent.entry(chunk).or_default();
-        known.retain(|other| *other != peer);
-        known.push(peer);
+        known.retain(|(other, _)| *other != peer);
+        known.push((peer, now));
         if known.len() > MAX_PARENTS {
             known.remove(0);
         }
@@ -140,7 +147,7 @@ impl Node {
 
     fn refuse_upload(&mut self, now: Duration, child: Child, chunk: ChunkId) {
         let recent = self.uploads.recent.get(&chunk).into_iter().flatten();
-        let named: Vec<PeerId> = recent.rev().copied().collect();
+        let named: Vec<PeerId> = recent.rev().map(|&(peer, _)| peer).collect();
         self.send_busy(now, child.peer, child.request, &chunk.blob, &named);
     }
 
@@ -183,7 +190,7 @@ impl Node {
             self.timers
                 .insert((now + self.options.wait_repeat, Timer::UploadWait));
         }
-        self.uploads.remember(peer, chunk);
+        self.uploads.remember(now, peer, chunk);
         self.actions.push_back(Action::SendData {
             peer,
             request,

@@ -126,6 +126,21 @@ impl Wanted {
         hops.max().unwrap_or(1)
     }
 
+    /// Since when to be impatient: a peer that was only just asked must be given its time.
+    pub(super) fn patient_since(&self) -> Duration {
+        let silent = self
+            .attempts
+            .iter()
+            .filter(|attempt| attempt.alive_at.is_none() && !attempt.is_hedge)
+            .map(|attempt| attempt.sent_at);
+        silent.max().unwrap_or_default().max(self.progress_at)
+    }
+
+    /// Whether peers other than this one are asked for it.
+    pub(super) fn is_asked_of_another(&self, peer: &PeerId) -> bool {
+        self.attempts.iter().any(|attempt| attempt.peer != *peer)
+    }
+
     /// Time since whoever reads it from its source last got anything, as far as is known here.
     pub(super) fn idle(&self, now: Duration) -> Duration {
         let alive = self

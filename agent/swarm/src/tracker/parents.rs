@@ -63,6 +63,15 @@ impl Tracker {
             }
             let is_holder = stripe.is_holder(joiner.member);
             let is_near = theirs.member.zone == mine.member.zone;
+            if may == [true; TREES] {
+                // Those who came just before: else everybody's reserves are the same few.
+                let bad = u16::from(theirs.slow_until > now) * 2 + u16::from(!is_near);
+                let back = usize::MAX - place;
+                keep_best(
+                    &mut reserve,
+                    ((bad, joiner.all_children(), back), joiner.member),
+                );
+            }
             for (tree, (best, leaf)) in best.iter_mut().zip(&mut leaves).enumerate() {
                 if may.get(tree) != Some(&true) {
                     continue;
@@ -81,16 +90,13 @@ impl Tracker {
                 };
                 let (left, (class, load)) = self.score(now, mine, theirs, seen, depth);
                 // Whoever asks again had a reason to: the same parent only if there is no other.
-                let again = u16::from(was && asks) * 16;
+                let again = u16::from(was && asks) * 32;
                 let scored = ((class + again, load, place), joiner.member);
                 if let Some(room) = room.get_mut(tree).filter(|_| is_near) {
                     *room += left;
                 }
                 if best.is_none_or(|best| scored < best) {
                     *best = Some(scored);
-                }
-                if may == [true; TREES] {
-                    keep_best(&mut reserve, scored);
                 }
             }
         }
@@ -214,7 +220,9 @@ impl Tracker {
             0
         };
         let full = if left == 0 { 4 } else { 0 };
-        let slow = if theirs.slow_until > now { 8 } else { 0 };
+        // A link between zones is dearer than a busy neighbour.
+        let far = if distance == 3 { 8 } else { 0 };
+        let slow = if theirs.slow_until > now { 16 } else { 0 };
         let load = if joiner.complete {
             all.min(1_000).saturating_add(theirs.load_permille / 250)
         } else if full > 0 {
@@ -222,6 +230,6 @@ impl Tracker {
         } else {
             1_024 + u16::from(depth)
         };
-        (left, (slow + full + distance, load))
+        (left, (slow + far + full + distance, load))
     }
 }
