@@ -99,6 +99,8 @@ pub(super) struct Blob {
     /// Chunks present in each stripe.
     counts: Vec<u32>,
     pub(super) stripes: BTreeMap<u32, Stripe>,
+    /// The registry asked to be left alone until then.
+    pub(super) rests_until: Duration,
     /// Other members that use it, ordered by identity.
     pub(super) members: BTreeMap<PeerId, Arc<Member>>,
     /// The tracker told of as many members as it can.
@@ -121,6 +123,7 @@ impl Blob {
             right: OwnRight::default(),
             stripe_chunks,
             stripes: BTreeMap::new(),
+            rests_until: Duration::ZERO,
             members: BTreeMap::new(),
             is_full: false,
             is_left_out: false,

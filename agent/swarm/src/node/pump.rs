@@ -261,6 +261,15 @@ impl Node {
         };
         let class = wanted.class;
         let direct = wanted.direct;
+        if let Some(until) = self.rest_of(id).filter(|until| now < *until) {
+            self.take_idle(first);
+            if let Some(wanted) = self.wants.get_mut(&first) {
+                wanted.not_before = until;
+                wanted.progress_at = until;
+            }
+            self.timers.insert((until, Timer::Retry(first)));
+            return Step::Again;
+        }
         let slots = if class == Class::Demand {
             self.options.registry_demand_reads
         } else {

@@ -136,6 +136,11 @@ impl Node {
             retry_after: None,
             permanent: false,
         });
+        if let Some(pause) = failure.retry_after.filter(|_| !failure.permanent)
+            && let Some(blob) = self.blobs.get_mut(&reading.stripe.blob)
+        {
+            blob.rests_until = blob.rests_until.max(now.saturating_add(pause));
+        }
         let why = if failure.permanent {
             FailReason::Refused
         } else {
@@ -171,8 +176,18 @@ impl Node {
             return;
         };
         wanted.read = None;
-        wanted.registry_failures += 1;
         wanted.progress_at = now;
+        if self.registry_rests(now, id) {
+            // Its word is no failure: the lease is kept and everybody waits, for another holder would only
+            // be one more who asks.
+            self.make_idle(chunk);
+            self.arm_patience(now, chunk);
+            return;
+        }
+        let Some(wanted) = self.wants.get_mut(&chunk) else {
+            return;
+        };
+        wanted.registry_failures += 1;
         let failures = wanted.registry_failures;
         if failures >= FAILURES_WITH_LEASE || failure.permanent {
             self.release_lease(id);
@@ -219,6 +234,12 @@ impl Node {
                     Duration::ZERO
                 }
             }
+            // The registry will be asked when it wants to be.
+            None if wanted.attempts.is_empty()
+                && self.registry_rests(now, self.stripe_of(chunk)) =>
+            {
+                Duration::ZERO
+            }
             // One that waits for its turn is as alive as the reads before it.
             None if wanted.attempts.is_empty() => wanted.idle(now).min(self.reads_idle(now)),
             // A little less than what we heard ourselves: of a line of waiting nodes the first loses its
@@ -229,9 +250,24 @@ impl Node {
         }
     }
 
+    /// Whether the registry has asked to be left alone and the time is not over.
+    pub(super) fn registry_rests(&self, now: Duration, id: StripeId) -> bool {
+        self.rest_of(id).is_some_and(|until| now < until)
+    }
+
+    pub(super) fn rest_of(&self, id: StripeId) -> Option<Duration> {
+        self.blobs.get(&id.blob).map(|blob| blob.rests_until)
+    }
+
     fn reads_idle(&self, now: Duration) -> Duration {
         let latest = self.reads.values().map(|read| read.progress_at).max();
         latest.map_or(Duration::MAX, |at| now.saturating_sub(at))
+    }
+
+    /// Whether there is nothing to read under a lease now: nothing is wanted, or the registry has asked for a pause.
+    fn lease_rests(&self, now: Duration, id: StripeId) -> bool {
+        let stripe = self.stripe(id);
+        stripe.is_none_or(|stripe| stripe.wanted.is_empty()) || self.registry_rests(now, id)
     }
 
     fn lease_mut(&mut self, id: StripeId) -> Option<&mut Lease> {
@@ -244,9 +280,7 @@ impl Node {
     /// Something about a lease's read changed: the tracker is told, at once if it begins or ends to
     /// rest, else not too often.
     pub(super) fn lease_changed(&mut self, now: Duration, id: StripeId) {
-        let rests = self
-            .stripe(id)
-            .is_none_or(|stripe| stripe.wanted.is_empty());
+        let rests = self.lease_rests(now, id);
         let every = self.options.progress_every;
         let Some(lease) = self.lease_mut(id) else {
             return;
@@ -270,9 +304,7 @@ impl Node {
     }
 
     pub(super) fn tell_progress(&mut self, now: Duration, id: StripeId) {
-        let rests = self
-            .stripe(id)
-            .is_none_or(|stripe| stripe.wanted.is_empty());
+        let rests = self.lease_rests(now, id);
         let tracker_up = self.tracker.is_some();
         let link_moves =
             now.saturating_sub(self.registry_moved_at) < self.options.progress_every * 2;

@@ -201,6 +201,49 @@ fn a_registry_that_asks_for_a_pause_gets_it() {
 }
 
 #[test]
+fn while_the_registry_rests_the_lease_is_kept_and_children_wait() {
+    let mut bench = Bench::new(|_| {});
+    bench.tell(Input::TrackerUp {
+        epoch: 1,
+        seed: None,
+    });
+    bench.want(3, Class::Demand);
+    let mut open = reads(&bench.route(0, lease(5)));
+    bench.asked(1, 1, 3, Class::Demand);
+    for _ in 0..10 {
+        let failure = Some(RegistryFailure {
+            retry_after: Some(Duration::from_secs(5)),
+            permanent: false,
+        });
+        let mut told = Vec::new();
+        for (read, _, _) in open {
+            told.extend(progress(&bench.tell(Input::RegistryEnd { read, failure })));
+        }
+        assert_eq!(told, [(5, LeaseState::Resting)]);
+        // What is wanted meanwhile waits like the rest.
+        assert_eq!(reads(&bench.asked(2, 1, 9, Class::Demand)), []);
+        let mut waits = 0;
+        for _ in 0..49 {
+            let actions = bench.pass(100);
+            assert_eq!(reads(&actions), []);
+            assert_eq!(progress(&actions), []);
+            assert_eq!(failed(&actions), []);
+            for action in &actions {
+                if let Action::SendWait { idle, .. } = action {
+                    assert_eq!(*idle, Duration::ZERO, "nobody is to blame");
+                    waits += 1;
+                }
+            }
+        }
+        assert!(waits >= 49, "{waits}");
+        let again = bench.pass(101);
+        assert_eq!(progress(&again), [(5, LeaseState::Reading)]);
+        open = reads(&again);
+        assert_eq!(open.first().map(|&(_, from, _)| from), Some(3));
+    }
+}
+
+#[test]
 fn a_chunk_that_is_wrong_at_the_registry_too_fails() {
     let mut bench = Bench::new(|_| {});
     let mut actions = bench.want(3, Class::Prefetch);
