@@ -32,7 +32,7 @@ use blobs::Blobs;
 use members::Members;
 use stripe::MemberNo;
 
-pub use census::{Census, StripeView};
+pub use census::{BlobView, Census, MemberView, StripeCount, StripeView};
 pub use event::{Action, Input, Rights};
 pub use options::TrackerOptions;
 
@@ -110,6 +110,8 @@ impl Tracker {
             } => self.reply(now, from, request, |tracker, me| {
                 tracker.open(now, me, image, &blobs, rights)
             }),
+            Input::Ban { peer } => self.ban(now, peer),
+            Input::Unban { peer } => self.bans.retain(|banned| *banned != peer),
             Input::Request {
                 from,
                 request,
@@ -252,15 +254,13 @@ impl Tracker {
         }
     }
 
-    fn ban(&mut self, now: Duration, number: MemberNo) {
-        let Some(peer) = self
-            .members
-            .get(number)
-            .map(|standing| standing.member.peer)
-        else {
+    fn ban(&mut self, now: Duration, peer: PeerId) {
+        if self.is_banned(&peer) {
             return;
-        };
-        self.remove_member(now, number);
+        }
+        if let Some(number) = self.members.number(&peer) {
+            self.remove_member(now, number);
+        }
         if self.bans.len() >= MAX_REMEMBERED_BANS {
             self.bans.pop_front();
         }

@@ -20,9 +20,11 @@ pub(super) struct Blob {
     /// What members call it.
     pub(super) digest: Digest,
     /// Chunks in it, by the largest claim: it only bounds which stripes may be named.
-    chunk_count: u32,
+    pub(super) chunk_count: u32,
     pub(super) used_at: Duration,
     stripes: BTreeMap<u32, Stripe>,
+    /// Bytes read of the origin, by the word of those who held leases.
+    pub(super) origin_len: u64,
     /// Who has it open, by rank.
     pub(super) members: BTreeSet<(u64, MemberNo)>,
 }
@@ -66,6 +68,7 @@ impl Blobs {
             chunk_count: 0,
             used_at: now,
             stripes: BTreeMap::new(),
+            origin_len: 0,
             members: BTreeSet::new(),
         });
         blob.used_at = now;
@@ -112,10 +115,24 @@ impl Blobs {
         }
     }
 
-    /// How many members have each blob open.
-    pub(super) fn openers(&self) -> impl Iterator<Item = (Digest, usize)> {
-        let blobs = self.blobs.values();
-        blobs.map(|blob| (blob.digest, blob.members.len()))
+    /// Counts what the holder of a stripe's lease says that it has read so far.
+    pub(super) fn count_origin(&mut self, id: StripeId, by: MemberNo, done_len: u64) {
+        let Some(blob) = self.get_mut(&id.blob) else {
+            return;
+        };
+        let lease = blob
+            .stripes
+            .get_mut(&id.number)
+            .and_then(|stripe| stripe.lease.as_mut());
+        if let Some(lease) = lease.filter(|lease| lease.holder == by) {
+            let more_len = done_len.saturating_sub(lease.counted_len);
+            lease.counted_len += more_len;
+            blob.origin_len = blob.origin_len.saturating_add(more_len);
+        }
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Blob> {
+        self.blobs.values()
     }
 
     /// All stripes, under their blobs' digests.

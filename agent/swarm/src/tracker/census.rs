@@ -1,9 +1,12 @@
 //! What the tracker lets others see of what it knows: its status page, metrics and tests.
 
+use std::time::Duration;
+
 use tranship_format::Digest;
 use tranship_format::wire::{Member, PeerId};
 
 use super::Tracker;
+use super::blobs::{Blob, key};
 use crate::StripeId;
 
 /// What the tracker knows, in numbers, for its status page.
@@ -21,7 +24,46 @@ pub struct Census {
     pub bans: usize,
 }
 
-/// One stripe as the tracker sees it, for its status page and for tests.
+/// A member as the tracker sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct MemberView<'a> {
+    /// Who and where.
+    pub member: &'a Member,
+    /// How busy it said that it is, of 1,000.
+    pub load_permille: u16,
+    /// Nobody's parent for a while, by the word of three others.
+    pub is_slow: bool,
+    /// Blobs that it has open.
+    pub blob_count: usize,
+}
+
+/// A blob as the tracker sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BlobView {
+    /// Chunks in it, by the largest claim.
+    pub chunk_count: u32,
+    /// Members that have it open.
+    pub member_count: usize,
+    /// Bytes read of the origin under leases, by the word of those who held them.
+    pub origin_len: u64,
+    /// The stripes that somebody has or gets, in order.
+    pub stripes: Vec<StripeCount>,
+}
+
+/// How far a stripe has spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StripeCount {
+    /// Its number in the blob.
+    pub number: u32,
+    /// Members that have it whole.
+    pub holder_count: usize,
+    /// Members that get it.
+    pub in_flight_count: usize,
+    /// Who reads the registry for it.
+    pub lease_holder: Option<PeerId>,
+}
+
+/// One stripe as the tracker sees it, with who is whose parent: for tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StripeView {
     /// Which.
@@ -50,9 +92,57 @@ impl Tracker {
         self.members.iter().map(|(_, standing)| &standing.member)
     }
 
-    /// The blobs that are open, each with how many members have it open.
-    pub fn blobs(&self) -> impl Iterator<Item = (Digest, usize)> {
-        self.blobs.openers()
+    /// The members with how they fare, by identity.
+    pub fn standings(&self, now: Duration) -> impl Iterator<Item = MemberView<'_>> {
+        self.members.iter().map(move |(_, standing)| MemberView {
+            member: &standing.member,
+            load_permille: standing.load_permille,
+            is_slow: standing.slow_until > now,
+            blob_count: standing.blobs.len(),
+        })
+    }
+
+    /// The blobs that were opened; one digest comes once for each registry.
+    pub fn blobs(&self) -> impl Iterator<Item = (Digest, BlobView)> {
+        self.blobs.all().map(|blob| (blob.digest, self.view(blob)))
+    }
+
+    /// One blob of a registry.
+    pub fn blob(&self, registry: &str, digest: &Digest) -> Option<BlobView> {
+        let blob = self.blobs.get(&key(registry, digest));
+        blob.map(|blob| self.view(blob))
+    }
+
+    fn view(&self, blob: &Blob) -> BlobView {
+        let stripes = blob.stripes().iter();
+        let stripes = stripes.map(|(&number, stripe)| {
+            let all = stripe.joiners().len();
+            let holder_count = stripe
+                .joiners()
+                .iter()
+                .filter(|joiner| joiner.complete)
+                .count();
+            let holder = stripe
+                .lease
+                .and_then(|lease| self.members.get(lease.holder));
+            StripeCount {
+                number,
+                holder_count,
+                in_flight_count: all - holder_count,
+                lease_holder: holder.map(|standing| standing.member.peer),
+            }
+        });
+        BlobView {
+            chunk_count: blob.chunk_count,
+            member_count: blob.members.len(),
+            origin_len: blob.origin_len,
+            stripes: stripes.collect(),
+        }
+    }
+
+    /// The bans, the latest last.
+    pub fn bans(&self) -> impl Iterator<Item = &PeerId> {
+        self.bans.iter()
     }
 
     /// All stripes.

@@ -47,6 +47,16 @@ pub enum Input {
         /// The request.
         message: TrackerRequest,
     },
+    /// The operator bans a peer, member or not.
+    Ban {
+        /// Whom.
+        peer: PeerId,
+    },
+    /// The operator takes a ban back.
+    Unban {
+        /// Whose.
+        peer: PeerId,
+    },
     /// A member's connection ended and did not come back in the time the server gives it.
     Gone {
         /// Who.
@@ -73,7 +83,7 @@ pub enum Action {
         /// Its blobs that are new.
         blobs: Vec<BlobInfo>,
     },
-    /// A member was banned: close its connections, keep the ban on disk, admit it no more.
+    /// A peer was banned: close its connections, keep the ban on disk, admit it no more.
     Banned {
         /// Who.
         peer: PeerId,

@@ -28,6 +28,7 @@ impl Tracker {
         let Some(&id) = self.leases.get(&lease) else {
             return lost;
         };
+        self.blobs.count_origin(id, me, done_len);
         let term = self
             .blobs
             .stripe(id)
@@ -153,8 +154,10 @@ impl Tracker {
         match fault {
             Fault::WrongChunk => {
                 self.members.keep_apart(by, of, now + self.options.apart);
-                if self.accusations.add(now, by, of, self.options.accusation) >= 2 {
-                    self.ban(now, of);
+                let accusers = self.accusations.add(now, by, of, self.options.accusation);
+                let accused = self.members.get(of).filter(|_| accusers >= 2);
+                if let Some(peer) = accused.map(|standing| standing.member.peer) {
+                    self.ban(now, peer);
                 }
             }
             Fault::Slow => self.members.note_goodput(of, by, 0),

@@ -124,6 +124,7 @@ impl Tracker {
             holder: me,
             expires_at,
             done_len: 0,
+            counted_len: 0,
             overdue: false,
         };
         self.blobs.stripe_mut(id)?.lease = Some(lease);

@@ -51,6 +51,8 @@ pub(super) struct Lease {
     /// `None` while it rests.
     pub(super) expires_at: Option<Duration>,
     pub(super) done_len: u64,
+    /// Bytes that the blob's count of bytes read of the origin has of it.
+    pub(super) counted_len: u64,
     /// It expired when nobody else was there to take it.
     pub(super) overdue: bool,
 }
