@@ -27,6 +27,9 @@ pub struct Config {
     /// The file with the join token; made, with a random token, if it is not there.
     /// Empty is `join-token` in the state directory.
     pub token_file: PathBuf,
+    /// The file with the operator token, which the HTTP API asks for before it changes anything;
+    /// made like the join token. Empty is `operator-token` in the state directory.
+    pub operator_token_file: PathBuf,
     /// How long a membership lasts before it must be renewed.
     #[serde(with = "humantime_serde")]
     pub membership: Duration,
@@ -79,6 +82,8 @@ pub struct Seed {
 pub enum SeedMode {
     /// As soon as somebody opens it: the seed reads the registry for all, and keeps what it read.
     OnOpen,
+    /// When the operator orders it, image by image.
+    OnRequest,
     /// Never.
     Off,
 }
@@ -105,6 +110,7 @@ impl Default for Config {
             advertise: Vec::new(),
             http_listen: SocketAddr::from(([127, 0, 0, 1], 9476)),
             token_file: PathBuf::new(),
+            operator_token_file: PathBuf::new(),
             membership: Duration::from_hours(24),
             log: "info".to_owned(),
             rights: Rights::default(),
@@ -185,6 +191,11 @@ impl Config {
     /// Where the join token is.
     pub fn token_path(&self) -> PathBuf {
         or_inside(&self.token_file, &self.state_dir, "join-token")
+    }
+
+    /// Where the operator token is.
+    pub fn operator_token_path(&self) -> PathBuf {
+        or_inside(&self.operator_token_file, &self.state_dir, "operator-token")
     }
 }
 

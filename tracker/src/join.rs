@@ -1,66 +1,20 @@
 //! Who is let in: the join token, and certificates that are still good.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use thiserror::Error;
-use tranship_format::Digest;
 use tranship_format::wire::tracker::Join;
 use tranship_format::wire::{Certificate, ErrorCode, JoinProof, PeerId, Versions};
 use tranship_source::net::certificate::{Authority, issue, unix_seconds};
 use tranship_source::net::identity::Identity;
-use tranship_source::net::{JoinToken, random_bytes};
 
-/// Why the join token cannot be had.
-#[derive(Debug, Error)]
-#[error("have the join token in {path}")]
-pub struct TokenError {
-    path: PathBuf,
-    #[source]
-    source: io::Error,
-}
-
-/// Reads the join token, or makes one that nobody can guess, in a file that only
-/// its owner may read.
-pub(crate) fn token(path: &Path) -> Result<JoinToken, TokenError> {
-    let failed = |source| TokenError {
-        path: path.to_owned(),
-        source,
-    };
-    match fs::read_to_string(path) {
-        Ok(text) if !text.trim().is_empty() => Ok(JoinToken::new(&text)),
-        Ok(_) => Err(failed(io::Error::other("the file is empty"))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let secret = random_bytes().ok_or_else(|| failed(io::Error::other("no randomness")))?;
-            let text = Digest::of(&secret).hex();
-            if let Some(dir) = path.parent() {
-                fs::create_dir_all(dir).map_err(failed)?;
-            }
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(path)
-                .map_err(failed)?;
-            writeln!(file, "{text}").map_err(failed)?;
-            file.sync_all().map_err(failed)?;
-            tracing::info!(path = %path.display(), "made a join token");
-            Ok(JoinToken::new(&text))
-        }
-        Err(error) => Err(failed(error)),
-    }
-}
+use crate::secret::Secret;
 
 /// Judges those who want to join, and signs for those who may.
 #[derive(Debug)]
 pub(crate) struct Gate {
     identity: Identity,
     authority: Authority,
-    /// Not the token itself: what is compared says nothing about it.
-    token: Digest,
+    token: Secret,
     membership: Duration,
 }
 
@@ -75,13 +29,13 @@ impl Gate {
     pub(crate) fn new(
         identity: Identity,
         authority: Authority,
-        token: &JoinToken,
+        token: Secret,
         membership: Duration,
     ) -> Self {
         Self {
             identity,
             authority,
-            token: Digest::of(token.reveal()),
+            token,
             membership,
         }
     }
@@ -103,7 +57,7 @@ impl Gate {
         }
         let now = unix_seconds();
         let admitted = match &join.proof {
-            JoinProof::Token(token) => self.is_token(token),
+            JoinProof::Token(token) => self.token.is(token),
             JoinProof::Certificate(certificate) => {
                 let good = self.authority.check(certificate, peer, now).is_ok();
                 // A member may move, but not become something else.
@@ -121,26 +75,19 @@ impl Gate {
             None => refuse(ErrorCode::Overloaded, "the tracker cannot sign"),
         }
     }
-
-    /// Compares without stopping at the first difference, and hashes: how long it
-    /// takes tells nothing about the token.
-    fn is_token(&self, token: &[u8]) -> bool {
-        let given = Digest::of(token);
-        let pairs = given.bytes().iter().zip(self.token.bytes());
-        pairs.fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use tranship_format::wire::{Member, Role};
+    use tranship_source::net::JoinToken;
     use tranship_source::net::certificate::wire_peer;
 
     fn gate(identity: &Identity) -> Gate {
         let authority = Authority::of(identity.libp2p_peer()).unwrap();
-        let token = JoinToken::new("secret");
-        Gate::new(identity.clone(), authority, &token, Duration::from_hours(1))
+        let token = Secret::new(&JoinToken::new("secret"));
+        Gate::new(identity.clone(), authority, token, Duration::from_hours(1))
     }
 
     fn join(node: &Identity, proof: JoinProof) -> Join {
@@ -185,16 +132,5 @@ mod tests {
         let borrowed = join(&node, JoinProof::Token(b"secret".to_vec()));
         let other = wire_peer(Identity::generate().libp2p_peer()).unwrap();
         assert!(gate.admit(&borrowed, &other).is_err());
-    }
-
-    #[test]
-    fn a_token_is_made_once_and_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("deep/token");
-        let made = token(&path).unwrap();
-        assert!(made.reveal().len() >= 32);
-        assert_eq!(token(&path).unwrap(), made);
-        fs::write(&path, " \n").unwrap();
-        assert!(token(&path).is_err());
     }
 }

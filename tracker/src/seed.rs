@@ -1,22 +1,30 @@
 //! Chunks near the registry, kept for whoever comes later.
 //!
 //! The seed is a member like any other, with a store and a place in the stripes'
-//! trees. It reads nothing that nobody asked for: a chunk comes to it because a
-//! node wanted it of the seed, so what it reads of the registry is what the nodes
-//! would have read, once.
+//! trees. By itself it reads nothing that nobody asked for: a chunk comes to it
+//! because a node wanted it of the seed, so what it reads of the registry is what
+//! the nodes would have read, once. The operator may order it to fetch an image
+//! whole, before anybody starts it (`seed/order.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tranship_format::wire::ImageSource;
 use tranship_source::fetch::RegistryOrigin;
 use tranship_source::proof::TrustedProofs;
 use tranship_source::{OpenImage, RegistryClient, RepoRef, SwarmNet, places};
-use tranship_store::{ChunkStore, StoreError};
+use tranship_store::{BlobStore, ChunkStore, StoreError};
 
 use crate::status::SeedStatus;
 use crate::tables::{self, LayerTable, TableError};
+use order::Orders;
+
+mod order;
+
+pub(crate) use order::OrderError;
 
 /// Images whose tables are read at once: each may take many megabytes of memory.
 const OPENING: usize = 4;
@@ -32,6 +40,11 @@ pub(crate) struct Seed {
     trusted: TrustedProofs,
     opening: Semaphore,
     image_count: AtomicU64,
+    /// Whether it takes part in each image that somebody opens.
+    opens_all: bool,
+    orders: Orders,
+    tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
 impl Seed {
@@ -40,6 +53,8 @@ impl Seed {
         store: ChunkStore,
         client: RegistryClient,
         (allowed, trusted): (Vec<String>, TrustedProofs),
+        opens_all: bool,
+        (tasks, stop): (TaskTracker, CancellationToken),
     ) -> Self {
         Self {
             net,
@@ -49,12 +64,19 @@ impl Seed {
             trusted,
             opening: Semaphore::new(OPENING),
             image_count: AtomicU64::new(0),
+            opens_all,
+            orders: Orders::default(),
+            tasks,
+            stop,
         }
     }
 
     /// Takes part in an image that somebody opened. An image that the seed may not
     /// or cannot read is left to the nodes.
     pub(crate) async fn open(&self, image: ImageSource) {
+        if !self.opens_all {
+            return;
+        }
         if image.registry.is_empty() {
             tracing::debug!(manifest = %image.manifest, "an image that no registry has is left to the nodes");
             return;
@@ -62,9 +84,9 @@ impl Seed {
         let Ok(_turn) = self.opening.acquire().await else {
             return;
         };
-        match self.join_image(&image).await {
-            Ok(()) => {
-                self.image_count.fetch_add(1, Relaxed);
+        let joined = self.stop.run_until_cancelled(self.join_image(&image)).await;
+        match joined.unwrap_or(Err(SeedError::Stopped)) {
+            Ok(_) => {
                 tracing::info!(
                     registry = image.registry,
                     repository = image.repository,
@@ -82,7 +104,8 @@ impl Seed {
         }
     }
 
-    async fn join_image(&self, image: &ImageSource) -> Result<(), SeedError> {
+    /// Takes part in an image; gives its blobs in the seed's store.
+    async fn join_image(&self, image: &ImageSource) -> Result<Vec<BlobStore>, SeedError> {
         let name = format!("{}/{}", image.registry, image.repository);
         let repo: RepoRef = name
             .parse()
@@ -105,10 +128,12 @@ impl Seed {
             manifest: image.manifest,
             registry: image.registry.clone(),
             repository: image.repository.clone(),
-            blobs,
+            blobs: blobs.clone(),
             origin: Arc::new(RegistryOrigin::new(self.client.clone(), repo)),
         };
-        self.net.open(open).await.map_err(|_| SeedError::Stopped)
+        self.net.open(open).await.map_err(|_| SeedError::Stopped)?;
+        self.image_count.fetch_add(1, Relaxed);
+        Ok(blobs)
     }
 
     pub(crate) fn status(&self) -> SeedStatus {
@@ -122,7 +147,7 @@ impl Seed {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum SeedError {
+pub(crate) enum SeedError {
     #[error("read the chunk tables")]
     Tables(#[source] TableError),
     #[error("make room in the seed's store")]

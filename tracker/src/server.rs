@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tranship_format::Digest;
 use tranship_format::wire::tracker::Join;
 use tranship_format::wire::{
-    ErrorCode, ImageSource, Member, PeerId, Role, TrackerReply, TrackerRequest,
+    BlobInfo, ErrorCode, ImageSource, Member, PeerId, Role, TrackerReply, TrackerRequest,
 };
 use tranship_source::net::certificate::libp2p_peer;
 use tranship_source::net::{Replies, TrackerStream};
@@ -24,15 +24,16 @@ use tranship_swarm::tracker::{Action, Input, Tracker, TrackerOptions};
 use crate::join::Gate;
 use crate::rights::{Puller, Rights};
 use crate::seed::Seed;
-use crate::status::Status;
 
 mod bans;
 mod opening;
+mod question;
 mod stream;
 mod view;
 
 pub(crate) use bans::Bans;
 use opening::Docket;
+pub(crate) use question::Question;
 use stream::Heard;
 
 /// What may wait for the server; readers of streams wait beyond it.
@@ -44,6 +45,8 @@ const JUDGED: usize = 256;
 const COME_BACK: Duration = Duration::from_secs(2);
 /// Images remembered for the status page.
 const MAX_IMAGES: usize = 4096;
+/// Blobs of one of them that are remembered: more layers than any image has.
+const MAX_IMAGE_BLOBS: usize = 1024;
 /// How long the server may sleep when the machine has no plans.
 const LONG: Duration = Duration::from_hours(1);
 
@@ -60,7 +63,7 @@ pub(crate) struct Server {
     pub(crate) started: Instant,
     pub(crate) tasks: TaskTracker,
     sessions: BTreeMap<PeerId, Session>,
-    images: BTreeMap<Digest, (ImageSource, u64)>,
+    images: BTreeMap<Digest, SeenImage>,
     request_count: u64,
     refused_join_count: u64,
     granted_count: u64,
@@ -80,8 +83,13 @@ struct Session {
     docket: Docket,
 }
 
-/// Asks the server for its status; the parts that it does not know are left empty.
-pub(crate) type StatusRequest = oneshot::Sender<Status>;
+/// An image that somebody opened since the start.
+#[derive(Debug)]
+struct SeenImage {
+    source: ImageSource,
+    open_count: u64,
+    blobs: BTreeMap<Digest, BlobInfo>,
+}
 
 impl Server {
     pub(crate) fn new(
@@ -120,7 +128,7 @@ impl Server {
     pub(crate) async fn run(
         mut self,
         mut streams: mpsc::Receiver<TrackerStream>,
-        mut asked: mpsc::Receiver<StatusRequest>,
+        mut asked: mpsc::Receiver<Question>,
         stop: CancellationToken,
     ) {
         let (hear, mut heard) = mpsc::channel(HEARD);
@@ -134,10 +142,7 @@ impl Server {
                 }
                 Some(heard) = heard.recv() => self.heard(heard),
                 Some(ruling) = self.judged.recv() => self.judged(ruling),
-                Some(status) = asked.recv() => {
-                    // Whoever asked may have gone.
-                    let _ = status.send(self.status());
-                }
+                Some(question) = asked.recv() => self.asked(question),
                 () = tokio::time::sleep_until(wake_at) => self.bury(),
             }
             self.act_all();
@@ -272,13 +277,22 @@ impl Server {
         })
     }
 
-    fn remember(&mut self, image: &ImageSource) {
+    fn remember(&mut self, image: &ImageSource, blobs: &[BlobInfo]) {
         if self.images.len() >= MAX_IMAGES && !self.images.contains_key(&image.manifest) {
             return;
         }
         let seen = self.images.entry(image.manifest);
-        let (_, count) = seen.or_insert_with(|| (image.clone(), 0));
-        *count += 1;
+        let seen = seen.or_insert_with(|| SeenImage {
+            source: image.clone(),
+            open_count: 0,
+            blobs: BTreeMap::new(),
+        });
+        seen.open_count += 1;
+        for blob in blobs {
+            if seen.blobs.len() < MAX_IMAGE_BLOBS {
+                seen.blobs.insert(blob.digest, *blob);
+            }
+        }
     }
 
     fn act_all(&mut self) {
@@ -297,7 +311,7 @@ impl Server {
                     }
                 }
                 Action::Banned { peer } => {
-                    tracing::warn!(peer = %name(&peer), "a member is banned");
+                    tracing::warn!(peer = %name(&peer), "a peer is banned");
                     // Dropping the session ends its stream.
                     self.sessions.remove(&peer);
                     self.bans.add(&peer);

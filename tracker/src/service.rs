@@ -27,8 +27,9 @@ use tranship_swarm::tracker::{Tracker, TrackerOptions};
 
 use crate::config::{Config, SeedMode};
 use crate::http::{self, Shown};
-use crate::join::{Gate, TokenError, token};
+use crate::join::Gate;
 use crate::rights::{Puller, Rights};
+use crate::secret::{Secret, TokenError, token};
 use crate::seed::Seed;
 use crate::server::{Bans, Server};
 
@@ -36,7 +37,7 @@ use crate::server::{Bans, Server};
 const STOP: Duration = Duration::from_secs(5);
 /// A registry has so long to say who may pull.
 const CHECK: Duration = Duration::from_secs(5);
-/// Status requests that may wait.
+/// Questions of the HTTP side that may wait.
 const ASKED: usize = 16;
 
 /// Where a tracker can be reached, once it can.
@@ -68,8 +69,8 @@ pub enum StartError {
     /// The key is of a kind that cannot sign memberships.
     #[error("sign memberships")]
     Authority(#[source] CertificateError),
-    /// The join token.
-    #[error("have a join token")]
+    /// The join token, or the operator's.
+    #[error("have the tokens")]
     Token(#[source] TokenError),
     /// The list of bans.
     #[error("open the bans in {path}")]
@@ -126,6 +127,8 @@ impl Service {
             Some(token) => token,
             None => token(&config.token_path()).map_err(StartError::Token)?,
         };
+        let operator = crate::secret::token(&config.operator_token_path());
+        let operator = Secret::new(&operator.map_err(StartError::Token)?);
         let bans_path = config.state_dir.join("bans");
         let (bans, banned) = Bans::open(&bans_path).map_err(|source| StartError::Bans {
             path: bans_path,
@@ -141,20 +144,21 @@ impl Service {
             |address| address.to_string(),
         );
 
-        let has_seed = config.seed.mode == SeedMode::OnOpen;
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let has_seed = config.seed.mode != SeedMode::Off;
         let options = net_options(&config, identity.libp2p_peer(), &token, has_seed)?;
         let (net, streams) = SwarmNet::start_with_tracker(options)
             .await
             .map_err(StartError::Net)?;
         let net = Arc::new(net);
         let seed = if has_seed {
-            let seed = Arc::new(seed(&config, &net)?);
+            let seed = seed(&config, &net, (tasks.clone(), stop.clone()))?;
+            let seed = Arc::new(seed);
             Some((net.member().clone(), seed))
         } else {
             None
         };
 
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let ready = Ready {
             peer_id: net.peer().to_string(),
             listen: net.addresses().iter().map(ToString::to_string).collect(),
@@ -178,9 +182,15 @@ impl Service {
             config.rights.grant,
         );
         let puller = Puller::new(client(&config, Some(CHECK))?, config.registry.allow.clone());
-        let gate = Gate::new(identity, authority, &token, config.membership);
+        let gate = Gate::new(identity, authority, Secret::new(&token), config.membership);
         let (ask, asked) = mpsc::channel(ASKED);
-        let shown = Shown::new(ask, seed.as_ref().map(|(_, seed)| Arc::clone(seed)), &ready);
+        let shown = Shown::new(
+            ask,
+            seed.as_ref().map(|(_, seed)| Arc::clone(seed)),
+            &ready,
+            operator,
+            config.http_listen.ip().is_loopback(),
+        );
         let server = Server::new(
             tracker,
             options,
@@ -270,17 +280,24 @@ fn client(config: &Config, anonymous: Option<Duration>) -> Result<RegistryClient
     RegistryClient::new(options).map_err(|failure| StartError::Registry(Box::new(failure)))
 }
 
-fn seed(config: &Config, net: &Arc<SwarmNet>) -> Result<Seed, StartError> {
+fn seed(
+    config: &Config,
+    net: &Arc<SwarmNet>,
+    life: (TaskTracker, CancellationToken),
+) -> Result<Seed, StartError> {
     let quota_len = config.seed.quota.as_u64();
     let store = ChunkStore::open(&config.seed_dir(), StoreOptions::with_quota(quota_len))
         .map_err(StartError::Store)?;
     let client = client(config, None)?;
     let trusted = TrustedProofs::new(config.registry.trust_proofs.clone());
     let allowed = config.registry.allow.clone();
+    let opens_all = config.seed.mode == SeedMode::OnOpen;
     Ok(Seed::new(
         Arc::clone(net),
         store,
         client,
         (allowed, trusted),
+        opens_all,
+        life,
     ))
 }

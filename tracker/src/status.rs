@@ -39,7 +39,8 @@ pub struct Status {
 }
 
 /// One member.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MemberStatus {
     /// Its peer id.
     pub peer_id: String,
@@ -47,6 +48,14 @@ pub struct MemberStatus {
     pub role: String,
     /// Failure and cost domain, empty if unknown.
     pub zone: String,
+    /// Group of near neighbours in the zone, empty if unknown.
+    pub rack: String,
+    /// How busy it said that it is, of 1,000.
+    pub load_permille: u16,
+    /// Nobody is sent to it for a while: three others found it far slower than the rest.
+    pub is_slow: bool,
+    /// Blobs that it has open.
+    pub blob_count: u64,
     /// Where it is dialled.
     pub addresses: Vec<String>,
     /// Whether its stream stands.
@@ -67,7 +76,8 @@ pub struct ImageStatus {
 }
 
 /// One blob that members use.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct BlobStatus {
     /// The blob.
     pub digest: String,
@@ -81,6 +91,8 @@ pub struct BlobStatus {
     pub leased_count: u64,
     /// Members registered in its stripes, summed.
     pub registration_count: u64,
+    /// Bytes read of the registry under leases, by the word of those who held them.
+    pub origin_len: u64,
 }
 
 /// The seed.
@@ -90,7 +102,7 @@ pub struct SeedStatus {
     pub stored_len: u64,
     /// Most that it may hold.
     pub quota_len: u64,
-    /// Images that it takes part in.
+    /// Images that it took part in since it started.
     pub image_count: u64,
     /// What happened to its chunks.
     pub counters: CountersSnapshot,

@@ -36,6 +36,31 @@ impl Bans {
             tracing::error!(path = %self.path.display(), %error, "a ban cannot be kept");
         }
     }
+
+    /// Takes a peer off the list: the file is written anew beside the old one and then takes its place.
+    ///
+    /// # Errors
+    /// What the system says; the list on disk is then as it was.
+    pub(crate) fn remove(&mut self, peer: &PeerId) -> io::Result<()> {
+        let text = fs::read_to_string(&self.path)?;
+        let kept = text
+            .lines()
+            .filter(|line| parse(line).as_ref() != Some(peer));
+        let mut new = self.path.clone().into_os_string();
+        new.push(".new");
+        let new = PathBuf::from(new);
+        let mut file = File::create(&new)?;
+        for line in kept {
+            writeln!(file, "{line}")?;
+        }
+        file.sync_all()?;
+        fs::rename(&new, &self.path)?;
+        if let Some(dir) = self.path.parent() {
+            File::open(dir)?.sync_all()?;
+        }
+        self.file = OpenOptions::new().append(true).open(&self.path)?;
+        Ok(())
+    }
 }
 
 fn parse(line: &str) -> Option<PeerId> {
@@ -64,5 +89,21 @@ mod tests {
         writeln!(bans.file, "nonsense\n").unwrap();
         let (_, after) = Bans::open(&path).unwrap();
         assert_eq!(after, peers);
+    }
+
+    #[test]
+    fn a_ban_that_was_taken_back_is_gone_and_later_ones_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bans");
+        let [first, second, third] =
+            [[1, 1], [2, 2], [3, 3]].map(|id| PeerId::from_bytes(&id).unwrap());
+        let (mut bans, _) = Bans::open(&path).unwrap();
+        bans.add(&first);
+        bans.add(&second);
+        bans.remove(&first).unwrap();
+        bans.remove(&third).unwrap();
+        bans.add(&third);
+        let (_, after) = Bans::open(&path).unwrap();
+        assert_eq!(after, [second, third]);
     }
 }

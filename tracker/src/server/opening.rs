@@ -127,7 +127,7 @@ impl Server {
     ) {
         if grant.is_some() {
             self.granted_count += 1;
-            self.remember(&image);
+            self.remember(&image, &blobs);
         } else {
             self.ungranted_count += 1;
         }

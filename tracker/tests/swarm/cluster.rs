@@ -15,6 +15,7 @@ use tranship_source::{
     SwarmNet,
 };
 use tranship_store::{BlobStore, ChunkStore, StoreOptions};
+use tranship_tracker::client::Client;
 use tranship_tracker::config::SeedMode;
 use tranship_tracker::{Config, Service, Status};
 
@@ -36,35 +37,64 @@ pub(crate) struct TestTracker {
 
 impl TestTracker {
     pub(crate) async fn start(mode: SeedMode) -> Self {
+        Self::with(|config| config.seed.mode = mode).await
+    }
+
+    /// Starts with other settings than usual.
+    pub(crate) async fn with(set: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self::start_in(dir, "127.0.0.1:0", mode, HOUR).await
+        Self::start_in(dir, set).await
     }
 
     /// A tracker without a seed whose grants last so long.
     pub(crate) async fn with_grants_of(life: Duration) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        Self::start_in(dir, "127.0.0.1:0", SeedMode::Off, life).await
+        Self::with(|config| {
+            config.seed.mode = SeedMode::Off;
+            config.rights.grant = life;
+        })
+        .await
     }
 
     /// Starts where another was before, with its key.
     pub(crate) async fn again(address: &TrackerAddress, dir: TempDir) -> Self {
-        Self::start_in(dir, &address.address.to_string(), SeedMode::Off, HOUR).await
+        Self::start_in(dir, |config| {
+            config.listen = address.address.to_string();
+            config.seed.mode = SeedMode::Off;
+        })
+        .await
     }
 
-    async fn start_in(dir: TempDir, listen: &str, mode: SeedMode, grant: Duration) -> Self {
+    async fn start_in(dir: TempDir, set: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config {
             state_dir: dir.path().join("state"),
-            listen: listen.to_owned(),
+            listen: "127.0.0.1:0".to_owned(),
             http_listen: "127.0.0.1:0".parse().unwrap(),
             ..Config::default()
         };
-        config.seed.mode = mode;
-        config.rights.grant = grant;
+        config.rights.grant = HOUR;
+        set(&mut config);
         let service = Service::start(config, Some(JoinToken::new(TOKEN))).await;
         Self {
             service: service.unwrap(),
             dir,
         }
+    }
+
+    /// A client with the operator token.
+    pub(crate) fn client(&self) -> Client {
+        let path = self.dir.path().join("state/operator-token");
+        let token = std::fs::read_to_string(path).unwrap();
+        self.client_with(Some(&token))
+    }
+
+    /// A client with another token, or none.
+    pub(crate) fn client_with(&self, token: Option<&str>) -> Client {
+        Client::new(&self.url(), token.map(JoinToken::new)).unwrap()
+    }
+
+    /// Where it listens for HTTP.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.service.ready().http)
     }
 
     /// Stops; gives its address and its folder.
@@ -90,8 +120,7 @@ impl TestTracker {
 
     /// What it says of itself.
     pub(crate) async fn status(&self) -> Status {
-        let url = format!("http://{}/v1/status", self.service.ready().http);
-        let answer = get(&url).await;
+        let answer = get(&format!("{}/v1/status", self.url())).await;
         serde_json::from_str(&answer).unwrap()
     }
 }
@@ -115,6 +144,17 @@ impl TestTracker {
 
 /// The body of a plain HTTP answer.
 pub(crate) async fn get(url: &str) -> String {
+    let (head, body) = exchange(url).await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{url}: {head}\n{body}");
+    body
+}
+
+/// The head of a plain HTTP answer.
+pub(crate) async fn head_of(url: &str) -> String {
+    exchange(url).await.0
+}
+
+async fn exchange(url: &str) -> (String, String) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let (host, path) = url
         .strip_prefix("http://")
@@ -126,8 +166,7 @@ pub(crate) async fn get(url: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200"), "{url}: {head}\n{body}");
-    body.to_owned()
+    (head.to_owned(), body.to_owned())
 }
 
 /// A node with a store of its own and one image open.

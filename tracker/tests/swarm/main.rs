@@ -10,6 +10,7 @@
     reason = "a test that cannot go on should stop, and say what it measured"
 )]
 
+mod api;
 mod cluster;
 mod image;
 mod registry;
