@@ -34,7 +34,7 @@ const FLOORS: [(&str, &[&str]); 12] = [
     (
         "tools",
         &[
-            "agent", "device", "format", "simulate", "source", "store", "swarm",
+            "agent", "device", "format", "simulate", "source", "store", "swarm", "tracker",
         ],
     ),
     (

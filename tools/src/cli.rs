@@ -9,6 +9,10 @@ use crate::progress::Watch;
 use tranship_simulate::Rate;
 use tranship_source::Platform;
 
+mod swarm;
+
+pub(crate) use swarm::{SwarmImageArgs, SwarmPeerArgs, SwarmSeedArgs, SwarmVerb, TrackerArgs};
+
 const EXIT_CODES: &str = "\
 References: docker://HOST/REPO:TAG[@sha256:…] (docker:// may be left out), oci:DIR[:TAG], oci-archive:FILE[:TAG]
 
@@ -106,6 +110,9 @@ pub(crate) enum Verb {
     Umount(UmountArgs),
     /// List the agent's devices
     Devices(AgentArgs),
+    /// See how the swarm stands, and give its tracker orders
+    #[command(subcommand)]
+    Swarm(SwarmVerb),
     /// Show the settings in effect and from where they come
     Config(AgentArgs),
     /// Live through a swarm of thousands of nodes in virtual time, and print what it came to

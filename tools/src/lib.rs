@@ -26,6 +26,7 @@ mod place;
 mod progress;
 mod simulate;
 mod spool;
+mod swarm;
 mod time;
 mod umount;
 mod verify;
@@ -90,6 +91,7 @@ async fn verb(cli: &Cli, progress: &Progress) -> Outcome {
         Verb::Mount(args) => mount::run(common, args).await,
         Verb::Umount(args) => umount::run(common, args).await,
         Verb::Devices(args) => devices::run(common, args).await,
+        Verb::Swarm(verb) => swarm::run(common, progress, verb).await,
         Verb::Config(args) => config::run(common, args),
         Verb::Simulate(args) => simulate::run(common, args),
         Verb::Demo(args) => demo::run(common, progress, args).await,

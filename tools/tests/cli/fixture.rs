@@ -38,6 +38,8 @@ pub(crate) fn tranship(args: &[&str]) -> Ran {
         .env_remove("TRANSHIP_LOG")
         .env_remove("TRANSHIP_PROGRESS")
         .env_remove("TRANSHIP_AGENT")
+        .env_remove("TRANSHIP_TRACKER")
+        .env_remove("TRANSHIP_OPERATOR_TOKEN_FILE")
         .output()
         .unwrap();
     Ran {

@@ -16,3 +16,4 @@ mod look;
 mod modes;
 mod proof;
 mod snapshotter;
+mod swarm;
