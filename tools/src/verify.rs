@@ -27,6 +27,8 @@ struct Report {
     ok: bool,
     layers: Vec<LayerReport>,
     files: Option<u64>,
+    /// Proofs beside the image that were compared with the layers.
+    proofs_checked: usize,
     /// Digest of the manifest of proofs that was pushed.
     #[serde(skip_serializing_if = "Option::is_none")]
     proof: Option<String>,
@@ -118,6 +120,10 @@ pub(crate) async fn run(common: &Common, progress: &Progress, args: &VerifyArgs)
         problems.extend(checked.problems);
         proofs.extend(checked.proof.map(|proof| (layer.digest, proof)));
     }
+    let mut proof_count = 0;
+    if !proofs.is_empty() {
+        proof_count = proof::check(&image, &proofs, &mut problems).await?;
+    }
     let mut files = None;
     if problems.is_empty() {
         match open_all(&image, &layers).await {
@@ -142,6 +148,7 @@ pub(crate) async fn run(common: &Common, progress: &Progress, args: &VerifyArgs)
         ok: problems.is_empty(),
         layers: reports,
         files,
+        proofs_checked: proof_count,
         proof: written,
         problems,
     };
@@ -205,6 +212,10 @@ fn tell(common: &Common, report: &Report) -> Outcome {
     if let Some(files) = report.files {
         text =
             format!("{text}\nevery byte is right, and {files} files and directories can be read\n");
+    }
+    if report.proofs_checked > 0 && report.ok {
+        let count = report.proofs_checked;
+        text = format!("{text}proofs beside the image that say the same: {count}\n");
     }
     if let Some(proof) = &report.proof {
         text = format!("{text}the proof of the layers without a chunk table is {proof}\n");

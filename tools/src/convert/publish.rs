@@ -2,8 +2,13 @@
 //!
 //! Originals are copied byte by byte wherever they are carried along: whoever signed them finds them as they were.
 
+use std::collections::BTreeMap;
+
+use tranship_format::Digest;
 use tranship_source::image_store::ImageStoreError;
-use tranship_source::manifest::{Descriptor, Document, ImageIndex, Manifest, media_type};
+use tranship_source::manifest::{
+    Descriptor, Document, ImageIndex, Manifest, ManifestError, media_type,
+};
 use tranship_source::{ImageReference, ImageStore};
 
 use super::one::Finished;
@@ -74,8 +79,10 @@ pub(super) async fn publish(
                     .map_err(failed)?;
                 beside(index, images, &manifests)
             } else {
-                let index = instead(index, images, &manifests);
-                pass_through(to.store, selection, &index, &manifests)
+                let pairs: Vec<_> = images.iter().zip(&manifests).collect();
+                let mut inner = Vec::new();
+                let index = instead(index, &selection.nested, &pairs, &mut inner).explain(what)?;
+                pass_through(to.store, selection, &index, (&manifests, &inner))
                     .await
                     .map_err(failed)?;
                 index
@@ -111,18 +118,17 @@ fn entry_of(manifest: &Manifest, image: &Finished, original: Option<&Descriptor>
     entry
 }
 
-/// Whether an entry was converted earlier from one of `images`.
-fn is_replaced(entry: &Descriptor, images: &[Finished]) -> bool {
-    let of = |image: &Finished| {
-        entry.annotations.get(SOURCE_DIGEST) == Some(&image.original.digest().to_string())
-    };
-    is_conversion(entry) && images.iter().any(of)
+/// Whether an entry was converted earlier from `image`.
+fn is_of(entry: &Descriptor, image: &Finished) -> bool {
+    let source = entry.annotations.get(SOURCE_DIGEST);
+    is_conversion(entry) && source == Some(&image.original.digest().to_string())
 }
 
 /// The index with the converted images behind all that it lists, in place of what was converted before. Hosts that do
 /// not know features of systems take the first entry that fits, and so the original.
 fn beside(mut index: ImageIndex, images: &[Finished], manifests: &[Manifest]) -> ImageIndex {
-    index.manifests.retain(|entry| !is_replaced(entry, images));
+    let is_replaced = |entry: &Descriptor| images.iter().any(|image| is_of(entry, image));
+    index.manifests.retain(|entry| !is_replaced(entry));
     let mut added = Vec::new();
     for (image, manifest) in images.iter().zip(manifests) {
         let digest = image.original.digest();
@@ -137,18 +143,35 @@ fn beside(mut index: ImageIndex, images: &[Finished], manifests: &[Manifest]) ->
     in_oci_form(index)
 }
 
-/// The index with the converted images in their originals' places.
-fn instead(mut index: ImageIndex, images: &[Finished], manifests: &[Manifest]) -> ImageIndex {
-    index.manifests.retain(|entry| !is_replaced(entry, images));
+/// The index with the converted images in their originals' places. The indexes in it that changed with them come in `inner`,
+/// those that others list first.
+fn instead(
+    mut index: ImageIndex,
+    nested: &BTreeMap<Digest, ImageIndex>,
+    pairs: &[(&Finished, &Manifest)],
+    inner: &mut Vec<Manifest>,
+) -> Result<ImageIndex, ManifestError> {
+    let is_replaced = |entry: &Descriptor| pairs.iter().any(|(image, _)| is_of(entry, image));
+    index.manifests.retain(|entry| !is_replaced(entry));
     for entry in &mut index.manifests {
-        let mut pairs = images.iter().zip(manifests);
+        let mut pairs_left = pairs.iter();
         if let Some((image, manifest)) =
-            pairs.find(|(image, _)| image.original.digest() == entry.digest)
+            pairs_left.find(|(image, _)| image.original.digest() == entry.digest)
         {
             *entry = entry_of(manifest, image, Some(entry));
+        } else if let Some(below) = nested.get(&entry.digest) {
+            // As deep as the selection went.
+            let changed = instead(below.clone(), nested, pairs, inner)?;
+            if changed.manifests != below.manifests {
+                let manifest = Manifest::from_index(&changed)?;
+                let said = manifest.descriptor();
+                (entry.digest, entry.size) = (said.digest, said.size);
+                entry.media_type = said.media_type;
+                inner.push(manifest);
+            }
         }
     }
-    in_oci_form(index)
+    Ok(in_oci_form(index))
 }
 
 /// Docker's lists know no OCI manifests, which converted images are.
@@ -157,20 +180,29 @@ fn in_oci_form(mut index: ImageIndex) -> ImageIndex {
     index
 }
 
-/// Copies what an index lists beside the converted images.
+/// Copies what an index lists beside the converted images, and puts the indexes in it that changed.
 async fn pass_through(
     store: &ImageStore,
     selection: &Selection,
     index: &ImageIndex,
-    manifests: &[Manifest],
+    (made, inner): (&[Manifest], &[Manifest]),
 ) -> Result<(), ImageStoreError> {
-    for entry in &index.manifests {
-        if manifests.iter().all(|made| made.digest() != entry.digest) {
-            let listed = selection.store.manifest(&entry.digest).await?;
-            let kind = Some(entry.media_type.as_str()).filter(|kind| !kind.is_empty());
-            let listed = Manifest::new(listed.bytes().clone(), kind);
-            store.copy_manifest(&selection.store, &listed).await?;
+    let new = |digest: Digest| made.iter().chain(inner).any(|new| new.digest() == digest);
+    let mut lists = Vec::new();
+    for manifest in inner {
+        if let Document::Index(index) = manifest.parse()? {
+            lists.push(index.manifests);
         }
+    }
+    lists.push(index.manifests.clone());
+    for entry in lists.iter().flatten().filter(|entry| !new(entry.digest)) {
+        let listed = selection.store.manifest(&entry.digest).await?;
+        let kind = Some(entry.media_type.as_str()).filter(|kind| !kind.is_empty());
+        let listed = Manifest::new(listed.bytes().clone(), kind);
+        store.copy_manifest(&selection.store, &listed).await?;
+    }
+    for manifest in inner {
+        store.push_manifest(manifest).await?;
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ mod errors;
 mod fixture;
 mod look;
 mod modes;
+mod nested;
 mod proof;
 mod snapshotter;
 mod swarm;

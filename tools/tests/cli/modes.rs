@@ -12,7 +12,7 @@ use crate::fixture::{Entry, Layout, Stored, blob_path, document, manifest_of, no
 
 const SOURCE: &str = "containerd.io/snapshot/tranship/source-digest";
 
-fn image(layers: &[&[(&str, Entry<'_>)]]) -> Layout {
+pub(crate) fn image(layers: &[&[(&str, Entry<'_>)]]) -> Layout {
     let all = layers.iter();
     all.fold(Layout::new(), |layout, entries| {
         layout.layer(Stored::Gzip, entries)
@@ -41,7 +41,7 @@ fn here() -> &'static str {
 }
 
 /// Puts a document into a layout; gives its descriptor.
-fn put(layout: &Layout, document: &Value) -> Value {
+pub(crate) fn put(layout: &Layout, document: &Value) -> Value {
     let bytes = document.to_string().into_bytes();
     json!({"mediaType": document["mediaType"], "digest": layout.blob(&bytes).to_string(), "size": bytes.len()})
 }
@@ -87,14 +87,14 @@ fn index() -> (Layout, Vec<Value>) {
 }
 
 /// An empty layout's folder and the reference `TAG` in it.
-fn destination(tag: &str) -> (TempDir, String) {
+pub(crate) fn destination(tag: &str) -> (TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
     let reference = format!("oci:{}:{tag}", dir.path().display());
     (dir, reference)
 }
 
 /// What a name in a layout means.
-fn named(layout: &Path, name: &str) -> Value {
+pub(crate) fn named(layout: &Path, name: &str) -> Value {
     let index: Value =
         serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
     let entries = index["manifests"].as_array().unwrap().clone();
@@ -103,7 +103,7 @@ fn named(layout: &Path, name: &str) -> Value {
     document(layout, entries.iter().find(of_name).unwrap())
 }
 
-fn same_blob(one: &Path, other: &Path, descriptor: &Value) {
+pub(crate) fn same_blob(one: &Path, other: &Path, descriptor: &Value) {
     let [one, other] = [one, other].map(|layout| fs::read(blob_path(layout, descriptor)).unwrap());
     assert!(one == other, "{descriptor}");
 }

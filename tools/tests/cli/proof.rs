@@ -72,3 +72,48 @@ fn a_wrong_layer_is_not_proven() {
     assert_eq!(ran.code, 3, "{}", ran.stderr);
     assert_eq!(fs::read(dir.path().join("index.json")).unwrap(), before);
 }
+
+#[test]
+fn a_proof_beside_the_image_is_compared_with_its_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (reference, manifest) = stock_image(dir.path());
+    let args = ["verify", "--output", "json", &reference];
+    assert_eq!(tranship(&args).json()["proofs_checked"], 0);
+    let written = tranship(&["verify", "--write-proof", "--output", "json", &reference]).json();
+    assert_eq!(tranship(&args).json()["proofs_checked"], 1);
+
+    // The same manifest of proofs, and in it the proof of other bytes, as a pusher could leave it.
+    let proof = document(dir.path(), &serde_json::json!({"digest": written["proof"]}));
+    let len = manifest["layers"][0]["size"].as_u64().unwrap();
+    let lie = ChunkTable::proof(vec![0; usize::try_from(len).unwrap()].as_slice()).unwrap();
+    let mut lying = proof.clone();
+    let (digest, size) = put(dir.path(), &lie.encode());
+    lying["layers"][0]["digest"] = digest.clone();
+    lying["layers"][0]["size"] = size;
+    let (lying, size) = put(dir.path(), lying.to_string().as_bytes());
+    let path = dir.path().join("index.json");
+    let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let listed = index["manifests"].as_array_mut().unwrap();
+    let entry = listed
+        .iter_mut()
+        .find(|entry| entry["digest"] == written["proof"]);
+    let entry = entry.unwrap();
+    (entry["digest"], entry["size"]) = (lying.clone(), size);
+    fs::write(&path, index.to_string()).unwrap();
+    let ran = tranship(&["verify", &reference]);
+    assert_eq!(ran.code, 3, "{}", ran.stderr);
+    for named in [&digest, &lying, &manifest["layers"][0]["digest"]] {
+        assert!(
+            ran.stderr.contains(named.as_str().unwrap()),
+            "{}",
+            ran.stderr
+        );
+    }
+}
+
+/// Stores a blob; gives its digest and length.
+fn put(dir: &Path, bytes: &[u8]) -> (Value, Value) {
+    let digest = Digest::of(bytes);
+    fs::write(dir.join("blobs/sha256").join(digest.hex()), bytes).unwrap();
+    (digest.to_string().into(), bytes.len().into())
+}
