@@ -43,6 +43,11 @@ impl ImageDisk {
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockReadError> {
         let len = buf.len() as u64;
         BlockReadError::check_range(offset, len, self.disk.len())?;
+        for layer in &self.layers {
+            layer
+                .check_whole()
+                .map_err(|error| explain(offset, len, io::Error::other(error)))?;
+        }
         self.gather(ByteRange::new(offset, offset.saturating_add(len)))
             .map_err(|error| explain(offset, len, io::Error::other(error)))?;
         self.disk
@@ -115,6 +120,11 @@ fn explain(offset: u64, len: u64, error: io::Error) -> BlockReadError {
     match find_lazy(&error) {
         Some(LazyReadError::TimedOut { .. }) => BlockReadError::TimedOut { offset, len },
         Some(LazyReadError::Stopping) => BlockReadError::Stopping,
+        Some(LazyReadError::WrongProof { .. }) => BlockReadError::Corrupt {
+            offset,
+            len,
+            source: error.into(),
+        },
         None if matches!(
             error.kind(),
             io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof

@@ -17,11 +17,16 @@ use crate::lazy::copy_or_fetch;
 pub(crate) fn begin(image: &Arc<Image>, fetcher: &Fetcher, at_once: usize) {
     let (stop, fetcher) = (image.stop_token().clone(), fetcher.clone());
     let blobs: Vec<BlobStore> = image.blobs().cloned().collect();
-    let manifest = image.manifest;
+    let (manifest, weak) = (image.manifest, Arc::downgrade(image));
     image.tasks().spawn(async move {
         let filled = stop.run_until_cancelled(fill(blobs, fetcher, at_once.max(1))).await;
         match filled {
-            Some(true) => tracing::info!(%manifest, "an image is wholly here"),
+            Some(true) => {
+                tracing::info!(%manifest, "an image is wholly here");
+                if let Some(image) = weak.upgrade() {
+                    image.check_whole();
+                }
+            }
             Some(false) => tracing::info!(%manifest, "the store has no room for the rest of an image; it stays lazy"),
             None => {}
         }

@@ -42,6 +42,7 @@ use crate::origin::ImageOrigin;
 use crate::records::Records;
 
 pub use error::OpenImageError;
+pub(crate) use proof::{Voucher, Vouchers};
 
 pub(crate) use ends::chunks_of as opening_chunks;
 
@@ -120,6 +121,14 @@ impl Image {
             })
     }
 
+    /// Has blobs that are read by a proof checked as a whole, those of which all is here.
+    pub(crate) fn check_whole(&self) {
+        for layer in &self.layers {
+            // A wrong one says so to its readers.
+            let _ = layer.check_whole();
+        }
+    }
+
     /// Ends with the image.
     pub(crate) fn stop_token(&self) -> &CancellationToken {
         &self.stop
@@ -151,6 +160,7 @@ pub(crate) struct Images {
     client: RegistryClient,
     options: ImageOptions,
     records: Records<ImageRecord>,
+    vouchers: Arc<Vouchers>,
     /// For blobs that are read whole.
     scratch: PathBuf,
     reads: Arc<Reads>,
@@ -183,6 +193,7 @@ impl Images {
                 .map_err(|failure| StartImagesError::Client(Box::new(failure)))?,
             options,
             records: Records::open(state_dir.join("images"))?,
+            vouchers: Arc::new(Vouchers::open(state_dir.join("proofs"))?),
             scratch,
             reads,
             runtime: Handle::current(),

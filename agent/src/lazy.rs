@@ -14,13 +14,14 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tranship_format::{ByteRange, ChunkIndex, ReadAt};
+use tranship_format::{ByteRange, ChunkIndex, Digest, ReadAt};
 use tranship_source::fetch::{Class, FetchError, Fetcher};
 use tranship_store::BlobStore;
 
 use crate::image::opening_chunks;
 use crate::read_ahead::ReadAhead;
 use crate::recent::Recent;
+use crate::whole_check::WholeCheck;
 
 /// How long to wait before the sources are asked again for a chunk that none of them gave.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -51,6 +52,14 @@ pub enum LazyReadError {
         #[source]
         source: FetchError,
     },
+    /// The proof that the blob is read by lied.
+    #[error(
+        "blob {blob} was found to have another digest than the image says; attach the image again to read it whole"
+    )]
+    WrongProof {
+        /// The blob.
+        blob: Digest,
+    },
     /// The device is being taken down.
     #[error("the device is stopping")]
     Stopping,
@@ -79,16 +88,19 @@ pub(crate) struct LazyContext {
 #[derive(Debug)]
 pub(crate) struct LazyBlob {
     blob: BlobStore,
+    /// Where it is read by a proof.
+    check: Option<WholeCheck>,
     context: LazyContext,
     recent: Recent,
     ahead: Mutex<ReadAhead>,
 }
 
 impl LazyBlob {
-    pub(crate) fn new(blob: BlobStore, context: LazyContext) -> Self {
+    pub(crate) fn new(blob: BlobStore, check: Option<WholeCheck>, context: LazyContext) -> Self {
         let ahead = Mutex::new(ReadAhead::new(context.read_ahead));
         Self {
             blob,
+            check,
             context,
             recent: Recent::new(),
             ahead,
@@ -103,6 +115,25 @@ impl LazyBlob {
     /// Whether every chunk is here.
     pub(crate) fn is_complete(&self) -> bool {
         self.blob.present_count() == self.blob.table().count()
+    }
+
+    /// Has the blob checked as a whole if it is read by a proof and all of it is here. An error if it was found wrong.
+    pub(crate) fn check_whole(&self) -> Result<(), LazyReadError> {
+        let Some(check) = &self.check else {
+            return Ok(());
+        };
+        if check.is_wrong() {
+            let blob = self.blob.digest();
+            return Err(LazyReadError::WrongProof { blob });
+        }
+        let LazyContext {
+            tasks,
+            runtime,
+            stop,
+            ..
+        } = &self.context;
+        check.begin_if_whole(tasks, runtime, stop);
+        Ok(())
     }
 
     /// Chunks of `range` that a read would have to fetch.

@@ -24,6 +24,7 @@ mod read_ahead;
 mod recent;
 mod records;
 mod stale;
+mod whole_check;
 
 pub use agent::{Agent, StartError};
 pub use devices::DeviceError;

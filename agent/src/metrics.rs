@@ -22,6 +22,7 @@ use crate::control::Status;
 pub(crate) struct Reads {
     len: AtomicU64,
     failed: AtomicU64,
+    wrong_proofs: AtomicU64,
     seconds: Histogram,
 }
 
@@ -30,6 +31,7 @@ impl Default for Reads {
         Self {
             len: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            wrong_proofs: AtomicU64::new(0),
             // From 20 µs, a read of what is in memory, to 84 s, one that waited for a registry to come back.
             seconds: Histogram::new(exponential_buckets(0.000_02, 4.0, 12)),
         }
@@ -45,6 +47,11 @@ impl Reads {
         } else {
             self.failed.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// A blob that devices read by a proof was found to be another.
+    pub(crate) fn note_wrong_proof(&self) {
+        self.wrong_proofs.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -171,6 +178,11 @@ impl DaemonCollector {
             "tranship_device_failed_reads",
             "Reads of devices that failed",
             self.reads.failed.load(Ordering::Relaxed),
+        )?;
+        counter(
+            "tranship_wrong_proofs",
+            "Blobs that were read by a proof and turned out to have another digest",
+            self.reads.wrong_proofs.load(Ordering::Relaxed),
         )
     }
 }

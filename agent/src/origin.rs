@@ -1,6 +1,5 @@
 //! The repository that an image is in: what is asked of it before the image's chunks can come from anyone.
 
-use std::io;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -58,19 +57,7 @@ impl ImageOrigin {
         Ok(wanted.freeze())
     }
 
-    /// A whole blob into `file`, verified when this returns.
-    pub(crate) async fn whole(&self, blob: &Digest, file: &mut tokio::fs::File) -> io::Result<()> {
-        let stream = self
-            .client
-            .blob(&self.repo, blob)
-            .await
-            .map_err(io::Error::other)?;
-        let mut reader = Box::pin(stream.into_reader());
-        tokio::io::copy(&mut reader, file).await?;
-        Ok(())
-    }
-
-    /// The same for the fetcher of chunks.
+    /// The repository for the fetcher of chunks.
     pub(crate) fn of_chunks(&self) -> Arc<dyn BlobOrigin> {
         Arc::new(RegistryOrigin::new(self.client.clone(), self.repo.clone()))
     }

@@ -17,6 +17,7 @@ pub mod proof;
 pub mod reference;
 pub mod registry;
 pub mod verdict;
+pub mod whole_blob;
 
 pub use blob::BlobBody;
 pub use counters::{Counters, CountersSnapshot};
@@ -29,3 +30,4 @@ pub use net::{NetOptions, OpenImage, SwarmNet};
 pub use reference::{ImageReference, ManifestSelector, ParseReferenceError, RepoRef};
 pub use registry::{PlainHttp, RegistryClient, RegistryError, RegistryFailure, RegistryOptions};
 pub use verdict::Verdict;
+pub use whole_blob::WholeBlob;

@@ -7,12 +7,15 @@ use futures::future::{TryFutureExt, try_join_all};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tranship_format::annotation::LayerAnnotations;
 use tranship_format::{Disk, Layer, OpenLayerError, ReadAt};
 use tranship_source::net::OpenImage;
+use tranship_store::BlobStore;
 
-use super::{Image, Images, OpenImageError, Resolved};
+use super::{Image, Images, OpenImageError, Resolved, Voucher};
 use crate::disk::ImageDisk;
 use crate::lazy::{LazyBlob, LazyContext};
+use crate::whole_check::WholeCheck;
 
 /// Chunks that may be read ahead for one image at one time, over all its readers.
 const AHEAD_AT_ONCE: usize = 32;
@@ -54,7 +57,11 @@ impl Images {
         };
         let layers: Vec<Arc<LazyBlob>> = blobs
             .into_iter()
-            .map(|blob| Arc::new(LazyBlob::new(blob, context.clone())))
+            .zip(&resolved.layers)
+            .map(|(blob, layer)| {
+                let check = self.whole_check(layer, &blob);
+                Arc::new(LazyBlob::new(blob, check, context.clone()))
+            })
             .collect();
         match self.merge(&layers).await {
             Ok(disk) => {
@@ -65,14 +72,17 @@ impl Images {
                     self.runtime.clone(),
                     Arc::clone(&self.reads),
                 );
-                Ok(Image {
+                let image = Image {
                     manifest: resolved.manifest,
                     fs_name: resolved.fs_name().to_owned(),
                     disk: Arc::new(disk),
                     layers,
                     stop: context.stop,
                     tasks: context.tasks,
-                })
+                };
+                // It may have become whole when no device read it.
+                image.check_whole();
+                Ok(image)
             }
             Err(source) => {
                 context.stop.cancel();
@@ -83,6 +93,18 @@ impl Images {
                 })
             }
         }
+    }
+
+    /// What a blob must still pass that is read by somebody's proof.
+    fn whole_check(&self, layer: &LayerAnnotations, blob: &BlobStore) -> Option<WholeCheck> {
+        if layer.chunks.is_some() {
+            return None;
+        }
+        let voucher = self.vouchers.of(&blob.digest(), blob.table())?;
+        (voucher != Voucher::Digest).then(|| {
+            let (vouchers, reads) = (Arc::clone(&self.vouchers), Arc::clone(&self.reads));
+            WholeCheck::new(blob.clone(), voucher, vouchers, reads)
+        })
     }
 
     /// Opens the layers side by side and makes one device of them.

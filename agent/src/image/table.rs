@@ -1,18 +1,15 @@
 //! A layer's blob in the store, under a chunk table that the manifest vouches for.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use tranship_format::annotation::{ChunkTableRef, LayerAnnotations};
 use tranship_format::{ChunkTable, Digest};
+use tranship_source::WholeBlob;
 use tranship_store::{BlobStore, StoreError};
 
-use super::{Images, OpenImageError, Resolved, ends};
+use super::{Images, OpenImageError, Resolved, Voucher, ends};
 use crate::origin::ImageOrigin;
 
 /// The swarm lets go of an image some time after it was told to; so often and so long is that waited for.
@@ -65,33 +62,21 @@ impl Images {
         layer: &LayerAnnotations,
     ) -> Result<BlobStore, OpenImageError> {
         let blob = layer.blob_digest;
-        if let Some(known) = self.known_whole(layer) {
+        if let Some(known) = self.known_whole(image, layer) {
             return Ok(known);
         }
         let unread = |source| OpenImageError::ReadWhole { blob, source };
-        let scratch = Scratch(self.scratch.join(blob.hex()));
-        download(&image.origin, &blob, &scratch.0)
+        let ImageOrigin { client, repo } = &image.origin;
+        let reading = WholeBlob::read(client, repo, &blob, layer.blob_size, &self.scratch);
+        let whole = reading.await.map_err(unread)?;
+        let kept = self.keep_blob(image, layer, whole.table().clone()).await?;
+        let filling = kept.clone();
+        tokio::task::spawn_blocking(move || whole.keep(&filling))
             .await
+            .map_err(|_| OpenImageError::Stopping)?
             .map_err(unread)?;
-        let path = scratch.0.clone();
-        let table = blocking(move || {
-            let file = io::BufReader::with_capacity(1 << 20, File::open(path)?);
-            ChunkTable::proof(file)
-        });
-        let table = table.await.map_err(unread)?;
-        let kept = self.keep_blob(image, layer, table).await?;
-        let (path, filling) = (scratch.0.clone(), kept.clone());
-        blocking(move || fill(&filling, &path))
-            .await
-            .map_err(unread)?;
+        self.vouchers.note(&blob, kept.table(), Voucher::Digest);
         Ok(kept)
-    }
-
-    /// The blob as the store has it, if it is under a table that covers all of it.
-    pub(super) fn known_whole(&self, layer: &LayerAnnotations) -> Option<BlobStore> {
-        let len = layer.blob_size;
-        let known = self.store.known(&layer.blob_digest)?;
-        (known.len() == len && known.table().covered_len() == len).then_some(known)
     }
 
     async fn keep_blob(
@@ -132,49 +117,4 @@ impl Images {
             .await
             .map_err(|_| OpenImageError::Stopping)
     }
-}
-
-/// A file that is gone when this is.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // It may never have been made; what is left is removed at the next start.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-async fn download(origin: &ImageOrigin, blob: &Digest, path: &Path) -> io::Result<()> {
-    let mut file = tokio::fs::File::create(path).await?;
-    origin.whole(blob, &mut file).await?;
-    tokio::io::AsyncWriteExt::flush(&mut file).await
-}
-
-/// Puts every chunk of the file into the store, as far as there is room.
-fn fill(blob: &BlobStore, path: &Path) -> io::Result<()> {
-    let mut file = File::open(path)?;
-    let table = blob.table();
-    for index in table.all() {
-        let range = table.range(index);
-        let mut bytes = BytesMut::zeroed(usize::try_from(range.len()).map_err(io::Error::other)?);
-        file.seek(SeekFrom::Start(range.start))?;
-        file.read_exact(&mut bytes)?;
-        let chunk = table
-            .verify(index, bytes.freeze())
-            .map_err(io::Error::other)?;
-        match blob.put(index, &chunk) {
-            Ok(()) => {}
-            Err(StoreError::Full { .. }) => return Ok(()),
-            Err(error) => return Err(io::Error::other(error)),
-        }
-    }
-    Ok(())
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(io::Error::other)?
 }

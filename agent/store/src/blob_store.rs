@@ -105,6 +105,19 @@ impl BlobStore {
         }
     }
 
+    /// Lets every chunk go, for a table that was found to prove other bytes than the blob's. Chunks that come in meanwhile
+    /// may stay.
+    pub fn clear(&self) -> Result<(), StoreError> {
+        let blob = &*self.blob;
+        for index in self.table().all() {
+            let word = blob.presence().word(index.get());
+            if word.is_present() && blob.let_go(index, word, &self.space)? > 0 {
+                self.forget(index);
+            }
+        }
+        Ok(())
+    }
+
     /// Reads a whole chunk and hashes it. `None` when it is not here, or was and is corrupt: then it is dropped and
     /// counted, and the caller gets it elsewhere.
     pub fn get(&self, index: ChunkIndex) -> Result<Option<Verified>, StoreError> {
@@ -257,12 +270,18 @@ impl BlobStore {
                 tracing::warn!(blob = %blob.digest(), %error, "a corrupt chunk could not be cleared");
             }
         }
-        let key = Key {
-            blob: blob.number(),
-            chunk: number,
-        };
-        self.space.forget(key, blob.about().table.hash(index));
+        self.forget(index);
         self.space.counters.corrupt.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(blob = %blob.digest(), chunk = number, reason = %why, "a corrupt chunk was dropped from the store");
+    }
+
+    /// Eviction and copying no longer count on the chunk.
+    fn forget(&self, index: ChunkIndex) {
+        let blob = &*self.blob;
+        let key = Key {
+            blob: blob.number(),
+            chunk: index.get(),
+        };
+        self.space.forget(key, blob.about().table.hash(index));
     }
 }

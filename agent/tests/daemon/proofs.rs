@@ -1,6 +1,8 @@
 //! Layers without a chunk table, with proofs of them beside the image.
 
-use tranship_agent::control::FrontEndChoice;
+use std::time::{Duration, Instant};
+
+use tranship_agent::control::{FrontEndChoice, MountRequest};
 use tranship_format::ChunkTable;
 use tranship_source::manifest::{Descriptor, ImageIndex, Manifest};
 use tranship_source::proof::manifest_of_proofs;
@@ -60,6 +62,24 @@ fn trusting(registry: &Registry) -> String {
     format!("[registry]\ntrust_proofs = [\"{place}\"]")
 }
 
+/// The same, and everything is fetched behind the reader's back.
+fn trusting_and_filling(registry: &Registry) -> String {
+    format!("{}\n[prefetch]\nbackground = true", trusting(registry))
+}
+
+fn until(daemon: &Daemon, what: &str, is: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while !is() {
+        let late = Instant::now() > deadline;
+        assert!(
+            !late,
+            "waited in vain until {what}; the log:\n{}",
+            daemon.log()
+        );
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn with_a_trusted_proof_a_layer_without_a_table_is_read_lazily() {
     let (registry, image) = (Registry::start(), Image::new());
@@ -98,4 +118,77 @@ fn proofs_that_contradict_each_other_prove_nothing() {
     let target = daemon.mount(&device, "mounted", false);
     image.assert_at(&target);
     assert!(daemon.log().contains("contradict"), "{}", daemon.log());
+}
+
+#[test]
+fn a_blob_that_was_read_by_a_proof_needs_it_no_longer_once_its_digest_was_found() {
+    let (registry, image) = (Registry::start(), Image::new());
+    let (reference, manifest) = push_stock(&image, &registry);
+    let proofs = push_proofs(&registry, &manifest, right(&image));
+    list(&registry, &manifest, vec![proofs]);
+    let mut daemon = Daemon::start(&trusting_and_filling(&registry));
+    let device = daemon.attach(&reference, FrontEndChoice::Auto);
+    until(&daemon, "both blobs are whole", || {
+        let log = daemon.log();
+        image.blobs().all(|blob| {
+            let digest = tranship_format::Digest::of(blob).to_string();
+            let is_said = |line: &str| line.contains("has its digest") && line.contains(&digest);
+            log.lines().any(is_said)
+        })
+    });
+    daemon.must(daemon.client().detach(&device.id));
+    daemon.stop();
+    let settings = std::fs::read_to_string(daemon.path("agent.toml")).unwrap();
+    let distrustful = settings.replace("trust_proofs", "extra_roots = [] #");
+    assert_ne!(settings, distrustful);
+    std::fs::write(daemon.path("agent.toml"), distrustful).unwrap();
+    daemon.restart();
+    let sent = registry.sent_len();
+    let device = daemon.attach(&reference, FrontEndChoice::Auto);
+    let target = daemon.mount(&device, "mounted", false);
+    image.assert_at(&target);
+    let again = registry.sent_len() - sent;
+    assert!(again < 8 << 10, "{again} bytes, more than a manifest");
+}
+
+#[test]
+fn a_proof_that_lied_is_found_out_and_its_blob_kept_from_readers() {
+    let (registry, image) = (Registry::start(), Image::new());
+    let (reference, manifest) = push_stock(&image, &registry);
+    // The last byte is of no filesystem: nothing but the blob's digest can tell.
+    let mut blobs: Vec<Vec<u8>> = image.blobs().map(<[u8]>::to_vec).collect();
+    *blobs[1].last_mut().unwrap() ^= 1;
+    registry.put_blob(&image.blob(1), blobs[1].clone());
+    let tables = blobs
+        .iter()
+        .map(|blob| ChunkTable::proof(blob.as_slice()).unwrap());
+    let proofs = push_proofs(&registry, &manifest, tables.collect());
+    list(&registry, &manifest, vec![proofs]);
+    let daemon = Daemon::start(&trusting_and_filling(&registry));
+    let device = daemon.attach(&reference, FrontEndChoice::Auto);
+    until(&daemon, "the lie is found", || {
+        daemon.metric("tranship_wrong_proofs_total", "") == 1
+    });
+    let request = MountRequest {
+        target: daemon.path("refused"),
+        writable: false,
+    };
+    assert!(
+        daemon
+            .call(daemon.client().mount(&device.id, &request))
+            .is_err()
+    );
+    let log = daemon.log();
+    assert!(
+        log.contains("a proof lied") && log.contains(&image.blob(1)),
+        "{log}"
+    );
+    daemon.must(daemon.client().detach(&device.id));
+
+    // The right blob, and the lie still beside it: it is read whole.
+    registry.put_blob(&image.blob(1), image.blobs().nth(1).unwrap().to_vec());
+    let device = daemon.attach(&reference, FrontEndChoice::Auto);
+    let target = daemon.mount(&device, "mounted", false);
+    image.assert_at(&target);
+    assert_eq!(daemon.metric("tranship_wrong_proofs_total", ""), 1);
 }
