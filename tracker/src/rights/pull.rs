@@ -238,3 +238,6 @@ fn credential(proof: &PullProof) -> Option<Credential> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
