@@ -6,6 +6,7 @@
 mod load;
 mod options;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -106,6 +107,8 @@ pub struct Registry {
     pub trust_proofs: Vec<String>,
     /// Registries, or parts of them, for which the tracker may be shown our password as proof that we may pull.
     pub prove_by_secret: Vec<String>,
+    /// Mirrors of registries, each in the order in which they are asked before the registry itself.
+    pub mirrors: BTreeMap<String, Vec<String>>,
     /// How long a request is tried again after failures that pass by themselves.
     #[serde(with = "humantime_serde")]
     pub deadline: Duration,
@@ -119,6 +122,7 @@ impl Default for Registry {
             extra_roots: Vec::new(),
             trust_proofs: Vec::new(),
             prove_by_secret: Vec::new(),
+            mirrors: BTreeMap::new(),
             // A registry that restarts is back within this.
             deadline: Duration::from_mins(1),
         }

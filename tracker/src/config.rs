@@ -3,6 +3,7 @@
 //! One TOML file, then the environment for what containers set there. Sizes and
 //! durations carry units. Reading is pure: texts in, settings out.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -98,6 +99,8 @@ pub struct Registry {
     pub docker_config: PathBuf,
     /// Registries, or parts of them, that the tracker asks who may pull and that the seed reads; empty is all.
     pub allow: Vec<String>,
+    /// Mirrors of registries, each in the order in which they are asked before the registry itself.
+    pub mirrors: BTreeMap<String, Vec<String>>,
     /// Registries, or parts of them, whose pushers are trusted with proofs of layers that have no chunk table.
     pub trust_proofs: Vec<String>,
 }
@@ -215,7 +218,8 @@ fn collect_unknown(given: &Table, known: &Table, path: &str, unknown: &mut Vec<S
             format!("{path}.{key}")
         };
         match (value, known.get(key)) {
-            (Value::Table(given), Some(Value::Table(known))) => {
+            // What is empty by default has keys that an operator names.
+            (Value::Table(given), Some(Value::Table(known))) if !known.is_empty() => {
                 collect_unknown(given, known, &path, unknown);
             }
             (_, Some(_)) => {}
@@ -252,6 +256,8 @@ mod tests {
             quotta = "3GiB"
             [registry]
             plain_http = ["registry:5000"]
+            [registry.mirrors]
+            "registry:5000" = ["mirror.example:5000"]
             "#,
         )
         .unwrap();
@@ -259,6 +265,7 @@ mod tests {
         assert_eq!(loaded.config.seed.mode, SeedMode::Off);
         assert_eq!(loaded.config.seed.quota, ByteSize::gib(2));
         assert_eq!(loaded.config.token_path(), PathBuf::from("/s/join-token"));
+        assert_eq!(loaded.config.registry.mirrors.len(), 1);
         assert_eq!(loaded.unknown, ["colour", "seed.quotta"]);
     }
 

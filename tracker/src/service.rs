@@ -19,6 +19,7 @@ use tranship_source::net::{
     JoinToken, NetError, NetOptions, PeerId, TrackerAddress, parse_address, random_bytes,
 };
 use tranship_source::proof::TrustedProofs;
+use tranship_source::registry::{BadMirror, Mirrors};
 use tranship_source::{
     Credentials, PlainHttp, RegistryClient, RegistryFailure, RegistryOptions, SwarmNet,
 };
@@ -84,6 +85,9 @@ pub enum StartError {
     /// The seed's chunks.
     #[error("open the seed's store")]
     Store(#[source] StoreError),
+    /// A registry or a mirror is no host.
+    #[error("use the setting registry.mirrors")]
+    Mirrors(#[source] BadMirror),
     /// The seed's way to registries.
     #[error("set up the registry client")]
     Registry(#[source] Box<RegistryFailure>),
@@ -272,6 +276,11 @@ fn client(config: &Config, anonymous: Option<Duration>) -> Result<RegistryClient
             PlainHttp::Always(config.registry.plain_http.clone())
         },
         credentials,
+        // Who may pull is for the registry alone to say: a mirror that gives to all would let all in.
+        mirrors: match anonymous {
+            Some(_) => Mirrors::default(),
+            None => Mirrors::new(config.registry.mirrors.clone()).map_err(StartError::Mirrors)?,
+        },
         connect_timeout: anonymous.unwrap_or(usual.connect_timeout),
         read_timeout: anonymous.unwrap_or(usual.read_timeout),
         deadline: anonymous.unwrap_or(usual.deadline),

@@ -79,10 +79,16 @@ pub(crate) async fn read(
         if at.len > MAX_TABLE_LEN {
             return Err(TableError::TooLong { layer, len: at.len });
         }
-        let bytes = client
-            .blob_range(repo, &layer, at.range())
-            .await
-            .map_err(TableError::Registry)?;
+        let mut bytes = client.blob_range(repo, &layer, at.range()).await;
+        if bytes
+            .as_ref()
+            .is_ok_and(|bytes| Digest::of(bytes) != at.digest)
+        {
+            // A mirror may have lied; the registry or another one is asked then.
+            client.refuse(&layer);
+            bytes = client.blob_range(repo, &layer, at.range()).await;
+        }
+        let bytes = bytes.map_err(TableError::Registry)?;
         if Digest::of(&bytes) != at.digest {
             return Err(TableError::WrongDigest { layer });
         }

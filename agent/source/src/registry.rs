@@ -24,6 +24,7 @@ mod exchange;
 mod http;
 mod http_date;
 mod manifests;
+mod mirrors;
 mod options;
 mod pull_proof;
 mod push;
@@ -34,12 +35,14 @@ mod stream;
 mod upload;
 
 pub use error::{Detail, RegistryError, RegistryFailure, Request, TokenError, Verb};
+pub use mirrors::{BadMirror, Mirrors};
 pub use options::{PlainHttp, RegistryOptions};
 pub use stream::BlobStream;
 
 use auth::{Access, Auth, Scope};
 use exchange::{Ask, exchange};
 use http::Http;
+use mirrors::Experience;
 use redirect::Routes;
 use retry::Retry;
 use upload::Upload;
@@ -68,6 +71,7 @@ struct Inner {
     http: Arc<Http>,
     auth: Auth,
     routes: Routes,
+    mirrors: Experience,
     options: RegistryOptions,
 }
 
@@ -78,6 +82,23 @@ impl Inner {
 
     fn blob_url(&self, repo: &RepoRef, digest: &Digest) -> Result<Url, RegistryFailure> {
         self.repo_url(repo, &format!("blobs/{digest}"))
+    }
+
+    /// Waits for a mirror's answer to begin, not for long: there are others.
+    async fn patiently<T>(
+        &self,
+        mirror: &RepoRef,
+        opening: impl Future<Output = Result<T, RegistryFailure>>,
+    ) -> Result<T, RegistryFailure> {
+        let waited = self.options.mirror_patience;
+        match tokio::time::timeout(waited, opening).await {
+            Ok(opened) => opened,
+            Err(_) => Err(RegistryFailure::TimedOut {
+                host: mirror.host().to_owned(),
+                what: "its answer",
+                waited,
+            }),
+        }
     }
 
     fn retry(&self) -> Retry {
@@ -116,6 +137,7 @@ impl RegistryClient {
                 http: Arc::new(Http::new(&options)?),
                 auth: Auth::new(options.credentials.clone()),
                 routes: Routes::new(options.redirect_life),
+                mirrors: Experience::new(options.mirrors.clone()),
                 options,
             }),
         })
@@ -133,6 +155,7 @@ impl RegistryClient {
                 http: Arc::clone(&self.inner.http),
                 auth: Auth::new(credentials),
                 routes: Routes::new(options.redirect_life),
+                mirrors: Experience::new(options.mirrors.clone()),
                 options,
             }),
         }
@@ -218,7 +241,7 @@ impl RegistryClient {
     /// Reads `range` of a blob as its bytes come in. They are **not** verified, and nothing is tried again: this is
     /// for callers that have other sources, and that can use the beginning of an answer without its end.
     ///
-    /// The stream may end early without an error; whoever counts on all bytes counts them.
+    /// A stream that ends early ends with an error.
     pub fn blob_range_stream(
         &self,
         repo: &RepoRef,
@@ -228,6 +251,16 @@ impl RegistryClient {
         let request = request(repo, Verb::ReadRange(digest, range));
         let read = range::RangeRead::new(self.clone(), request, digest, range);
         futures::stream::try_unfold(read, range::RangeRead::next)
+    }
+
+    /// What came of a blob was not what was promised: if it came from a mirror, that one is left alone for a while.
+    pub fn refuse(&self, digest: &Digest) {
+        let failure = RegistryFailure::WrongDigest {
+            wanted: *digest,
+            // Nobody hashed it as a whole.
+            got: *digest,
+        };
+        self.inner.mirrors.disappointed(digest, &failure);
     }
 
     /// Looks for a blob: its length in bytes, or `None` if it is not there.

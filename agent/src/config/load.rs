@@ -114,7 +114,7 @@ fn env_path(name: &str) -> Option<Vec<String>> {
     Some(in_section.unwrap_or_else(|| vec![key]))
 }
 
-/// Sets one key. A text that is a TOML boolean, number or array is taken as such, any other as a string: nobody quotes
+/// Sets one key. A text that is a TOML boolean, number, array or inline table is taken as such, any other as a string: nobody quotes
 /// quotes in an environment file.
 fn set(table: &mut Table, path: &[String], text: &str) {
     let Some((last, above)) = path.split_last() else {
@@ -136,7 +136,11 @@ fn set(table: &mut Table, path: &[String], text: &str) {
     let value = text.parse::<Value>().ok().filter(|value| {
         matches!(
             value,
-            Value::Boolean(_) | Value::Integer(_) | Value::Float(_) | Value::Array(_)
+            Value::Boolean(_)
+                | Value::Integer(_)
+                | Value::Float(_)
+                | Value::Array(_)
+                | Value::Table(_)
         )
     });
     place.insert(

@@ -11,7 +11,7 @@ use tranship_source::net::{
     Fault, JoinToken, Multiaddr, NetOptions, TrackerAddressError, parse_address,
 };
 use tranship_source::proof::TrustedProofs;
-use tranship_source::registry::{PlainHttp, RegistryOptions};
+use tranship_source::registry::{BadMirror, Mirrors, PlainHttp, RegistryOptions};
 use tranship_store::StoreOptions;
 
 use super::Config;
@@ -36,6 +36,9 @@ pub enum OptionsError {
     /// The tracker's address.
     #[error("swarm.tracker cannot be used")]
     Tracker(#[source] TrackerAddressError),
+    /// A registry or a mirror is no host.
+    #[error("registry.mirrors cannot be used")]
+    Mirrors(#[source] BadMirror),
     /// A file that a setting names cannot be read.
     #[error("{key} names {}, which cannot be read", .path.display())]
     File {
@@ -112,6 +115,7 @@ impl Config {
             prove_by_secret: registry.prove_by_secret.clone(),
             extra_roots,
             deadline: registry.deadline,
+            mirrors: Mirrors::new(registry.mirrors.clone()).map_err(OptionsError::Mirrors)?,
             ..RegistryOptions::default()
         })
     }

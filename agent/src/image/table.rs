@@ -46,7 +46,14 @@ impl Images {
         }
         // With a swarm around, what others have is not asked of the registry a second time.
         let table_only = self.net.status().tracker.is_some();
-        let ends = ends::read(&image.origin, blob, chunks, table_only).await?;
+        let read = || Box::pin(ends::read(&image.origin, blob, chunks, table_only));
+        let mut ends = read().await;
+        if matches!(ends, Err(OpenImageError::WrongTable { .. })) {
+            // A mirror may have lied; the registry or another one is asked then.
+            image.origin.client.refuse(&blob);
+            ends = read().await;
+        }
+        let ends = ends?;
         let kept = self.keep_blob(image, layer, ends.table.clone()).await?;
         let (filling, counters) = (kept.clone(), Arc::clone(self.net.counters()));
         tokio::task::spawn_blocking(move || ends.keep(&filling, &counters))

@@ -116,7 +116,7 @@ impl Jobs {
         {
             return self.read_run_of_whole(read, &blob, &indexes, &origin).await;
         }
-        self.take_run(run, &blob, &indexes, pieces).await
+        self.take_run(run, &blob, &indexes, pieces, &*origin).await
     }
 
     /// Takes in chunks that follow each other in `pieces`, and reports each.
@@ -126,6 +126,7 @@ impl Jobs {
         blob: &BlobStore,
         indexes: &[ChunkIndex],
         mut pieces: impl Stream<Item = Result<Bytes, OriginError>> + Unpin,
+        origin: &dyn BlobOrigin,
     ) -> Option<OriginFailure> {
         let Run { read, source, .. } = run;
         self.counters.registry_requests.increment();
@@ -151,6 +152,9 @@ impl Jobs {
             }
             let bytes = buffer.split_to(len).freeze();
             let taken = self.take_in(blob.clone(), index.get(), bytes, source).await;
+            if taken.arrival == Arrival::Wrong {
+                origin.refuse(&blob.digest());
+            }
             self.report_taken(read, blob, *index, taken).await;
         }
         None

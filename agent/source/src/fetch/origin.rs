@@ -44,6 +44,9 @@ pub trait BlobOrigin: fmt::Debug + Send + Sync {
     fn pull_proof(&self, _manifest: Digest) -> BoxFuture<'static, PullProof> {
         Box::pin(std::future::ready(PullProof::None))
     }
+
+    /// What came of a blob was wrong: it should come from elsewhere the next time, if there is an elsewhere.
+    fn refuse(&self, _blob: &Digest) {}
 }
 
 /// Why an origin does not go on.
@@ -102,12 +105,17 @@ impl BlobOrigin for RegistryOrigin {
         let (client, repo) = (self.client.clone(), self.repo.clone());
         Box::pin(async move { client.pull_proof(&repo, manifest).await })
     }
+
+    fn refuse(&self, blob: &Digest) {
+        self.client.refuse(blob);
+    }
 }
 
 impl From<RegistryError> for OriginError {
     fn from(error: RegistryError) -> Self {
         let (retry_after, permanent) = match error.verdict() {
-            Verdict::TryAgain { after } => (Some(after), false),
+            // Where the registry does not ask for a pause, the pace is the swarm's.
+            Verdict::TryAgain { .. } => (error.failure().asked_pause(), false),
             // There is no other registry to go to.
             Verdict::TryElsewhere | Verdict::GiveUp => (None, true),
             Verdict::Ban => (None, false),

@@ -117,7 +117,7 @@ impl Jobs {
             source: origin.source(),
             skip,
         };
-        self.take_run(run, blob, &left, pieces).await
+        self.take_run(run, blob, &left, pieces, &**origin).await
     }
 
     /// The pass over the blob, begun if there is none.

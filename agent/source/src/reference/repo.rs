@@ -50,6 +50,14 @@ impl RepoRef {
         &self.path
     }
 
+    /// The repository of the same name in another registry. `host` must be one that a reference may name.
+    pub(crate) fn at_host(&self, host: &str) -> Self {
+        Self {
+            host: host.to_owned(),
+            path: self.path.clone(),
+        }
+    }
+
     /// Whether this is Docker Hub, whose credentials go by a web address of old.
     pub fn is_docker_hub(&self) -> bool {
         self.host == DOCKER_HUB

@@ -252,6 +252,17 @@ pub enum RegistryFailure {
 }
 
 impl RegistryFailure {
+    /// How long the registry, or its token service, asks to be left alone, if it does.
+    pub fn asked_pause(&self) -> Option<Duration> {
+        match self {
+            Self::TooManyRequests { retry_after, .. } | Self::Server { retry_after, .. } => {
+                *retry_after
+            }
+            Self::Token(error) => error.failure.asked_pause(),
+            _ => None,
+        }
+    }
+
     /// What to do next.
     pub fn verdict(&self) -> Verdict {
         match self {

@@ -29,8 +29,26 @@ struct TagPage {
     tags: Option<Vec<String>>,
 }
 
-/// One try to read a manifest; its digest is checked against the selector, or against what the registry told.
+/// One try to read a manifest. One that is named by its digest may come from a mirror.
 pub(super) async fn read(
+    inner: &Inner,
+    repo: &RepoRef,
+    which: &ManifestSelector,
+) -> Result<Manifest, RegistryFailure> {
+    if let ManifestSelector::Digest(digest) = which {
+        for mirror in inner.mirrors.candidates(repo, digest) {
+            let reading = Box::pin(read_at(inner, &mirror, which));
+            match inner.patiently(&mirror, reading).await {
+                Ok(manifest) => return Ok(manifest),
+                Err(failure) => inner.mirrors.failed(&mirror, digest, &failure),
+            }
+        }
+    }
+    read_at(inner, repo, which).await
+}
+
+/// The same at one place; the manifest's digest is checked against the selector, or against what the registry told.
+async fn read_at(
     inner: &Inner,
     repo: &RepoRef,
     which: &ManifestSelector,

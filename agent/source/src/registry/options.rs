@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::Mirrors;
 use crate::credentials::Credentials;
 
 /// Which registries are spoken to without TLS.
@@ -37,6 +38,10 @@ pub struct RegistryOptions {
     pub deadline: Duration,
     /// The first pause between two tries; it doubles, with jitter.
     pub first_pause: Duration,
+    /// Who is asked before a registry for what is named by a digest.
+    pub mirrors: Mirrors,
+    /// How long a mirror may take to begin its answer before the next is asked.
+    pub mirror_patience: Duration,
     /// How long the target of a redirect is used for further ranges of the same blob.
     pub redirect_life: Duration,
 }
@@ -53,6 +58,9 @@ impl Default for RegistryOptions {
             // A registry that restarts is back within this.
             deadline: Duration::from_mins(1),
             first_pause: Duration::from_millis(100),
+            mirrors: Mirrors::default(),
+            // A registry is reached across the world in a tenth of it.
+            mirror_patience: Duration::from_secs(3),
             // The shortest signed addresses seen live five minutes.
             redirect_life: Duration::from_mins(1),
         }

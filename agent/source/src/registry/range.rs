@@ -28,19 +28,40 @@ pub(super) async fn read(
     range: ByteRange,
 ) -> Result<Bytes, RegistryFailure> {
     let len = range.len();
-    let body = open(inner, repo, digest, range).await?.collect(len).await?;
-    if body.len() as u64 == len {
-        Ok(body)
-    } else {
-        Err(RegistryFailure::ShortBody {
+    let body = open(inner, repo, digest, range).await?.collect(len).await;
+    let body = match body {
+        Ok(body) if body.len() as u64 != len => Err(RegistryFailure::ShortBody {
             got: body.len() as u64,
             wanted: len,
-        })
-    }
+        }),
+        body => body,
+    };
+    body.inspect_err(|failure| inner.mirrors.disappointed(digest, failure))
 }
 
-/// One try to open `range`, which is not empty: its bytes are the answer's body.
+/// One try to open `range`, which is not empty: its bytes are the answer's body. Mirrors come first.
 pub(super) async fn open(
+    inner: &Inner,
+    repo: &RepoRef,
+    digest: &Digest,
+    range: ByteRange,
+) -> Result<Response, RegistryFailure> {
+    for mirror in inner.mirrors.candidates(repo, digest) {
+        let opening = Box::pin(open_at(inner, &mirror, digest, range));
+        match inner.patiently(&mirror, opening).await {
+            Ok(response) => {
+                inner.mirrors.answers(digest, Some(&mirror));
+                return Ok(response);
+            }
+            Err(failure) => inner.mirrors.failed(&mirror, digest, &failure),
+        }
+    }
+    inner.mirrors.answers(digest, None);
+    open_at(inner, repo, digest, range).await
+}
+
+/// The same at one place.
+async fn open_at(
     inner: &Inner,
     repo: &RepoRef,
     digest: &Digest,
@@ -93,8 +114,20 @@ impl RangeRead {
         if self.left == 0 {
             return Ok(None);
         }
-        let bytes = self.step().await;
-        let bytes = bytes.map_err(|failure| RegistryError::new(&self.request, failure))?;
+        let bytes = self.step().await.and_then(|bytes| match bytes {
+            None => Err(RegistryFailure::ShortBody {
+                got: self.range.len().saturating_sub(self.left),
+                wanted: self.range.len(),
+            }),
+            some => Ok(some),
+        });
+        let bytes = bytes.map_err(|failure| {
+            if self.response.is_some() {
+                let mirrors = &self.client.inner.mirrors;
+                mirrors.disappointed(&self.digest, &failure);
+            }
+            RegistryError::new(&self.request, failure)
+        })?;
         Ok(bytes.map(|bytes| {
             self.left = self.left.saturating_sub(bytes.len() as u64);
             (bytes, self)

@@ -14,6 +14,7 @@ use super::exchange::{Ask, exchange};
 use super::http::Response;
 use super::retry::Retry;
 use super::{RegistryClient, answer, range};
+use crate::reference::RepoRef;
 
 /// A blob on its way from a registry.
 ///
@@ -73,7 +74,10 @@ impl BlobStream {
                 Ok(Some(bytes)) if bytes.is_empty() => {}
                 Ok(bytes) => return Ok(bytes),
                 Err(failure) => {
-                    self.response = None;
+                    if self.response.take().is_some() {
+                        let mirrors = &self.client.inner.mirrors;
+                        mirrors.disappointed(&self.digest, &failure);
+                    }
                     self.rest(failure).await?;
                 }
             }
@@ -168,10 +172,26 @@ impl BlobStream {
         }
     }
 
-    /// Asks for the bytes from `offset` on.
+    /// Asks for the bytes from `offset` on. Mirrors come first.
     async fn connect(&mut self) -> Result<(), RegistryFailure> {
+        let (client, repo) = (self.client.clone(), self.request.repo.clone());
+        let mirrors = &client.inner.mirrors;
+        for mirror in mirrors.candidates(&repo, &self.digest) {
+            let opening = Box::pin(self.connect_to(&mirror));
+            match client.inner.patiently(&mirror, opening).await {
+                Ok(()) => {
+                    mirrors.answers(&self.digest, Some(&mirror));
+                    return Ok(());
+                }
+                Err(failure) => mirrors.failed(&mirror, &self.digest, &failure),
+            }
+        }
+        mirrors.answers(&self.digest, None);
+        self.connect_to(&repo).await
+    }
+
+    async fn connect_to(&mut self, repo: &RepoRef) -> Result<(), RegistryFailure> {
         let inner = &self.client.inner;
-        let repo = &self.request.repo;
         let url = inner.blob_url(repo, &self.digest)?;
         let scope = Scope::new(repo, Access::Pull);
         let mut ask = Ask::new(Method::GET, url.clone(), &scope);

@@ -3,6 +3,7 @@
 mod auth;
 mod blob;
 mod manifests;
+mod mirrors;
 mod pull_proof;
 mod push;
 mod range;
