@@ -84,7 +84,7 @@ impl Seed {
         let Ok(_turn) = self.opening.acquire().await else {
             return;
         };
-        let joined = self.stop.run_until_cancelled(self.join_image(&image)).await;
+        let joined = Box::pin(self.stop.run_until_cancelled(self.join_image(&image))).await;
         match joined.unwrap_or(Err(SeedError::Stopped)) {
             Ok(_) => {
                 tracing::info!(

@@ -307,7 +307,7 @@ impl Server {
                 Action::Opened { image, blobs: _ } => {
                     if let Some((_, seed)) = &self.seed {
                         let (seed, tasks) = (Arc::clone(seed), &self.tasks);
-                        tasks.spawn(async move { seed.open(image).await });
+                        tasks.spawn(async move { Box::pin(seed.open(image)).await });
                     }
                 }
                 Action::Banned { peer } => {
