@@ -115,6 +115,7 @@ impl Agent {
         });
 
         devices.recover(PATIENCE).await;
+        devices.begin_graduation();
         let (servers, stop) = (TaskTracker::new(), CancellationToken::new());
         let control = Control {
             devices: Arc::clone(&devices),

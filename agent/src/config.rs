@@ -228,6 +228,10 @@ pub struct Device {
     /// How long readers of devices wait for the daemon to come back after it died, before they get errors.
     #[serde(with = "humantime_serde")]
     pub agent_patience: Duration,
+    /// Whether a device whose image is wholly here moves to a plain file, which is read without this daemon.
+    pub graduate: bool,
+    /// Bytes of disk that those files may take, beside the store's quota and above its floor of free space.
+    pub graduate_quota: ByteSize,
 }
 
 impl Default for Device {
@@ -240,6 +244,8 @@ impl Default for Device {
             detach_on_stop: true,
             stop_grace: Duration::from_secs(10),
             agent_patience: Duration::from_mins(10),
+            graduate: false,
+            graduate_quota: ByteSize::gib(20),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! that the next start does not know of.
 
 mod error;
+mod graduate;
 mod lifecycle;
 mod mounting;
 mod recover;
@@ -12,6 +13,7 @@ mod recover;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +29,7 @@ use crate::front_end::{FrontEndOptions, Presented};
 use crate::image::{Image, Images};
 use crate::keeping::Keeping;
 use crate::mounts::MountRecord;
+use crate::plain::PlainBudget;
 use crate::records::Records;
 
 pub use error::DeviceError;
@@ -43,6 +46,8 @@ pub(crate) struct DeviceOptions {
     pub(crate) detach_on_stop: bool,
     /// Chunks under way at once to fill an attached image; `None` leaves it lazy.
     pub(crate) fill: Option<usize>,
+    /// What plain files of graduated devices may take; `None` lets no device graduate.
+    pub(crate) graduate: Option<PlainBudget>,
 }
 
 /// What is kept of a device.
@@ -54,6 +59,9 @@ struct DeviceRecord {
     front_end: FrontEndName,
     use_count: u32,
     mounts: Vec<MountRecord>,
+    /// The digest of the plain file, once there is one that may be read. Whether the device is on it, the kernel knows.
+    #[serde(default)]
+    graduated: Option<Digest>,
 }
 
 /// A device that answers reads.
@@ -61,6 +69,12 @@ struct DeviceRecord {
 struct Attached {
     image: Arc<Image>,
     presented: Presented,
+}
+
+impl Attached {
+    fn is_graduated(&self) -> bool {
+        self.presented.is_graduated()
+    }
 }
 
 /// What one slot should be and is; whoever changes either holds the lock.
@@ -76,6 +90,8 @@ struct Slot {
     work: tokio::sync::Mutex<Work>,
     /// The last finished state, for those who only look.
     shown: Mutex<Option<Shown>>,
+    /// How much room there must be before it is tried again to let the device graduate, in bytes.
+    room_wanted_len: AtomicU64,
 }
 
 #[derive(Clone, Debug)]
@@ -95,6 +111,20 @@ impl Slot {
                 .unwrap_or_default(),
             ..shown.info.clone()
         })
+    }
+
+    /// Whether there is a device that has not come back yet.
+    fn is_recovering(&self) -> bool {
+        self.info()
+            .is_some_and(|info| info.state == DeviceState::Recovering)
+    }
+
+    fn has_new_room(&self, room_len: u64) -> bool {
+        room_len >= self.room_wanted_len.load(Ordering::Relaxed)
+    }
+
+    fn note_room(&self, wanted_len: u64) {
+        self.room_wanted_len.store(wanted_len, Ordering::Relaxed);
     }
 
     /// Shows what the slot is now.
@@ -124,6 +154,7 @@ impl Slot {
                     .map(|mount| mount_info(&self.id, mount))
                     .collect(),
                 fill: crate::control::FillInfo::default(),
+                graduated: attached.is_some_and(Attached::is_graduated),
             };
             Shown {
                 info,
@@ -211,6 +242,7 @@ impl Devices {
                 id: id.to_owned(),
                 work: tokio::sync::Mutex::default(),
                 shown: Mutex::default(),
+                room_wanted_len: AtomicU64::new(0),
             })
         });
         Arc::clone(slot)

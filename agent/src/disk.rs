@@ -40,7 +40,8 @@ impl ImageDisk {
         }
     }
 
-    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockReadError> {
+    /// Fills `buf` from `offset` of the device, and notes it nowhere.
+    pub(crate) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockReadError> {
         let len = buf.len() as u64;
         BlockReadError::check_range(offset, len, self.disk.len())?;
         for layer in &self.layers {

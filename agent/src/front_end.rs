@@ -17,6 +17,8 @@ use tranship_device::{
 
 use crate::control::{FrontEndChoice, FrontEndName};
 
+mod graduated;
+
 /// Name of the one file in a device's FUSE mount.
 const FILE: &str = "device";
 /// Where that is mounted, in the device's directory.
@@ -122,6 +124,8 @@ pub(crate) struct Left {
 #[derive(Debug)]
 pub(crate) enum Presented {
     FuseLoop { fuse: FuseFile, device: LoopDevice },
+    /// A fuse-loop device under which a plain file of this node has taken the place of the FUSE file.
+    Graduated { device: LoopDevice },
     ErofsFile { fuse: FuseFile },
     Nbd { server: NbdServer },
 }
@@ -256,6 +260,7 @@ impl Presented {
                     (LOOP_PART, device.as_fd()),
                 ]
             }
+            Self::Graduated { device } => vec![(LOOP_PART, device.as_fd())],
             Self::ErofsFile { fuse } => vec![(FUSE_PART, fuse.session().fd())],
             Self::Nbd { .. } => Vec::new(),
         }
@@ -264,7 +269,7 @@ impl Presented {
     /// The block device, the FUSE file or the NBD socket.
     pub(crate) fn path(&self) -> &Path {
         match self {
-            Self::FuseLoop { device, .. } => device.path(),
+            Self::FuseLoop { device, .. } | Self::Graduated { device } => device.path(),
             Self::ErofsFile { fuse } => fuse.path(),
             Self::Nbd { server } => server.path(),
         }
@@ -273,7 +278,7 @@ impl Presented {
     /// The same for NBD clients.
     pub(crate) fn nbd_uri(&self) -> Option<String> {
         match self {
-            Self::FuseLoop { .. } | Self::ErofsFile { .. } => None,
+            Self::FuseLoop { .. } | Self::Graduated { .. } | Self::ErofsFile { .. } => None,
             Self::Nbd { server } => Some(server.uri("")),
         }
     }
@@ -281,10 +286,10 @@ impl Presented {
     /// Mounts the device's filesystem at an existing directory, read-only.
     pub(crate) fn mount(&self, filesystem: Filesystem, target: &Path) -> Result<(), FrontEndError> {
         match (self, filesystem) {
-            (Self::FuseLoop { device, .. }, Filesystem::Erofs) => {
+            (Self::FuseLoop { device, .. } | Self::Graduated { device }, Filesystem::Erofs) => {
                 mount::erofs_device(device.path(), target)?;
             }
-            (Self::FuseLoop { device, .. }, Filesystem::Ext4) => {
+            (Self::FuseLoop { device, .. } | Self::Graduated { device }, Filesystem::Ext4) => {
                 mount::ext4_device(device.path(), target)?;
             }
             (Self::ErofsFile { fuse }, Filesystem::Erofs) => {
@@ -308,6 +313,7 @@ impl Presented {
                 fuse.stop()?;
                 detached?;
             }
+            Self::Graduated { device } => device.detach()?,
             Self::ErofsFile { fuse } => fuse.stop()?,
             Self::Nbd { server } => server.stop()?,
         }
@@ -321,6 +327,7 @@ impl Presented {
                 drop(fuse.leave()?);
                 drop(device);
             }
+            Self::Graduated { device } => drop(device),
             Self::ErofsFile { fuse } => drop(fuse.leave()?),
             Self::Nbd { server } => server.stop()?,
         }

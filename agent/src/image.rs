@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tranship_device::BlockRead;
+use tranship_device::{BlockRead, BlockReadError};
 use tranship_format::Digest;
 use tranship_format::annotation::LayerAnnotations;
 use tranship_source::fetch::Fetcher;
@@ -119,6 +119,16 @@ impl Image {
                 present_len: sum.present_len.saturating_add(blob.present_len()),
                 stored_len: sum.stored_len.saturating_add(blob.table().covered_len()),
             })
+    }
+
+    /// Whether every byte of it is here and proven.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.layers.iter().all(|layer| layer.is_proven())
+    }
+
+    /// Reads the device's bytes for this node itself; it counts as no reader.
+    pub(crate) fn read_plain(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockReadError> {
+        self.disk.read(offset, buf)
     }
 
     /// Has blobs that are read by a proof checked as a whole, those of which all is here.

@@ -117,6 +117,11 @@ impl LazyBlob {
         self.blob.present_count() == self.blob.table().count()
     }
 
+    /// Whether every chunk is here, and nobody's word alone stands behind them.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.is_complete() && self.check.as_ref().is_none_or(WholeCheck::is_right)
+    }
+
     /// Has the blob checked as a whole if it is read by a proof and all of it is here. An error if it was found wrong.
     pub(crate) fn check_whole(&self) -> Result<(), LazyReadError> {
         let Some(check) = &self.check else {

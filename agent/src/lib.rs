@@ -20,6 +20,7 @@ mod lazy;
 mod metrics;
 mod mounts;
 mod origin;
+mod plain;
 mod read_ahead;
 mod recent;
 mod records;

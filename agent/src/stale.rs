@@ -12,6 +12,7 @@ use tranship_device::LoopDevice;
 use tranship_device::mount::{self, MountEntry};
 
 use crate::front_end::backing_file;
+use crate::plain;
 
 /// Clears away all of it that belongs to the devices for whose ids `is_stale` holds. `run_dir` is free of symbolic links.
 pub(crate) fn clear_away(run_dir: &Path, is_stale: impl Fn(&str) -> bool) {
@@ -41,12 +42,14 @@ fn loops(run_dir: &Path, is_stale: impl Fn(&str) -> bool) -> Vec<LoopDevice> {
         if !dir.file_name().to_str().is_some_and(&is_stale) {
             continue;
         }
-        match LoopDevice::find(&backing_file(&dir.path())) {
-            Ok(devices) => found.extend(devices),
-            Err(error) => tracing::warn!(
-                error = &error as &dyn Error,
-                "stale loop devices cannot be looked for"
-            ),
+        for file in [backing_file(&dir.path()), plain::path_in(&dir.path())] {
+            match LoopDevice::find(&file) {
+                Ok(devices) => found.extend(devices),
+                Err(error) => tracing::warn!(
+                    error = &error as &dyn Error,
+                    "stale loop devices cannot be looked for"
+                ),
+            }
         }
     }
     found

@@ -57,6 +57,11 @@ impl WholeCheck {
         self.0.state.load(Ordering::Acquire) == WRONG
     }
 
+    /// Whether the blob was found to be what the manifest says.
+    pub(crate) fn is_right(&self) -> bool {
+        self.0.state.load(Ordering::Acquire) == RIGHT
+    }
+
     /// Begins the check if every chunk is here and none has begun. Cheap when there is nothing to do.
     pub(crate) fn begin_if_whole(
         &self,

@@ -45,6 +45,7 @@ fn row(device: &DeviceInfo) -> Vec<Cell> {
         })
         .collect();
     let state = match device.state {
+        DeviceState::Attached if device.graduated => "graduated",
         DeviceState::Attached => "attached",
         DeviceState::Recovering => "recovering",
     };

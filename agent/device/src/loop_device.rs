@@ -221,7 +221,12 @@ impl LoopDevice {
             backing: backing.to_owned(),
             device: self.path.clone(),
             source,
-        })
+        })?;
+        if self.backing_io == BackingIo::Direct {
+            // A file that cannot be read past its cache ends that, and the next one does not bring it back by itself.
+            let _ = abi::ask_direct_io(&self.device);
+        }
+        Ok(())
     }
 
     /// Detaches the device: at once, or when its last user is gone.

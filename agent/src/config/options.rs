@@ -18,6 +18,7 @@ use super::Config;
 use crate::devices::DeviceOptions;
 use crate::front_end::FrontEndOptions;
 use crate::image::ImageOptions;
+use crate::plain::PlainBudget;
 
 /// Why settings that can be read cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +145,10 @@ impl Config {
             agent_patience: self.device.agent_patience,
             detach_on_stop: self.device.detach_on_stop,
             fill: self.prefetch.background.then_some(self.prefetch.in_flight),
+            graduate: self.device.graduate.then(|| PlainBudget {
+                quota_len: self.device.graduate_quota.as_u64(),
+                free_floor_len: self.store.free_floor.as_u64(),
+            }),
         }
     }
 }

@@ -136,6 +136,9 @@ pub struct DeviceInfo {
     /// How much of it is here.
     #[serde(default)]
     pub fill: FillInfo,
+    /// Whether it reads a plain file of this node, without the daemon.
+    #[serde(default)]
+    pub graduated: bool,
 }
 
 /// The answer to `DELETE /v1/devices/{id}`.

@@ -1,6 +1,7 @@
 //! Attach and detach.
 
 use std::error::Error;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::control::{AttachRequest, DetachReply, DeviceInfo, FrontEndChoice};
@@ -8,6 +9,7 @@ use crate::fill;
 use crate::front_end::{self, FUSE_PART, Filesystem, LOOP_PART, Left, Presented};
 use crate::image::Resolved;
 use crate::keeping::Keeping;
+use crate::plain;
 use crate::stale;
 
 use super::{Attached, DeviceError, DeviceRecord, Devices, Slot, Work};
@@ -52,6 +54,7 @@ impl Devices {
             front_end,
             use_count: 0,
             mounts: Vec::new(),
+            graduated: None,
         });
         record.use_count = record.use_count.saturating_add(1);
         let outcome = match work.attached {
@@ -108,7 +111,8 @@ impl Devices {
         );
         let presented = self
             .blocking(move || {
-                let taken = take_back(&keeping, &id).and_then(|left| {
+                let graduated = find_graduated(&keeping, &id, &dir);
+                let taken = graduated.or_else(|| take_back(&keeping, &id).and_then(|left| {
                     let taken = Presented::take_over(front_end, &dir, Arc::clone(&content), bounds, left);
                     if let Err(error) = &taken {
                         tracing::warn!(device = id, error = error as &dyn Error, "a device of an earlier run is made anew, and its readers get errors");
@@ -116,7 +120,7 @@ impl Devices {
                         stale::clear_away(&run_dir, |other| other == id);
                     }
                     taken.ok()
-                });
+                }));
                 let presented = match taken {
                     Some(presented) => presented,
                     None => Presented::new(front_end, &dir, &record.reference, content, bounds)?,
@@ -195,6 +199,7 @@ impl Devices {
         if let Err(error) = outcome {
             tracing::warn!(device = slot.id, %error, "the record of a detached device stays");
         }
+        plain::remove(&dir);
         // Only empty directories: whatever else lies there is worth a look.
         for dir in [dir.join("fuse"), dir] {
             let _ = std::fs::remove_dir(dir);
@@ -254,6 +259,26 @@ impl Devices {
                 id: slot.id.clone(),
                 source,
             })
+    }
+}
+
+/// A device that an earlier agent left on its plain file: the kernel has all of it.
+fn find_graduated(keeping: &Keeping, id: &str, dir: &Path) -> Option<Presented> {
+    match Presented::find_graduated(dir, &plain::path_in(dir)) {
+        Ok(found) => {
+            if found.is_some() {
+                keeping.let_go(id, FUSE_PART);
+            }
+            found
+        }
+        Err(error) => {
+            tracing::warn!(
+                device = id,
+                error = &error as &dyn Error,
+                "a graduated device cannot be looked for"
+            );
+            None
+        }
     }
 }
 

@@ -2,15 +2,17 @@
 //!
 //! What a daemon that was killed had is in the keeper's hands, and whoever reads it waits: it is gone on with. What the keeper does
 //! not hold is FUSE mounts without a server and loop devices on them. They are cleared away first, before anyone can ask for
-//! anything; then each device is taken over or made again beside the others, as long as it takes. A device that cannot come
+//! anything. A graduated device is wholly in the kernel, and is found there by its plain file; then each device is taken over or made again beside the others, as long as it takes. A device that cannot come
 //! back keeps nobody from starting.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
+use tranship_device::LoopDevice;
 
 use crate::front_end::{FUSE_PART, LOOP_PART};
+use crate::plain;
 use crate::stale;
 
 use super::{DeviceError, Devices, Slot};
@@ -35,12 +37,16 @@ impl Devices {
         let known: Vec<String> = records.iter().map(|(id, _)| id.clone()).collect();
         let clearing = move || {
             let held = keeping.names();
-            let is_kept = |id: &str| {
-                known.iter().any(|known| known == id)
-                    && held
-                        .iter()
-                        .any(|(device, part)| device == id && part == FUSE_PART)
+            let is_graduated = |id: &str| {
+                LoopDevice::find(&plain::path_in(&run_dir.join(id)))
+                    .is_ok_and(|devices| !devices.is_empty())
             };
+            let is_left = |id: &str| {
+                let mut parts = held.iter();
+                parts.any(|(device, part)| device == id && part == FUSE_PART) || is_graduated(id)
+            };
+            let kept: Vec<String> = known.into_iter().filter(|id| is_left(id)).collect();
+            let is_kept = |id: &str| kept.iter().any(|kept| kept == id);
             for (id, part) in held
                 .iter()
                 .filter(|(id, part)| part == LOOP_PART && !is_kept(id))

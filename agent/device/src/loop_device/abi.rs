@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd};
 const LOOP_CLR_FD: libc::Ioctl = 0x4C01;
 const LOOP_GET_STATUS64: libc::Ioctl = 0x4C05;
 const LOOP_CHANGE_FD: libc::Ioctl = 0x4C06;
+const LOOP_SET_DIRECT_IO: libc::Ioctl = 0x4C08;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
 
@@ -109,6 +110,15 @@ pub(super) fn change_backing(device: &impl AsFd, backing: &impl AsFd) -> io::Res
     let backing = backing.as_fd().as_raw_fd();
     // SAFETY: this ioctl takes a descriptor by value; both are open for the duration of the call.
     let answer = unsafe { libc::ioctl(device, LOOP_CHANGE_FD, backing) };
+    checked(answer).map(drop)
+}
+
+/// Has `device` read past the page cache of the file below, from now on.
+pub(super) fn ask_direct_io(device: &impl AsFd) -> io::Result<()> {
+    let device = device.as_fd().as_raw_fd();
+    let wanted: libc::c_ulong = 1;
+    // SAFETY: this ioctl takes a number by value, and `device` is open for the duration of the call.
+    let answer = unsafe { libc::ioctl(device, LOOP_SET_DIRECT_IO, wanted) };
     checked(answer).map(drop)
 }
 

@@ -1,0 +1,84 @@
+//! A fuse-loop device that moves between its FUSE file and a plain file with the same bytes, under whoever reads it.
+//!
+//! `LOOP_CHANGE_FD` waits for the reads that are under way and begins the next ones on the other file: a mounted filesystem and its
+//! readers stay as they are. Which of the two files a device is on stands in the kernel, and is read there after a crash.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use tranship_device::{BlockRead, FuseFile, LoopDevice, mount};
+
+use super::{FILE, FUSE_DIR, FrontEndError, FrontEndOptions, Presented};
+
+impl Presented {
+    /// Puts the file `plain` in the place of the FUSE file of a fuse-loop device. The FUSE file comes back too, for the caller to
+    /// [stop](FuseFile::stop): nothing reads it any more. Any other device stays as it is.
+    pub(crate) fn graduate(
+        self,
+        plain: &Path,
+    ) -> (Self, Result<Option<FuseFile>, FrontEndError>) {
+        match self {
+            Self::FuseLoop { fuse, device } => match device.change_backing(plain) {
+                Ok(()) => (Self::Graduated { device }, Ok(Some(fuse))),
+                Err(error) => (Self::FuseLoop { fuse, device }, Err(error.into())),
+            },
+            other => (other, Ok(None)),
+        }
+    }
+
+    /// Puts a FUSE file again in the place of the plain one. `hold` is given the FUSE file before anyone reads it. Any other device
+    /// stays as it is.
+    pub(crate) fn come_back(
+        self,
+        dir: &Path,
+        content: Arc<dyn BlockRead>,
+        options: FrontEndOptions,
+        hold: impl FnOnce(&FuseFile),
+    ) -> (Self, Result<(), FrontEndError>) {
+        let Self::Graduated { device } = self else {
+            return (self, Ok(()));
+        };
+        match fuse_file(dir, content, options) {
+            Err(error) => (Self::Graduated { device }, Err(error)),
+            Ok(fuse) => {
+                hold(&fuse);
+                match device.change_backing(fuse.path()) {
+                    Ok(()) => (Self::FuseLoop { fuse, device }, Ok(())),
+                    Err(error) => (Self::Graduated { device }, Err(error.into())),
+                }
+            }
+        }
+    }
+
+    /// Finds a device that an earlier process left on the file `plain`, and clears away what stands of its FUSE file.
+    pub(crate) fn find_graduated(dir: &Path, plain: &Path) -> Result<Option<Self>, FrontEndError> {
+        let Some(device) = LoopDevice::find(plain)?.into_iter().next() else {
+            return Ok(None);
+        };
+        let fuse_dir = dir.join(FUSE_DIR);
+        if mount::is_mounted(&fuse_dir)? {
+            // Half of a way there or back: the device is on the plain file, so nobody reads this one.
+            mount::unmount_by_force(&fuse_dir)?;
+        }
+        Ok(Some(Self::Graduated { device }))
+    }
+
+    /// Whether it reads a plain file of this node.
+    pub(crate) fn is_graduated(&self) -> bool {
+        matches!(self, Self::Graduated { .. })
+    }
+}
+
+fn fuse_file(
+    dir: &Path,
+    content: Arc<dyn BlockRead>,
+    options: FrontEndOptions,
+) -> Result<FuseFile, FrontEndError> {
+    let fuse_dir = dir.join(FUSE_DIR);
+    fs::create_dir_all(&fuse_dir).map_err(|source| FrontEndError::Directory {
+        path: fuse_dir.clone(),
+        source,
+    })?;
+    Ok(FuseFile::mount(&fuse_dir, FILE, content, options.fuse())?)
+}
