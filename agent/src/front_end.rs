@@ -123,11 +123,20 @@ pub(crate) struct Left {
 /// A device as it is seen.
 #[derive(Debug)]
 pub(crate) enum Presented {
-    FuseLoop { fuse: FuseFile, device: LoopDevice },
+    FuseLoop {
+        fuse: FuseFile,
+        device: LoopDevice,
+    },
     /// A fuse-loop device under which a plain file of this node has taken the place of the FUSE file.
-    Graduated { device: LoopDevice },
-    ErofsFile { fuse: FuseFile },
-    Nbd { server: NbdServer },
+    Graduated {
+        device: LoopDevice,
+    },
+    ErofsFile {
+        fuse: FuseFile,
+    },
+    Nbd {
+        server: NbdServer,
+    },
 }
 
 /// Tries all front ends on this machine, in `scratch`.

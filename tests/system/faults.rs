@@ -28,14 +28,14 @@ const FILE_LEN: usize = 300_001;
 const STRIDE_LEN: u64 = 4 << 20;
 
 /// Readers of a mounted image, until they are told to stop.
-struct Readers {
+pub(crate) struct Readers {
     stop: Arc<AtomicBool>,
     read_len: Arc<AtomicU64>,
     threads: Vec<JoinHandle<io::Result<Duration>>>,
 }
 
 impl Readers {
-    fn start(mounted: &Path) -> Self {
+    pub(crate) fn start(mounted: &Path) -> Self {
         let (stop, read_len) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let threads = (0..READER_COUNT)
             .map(|number| {
@@ -55,8 +55,13 @@ impl Readers {
     }
 
     /// Waits until the readers have read some more, all together.
-    fn wait_for_progress(&self) {
-        let goal = self.read_len.load(Ordering::Relaxed) + STRIDE_LEN;
+    pub(crate) fn wait_for_progress(&self) {
+        self.wait_for(STRIDE_LEN);
+    }
+
+    /// The same, for so many bytes.
+    pub(crate) fn wait_for(&self, len: u64) {
+        let goal = self.read_len.load(Ordering::Relaxed) + len;
         let begun = Instant::now();
         while self.read_len.load(Ordering::Relaxed) < goal {
             assert!(begun.elapsed() < Duration::from_mins(1), "readers hang");
@@ -69,7 +74,7 @@ impl Readers {
     }
 
     /// Ends the reading; gives the longest time that one read took. Fails on an error or a wrong byte.
-    fn finish(self) -> Duration {
+    pub(crate) fn finish(self) -> Duration {
         self.stop.store(true, Ordering::Relaxed);
         let longest = self
             .threads
@@ -146,7 +151,7 @@ fn convert_image(registry: &DockerRegistry) -> String {
 }
 
 /// An image mounted by one agent.
-struct Scene {
+pub(crate) struct Scene {
     cluster: Cluster,
     target: TempDir,
     reference: String,
@@ -155,7 +160,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn set(front_end: &str, extra: &str) -> Self {
+    pub(crate) fn set(front_end: &str, extra: &str) -> Self {
         let registry = DockerRegistry::start();
         let reference = convert_image(&registry);
         let mut cluster = Cluster::empty();
@@ -187,11 +192,11 @@ impl Scene {
         self.target.path().to_string_lossy().into_owned()
     }
 
-    fn readers(&self) -> Readers {
+    pub(crate) fn readers(&self) -> Readers {
         Readers::start(self.target.path())
     }
 
-    fn agent(&mut self) -> &mut Agent {
+    pub(crate) fn agent(&mut self) -> &mut Agent {
         &mut self.cluster.agents[0]
     }
 
@@ -249,10 +254,16 @@ impl Scene {
         assert_ne!(self.keeper(), before);
     }
 
-    fn end(mut self) {
+    fn end(self) {
+        self.end_with(|| ());
+    }
+
+    /// Takes everything down, has `look` look while the agent is there, and looks at its log.
+    pub(crate) fn end_with(mut self, look: impl FnOnce()) {
         let (socket, path) = (self.agent().socket(), self.target_path());
         tranship(&["umount", "--agent", &socket, &path]);
         tranship(&["detach", "--agent", &socket, &self.reference]);
+        look();
         let log = self.agent().log();
         for sign in ["made anew", "fails", "is stale"] {
             assert!(!log.contains(sign), "the agent logged:\n{log}");

@@ -15,6 +15,7 @@ mod demo;
 mod devices;
 mod disk;
 mod faults;
+mod graduation;
 mod image;
 mod restart;
 mod stock;

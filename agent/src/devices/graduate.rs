@@ -57,7 +57,8 @@ impl Devices {
             .collect();
         let Some(budget) = self.options.graduate else {
             for slot in &graduated {
-                self.bring_down(slot, "the settings no longer allow it").await;
+                self.bring_down(slot, "the settings no longer allow it")
+                    .await;
             }
             // Nobody sets it while the daemon runs; one that is busy is tried again.
             return !graduated.is_empty() || slots.iter().any(|slot| slot.is_recovering());
@@ -190,10 +191,8 @@ impl Devices {
             self.options.bounds,
         );
         let moved = self.change(&mut work, move |presented, image| {
-            let hold =
-                |fuse: &FuseFile| keeping.keep(&id, FUSE_PART, fuse.session().fd());
-            let (presented, outcome) =
-                presented.come_back(&dir, image.content(), bounds, hold);
+            let hold = |fuse: &FuseFile| keeping.keep(&id, FUSE_PART, fuse.session().fd());
+            let (presented, outcome) = presented.come_back(&dir, image.content(), bounds, hold);
             if outcome.is_ok() {
                 plain::remove(&dir);
             } else {
@@ -207,9 +206,17 @@ impl Devices {
                     record.graduated = None;
                 }
                 if let Err(error) = self.save(slot, &work) {
-                    warn(slot, &error, "a device that came back stays on record as graduated");
+                    warn(
+                        slot,
+                        &error,
+                        "a device that came back stays on record as graduated",
+                    );
                 }
-                tracing::info!(device = slot.id, why, "a device no longer reads a plain file");
+                tracing::info!(
+                    device = slot.id,
+                    why,
+                    "a device no longer reads a plain file"
+                );
             }
             Err(error) => warn(slot, &error, "a device stays on its plain file"),
         }

@@ -14,10 +14,7 @@ use super::{FILE, FUSE_DIR, FrontEndError, FrontEndOptions, Presented};
 impl Presented {
     /// Puts the file `plain` in the place of the FUSE file of a fuse-loop device. The FUSE file comes back too, for the caller to
     /// [stop](FuseFile::stop): nothing reads it any more. Any other device stays as it is.
-    pub(crate) fn graduate(
-        self,
-        plain: &Path,
-    ) -> (Self, Result<Option<FuseFile>, FrontEndError>) {
+    pub(crate) fn graduate(self, plain: &Path) -> (Self, Result<Option<FuseFile>, FrontEndError>) {
         match self {
             Self::FuseLoop { fuse, device } => match device.change_backing(plain) {
                 Ok(()) => (Self::Graduated { device }, Ok(Some(fuse))),
