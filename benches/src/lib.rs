@@ -9,3 +9,4 @@ pub mod cost;
 pub mod format;
 pub mod reading;
 pub mod swarm;
+pub mod transport;

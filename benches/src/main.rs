@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use tokio::signal::unix::{SignalKind, signal};
-use tranship_bench::{chunks, convert, format, reading, swarm};
+use tranship_bench::{chunks, convert, format, reading, swarm, transport};
 
 /// Measures tranship beside what it is compared with.
 #[derive(Debug, Parser)]
@@ -32,6 +32,27 @@ enum What {
         /// Form of the figures
         #[arg(long, value_enum, default_value_t)]
         output: Output,
+    },
+    /// A chunk from one process to another, by each transport that could carry it.
+    Transport {
+        /// What to measure; without it, everything that this was built with.
+        #[arg(value_enum)]
+        carriers: Vec<transport::Carrier>,
+        /// How often each is measured, by turns; the medians are printed.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        /// Form of the figures
+        #[arg(long, value_enum, default_value_t)]
+        output: Form,
+    },
+    /// The giving end of `transport`, in a process of its own.
+    #[command(name = transport::GIVER, hide = true)]
+    TransportGiver {
+        /// How it gives.
+        #[arg(value_enum)]
+        carrier: transport::Carrier,
+        /// Bytes of a chunk.
+        len: usize,
     },
     /// What is measured, in a process of its own.
     #[command(name = format::AS_TRANSHIP, hide = true, disable_help_flag = true)]
@@ -115,6 +136,16 @@ enum Output {
     Lines,
 }
 
+/// How figures of many rows are printed.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Form {
+    /// One document.
+    Json,
+    /// Rows and columns.
+    #[default]
+    Table,
+}
+
 fn main() -> Result<ExitCode> {
     let figures = match Arguments::parse().what {
         What::Convert { runs: 0, .. } => bail!("--runs must be at least 1"),
@@ -165,6 +196,22 @@ fn main() -> Result<ExitCode> {
                 return Ok(ExitCode::SUCCESS);
             }
             figures
+        }
+        What::Transport {
+            carriers,
+            runs,
+            output,
+        } => {
+            let figures = transport::measure(&carriers, runs)?;
+            if let Form::Table = output {
+                print!("{}", transport::table(&figures));
+                return Ok(ExitCode::SUCCESS);
+            }
+            figures
+        }
+        What::TransportGiver { carrier, len } => {
+            transport::give(carrier, len)?;
+            return Ok(ExitCode::SUCCESS);
         }
         What::Tranship { arguments } => {
             let (exit, cost) = format::as_tranship(arguments)?;

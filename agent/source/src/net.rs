@@ -38,18 +38,18 @@ mod hello;
 pub mod identity;
 mod images;
 mod links;
-mod mux;
 mod options;
+mod receive;
 mod rights;
 mod serve;
 mod session;
 mod start;
-mod stream;
+pub mod stream;
 #[cfg(test)]
 mod tests;
-mod tls;
+pub mod tls;
 mod tracker_stream;
-mod transport;
+pub mod transport;
 mod waiters;
 
 /// Each half of stopping may take so long.

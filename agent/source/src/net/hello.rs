@@ -149,3 +149,53 @@ async fn within(part: impl Future<Output = Result<(), HelloError>>) -> Result<()
         .await
         .unwrap_or(Err(HelloError::TimedOut))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::super::identity::Identity;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stays_silent_at_the_door_is_not_waited_for() {
+        let tracker = Identity::generate().libp2p_peer();
+        let (_ours, certificate) = watch::channel(None);
+        let mut membership = Membership {
+            authority: Authority::of(tracker).unwrap(),
+            ours: certificate,
+            boot_id: [0; 16],
+        };
+        let (stream, _silent) = tokio::io::duplex(1 << 10);
+        let peer = PeerId::from_bytes(b"silent").unwrap();
+        let began = Instant::now();
+        let welcomed = welcome(Box::new(stream), &peer, &mut membership).await;
+        assert!(matches!(welcomed, Err(HelloError::TimedOut)));
+        assert_eq!(began.elapsed(), PATIENCE);
+    }
+
+    #[tokio::test]
+    async fn a_greeting_that_is_too_long_is_refused_before_it_is_read() {
+        let tracker = Identity::generate().libp2p_peer();
+        let (_ours, certificate) = watch::channel(None);
+        let mut membership = Membership {
+            authority: Authority::of(tracker).unwrap(),
+            ours: certificate,
+            boot_id: [0; 16],
+        };
+        let (stream, theirs) = tokio::io::duplex(1 << 10);
+        let (_, mut writer) = frames(Box::new(theirs), MAX_BODY_LEN);
+        let header = tranship_format::wire::Header {
+            body_len: MAX_GREETING_LEN + 1,
+            kind: 1,
+            request: 0,
+        };
+        writer.send(&header.encode()).await.unwrap();
+        let peer = PeerId::from_bytes(b"talker").unwrap();
+        let welcomed = welcome(Box::new(stream), &peer, &mut membership).await;
+        assert!(matches!(
+            welcomed,
+            Err(HelloError::Wire(WireError::FrameTooLong { .. }))
+        ));
+    }
+}

@@ -1,10 +1,10 @@
 //! The streams between this node and its peers.
 //!
-//! A pair of peers keeps two: one for chunks that a reader waits for and one for
-//! the rest, so that bulk never stands before demand in a queue of ours. Either
-//! end may ask on either stream, whoever opened it. A stream is carried by one
-//! task; when one stream of a peer ends all do, since they mostly share a
-//! connection and an answer lost on one is lost for good.
+//! A pair of peers keeps two, each with a connection of its own: one for chunks
+//! that a reader waits for and one for the rest, so that bulk never stands before
+//! demand, in our queues or on the wire. Either end may ask on either stream,
+//! whoever opened it. A stream is carried by one task; when one stream of a peer
+//! ends all do, since an answer lost on one is lost for good.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,12 +15,13 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tranship_format::Digest;
-use tranship_format::wire::{Class, Grant, Member, PeerId, PeerMessage};
+use tranship_format::wire::{Class, Member, PeerId};
 
-use super::certificate::{Authority, libp2p_peer, unix_seconds, wire_peer};
+use super::certificate::{libp2p_peer, wire_peer};
 use super::event::Event;
 use super::hello::{HelloError, Membership, greet, welcome};
 use super::images::OwnGrant;
+use super::receive::{GrantJudge, ReceiveError, receive};
 use super::stream::{FrameReader, FrameWriter, Outbox, Outgoing};
 use super::transport::{Arrival, Purpose, Transport, TransportError};
 use crate::counters::Counters;
@@ -334,80 +335,6 @@ impl Carrier {
             let _ = events.send(Event::LinkDown { peer, id }).await;
         });
     }
-}
-
-/// Judges the grants that come on a stream.
-#[derive(Debug)]
-struct GrantJudge {
-    authority: Option<Authority>,
-    counters: Arc<Counters>,
-}
-
-impl GrantJudge {
-    fn believes(&self, grant: &Grant, peer: &PeerId) -> bool {
-        let Some(authority) = &self.authority else {
-            return false;
-        };
-        let checked = authority.check_grant(grant, peer, unix_seconds());
-        if let Err(error) = &checked {
-            self.counters.refused_grants.increment();
-            tracing::debug!(%peer, %error, "a peer's grant is not believed");
-        }
-        checked.is_ok()
-    }
-}
-
-async fn receive(
-    peer: PeerId,
-    mut reader: FrameReader,
-    events: &mpsc::Sender<Event>,
-    room: &Arc<Semaphore>,
-    judge: &GrantJudge,
-) -> Result<(), ReceiveError> {
-    while let Some(frame) = reader.next().await.map_err(ReceiveError::Stream)? {
-        let message = PeerMessage::from_frame(frame).map_err(ReceiveError::Wire)?;
-        let message = match message {
-            PeerMessage::Grant(grant) => {
-                // One that is not believed is ignored: clocks differ, and a better one may follow.
-                if judge.believes(&grant, &peer)
-                    && events.send(Event::Granted { peer, grant }).await.is_err()
-                {
-                    break;
-                }
-                continue;
-            }
-            message => message,
-        };
-        let room = match &message {
-            PeerMessage::Hello(_) | PeerMessage::HelloAck(_) => {
-                return Err(ReceiveError::OutOfTurn);
-            }
-            PeerMessage::Data { bytes, .. } => {
-                let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                Arc::clone(room).acquire_many_owned(len).await.ok()
-            }
-            _ => None,
-        };
-        let message = Event::Message {
-            peer,
-            message,
-            room,
-        };
-        if events.send(message).await.is_err() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-#[derive(Debug, thiserror::Error)]
-enum ReceiveError {
-    #[error("the stream failed")]
-    Stream(#[source] super::stream::StreamError),
-    #[error("understand what came")]
-    Wire(#[source] tranship_format::wire::WireError),
-    #[error("a greeting where none belongs")]
-    OutOfTurn,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -20,7 +20,7 @@ use super::images::Images;
 use super::links::{Carrier, Links};
 use super::serve::Server;
 use super::session::{self, Applicant, Session};
-use super::transport::{Arrival, Purpose, Transport};
+use super::transport::{Arrival, Limits, Purpose, Transport};
 use super::waiters::Waiters;
 use super::{NetError, NetOptions, NetStatus, SwarmNet, TrackerStream, random_bytes};
 use crate::counters::Counters;
@@ -45,7 +45,7 @@ impl SwarmNet {
     /// # Errors
     /// [`NetError`] when the key cannot be had or an address cannot be listened on.
     pub async fn start(options: NetOptions) -> Result<Self, NetError> {
-        let (net, _) = Self::start_with_tracker(options).await?;
+        let (net, _) = Self::start_within(options, Limits::NODE).await?;
         Ok(net)
     }
 
@@ -57,6 +57,13 @@ impl SwarmNet {
     pub async fn start_with_tracker(
         options: NetOptions,
     ) -> Result<(Self, mpsc::Receiver<TrackerStream>), NetError> {
+        Self::start_within(options, Limits::TRACKER).await
+    }
+
+    async fn start_within(
+        options: NetOptions,
+        limits: Limits,
+    ) -> Result<(Self, mpsc::Receiver<TrackerStream>), NetError> {
         let identity = Identity::open(&options.state_dir).map_err(NetError::Identity)?;
         let authority = match &options.tracker {
             Some(tracker) => Some(Authority::of(tracker.peer).map_err(NetError::Tracker)?),
@@ -65,7 +72,7 @@ impl SwarmNet {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let guard = stop.clone().drop_guard();
         let (transport, arrivals) =
-            Transport::start(&identity, &options.listen, &tasks, stop.clone())
+            Transport::start(&identity, &options.listen, limits, &tasks, stop.clone())
                 .await
                 .map_err(NetError::Transport)?;
         let counters = Arc::new(Counters::default());

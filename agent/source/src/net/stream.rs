@@ -1,10 +1,11 @@
 //! Frames on a byte stream: a reader that cuts, a writer with a queue.
 //!
-//! What is queued is written in batches, header and body in one buffer, and
-//! flushed when the queue is empty: half the processor time of a small request
-//! is otherwise spent on flushing.
+//! What is queued is written in batches, short frames in one buffer, and flushed
+//! when the queue is empty: half the processor time of a small request is
+//! otherwise spent on flushing. A chunk is encrypted from where it lies.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
 use thiserror::Error;
@@ -14,17 +15,20 @@ use tranship_format::wire::{Frame, FrameDecoder, WireError};
 
 use super::transport::ByteStream;
 
-/// Most bytes of one read: a read clears what it may fill, so more would cost
-/// more than it saves.
-const READ_LEN: usize = 64 << 10;
-/// A batch is written once it has so many bytes.
-const BATCH_LEN: usize = 256 << 10;
+/// Most bytes of one read: a record of TLS, which is all that comes at once. A
+/// read clears what it may fill, so more would cost more than it saves.
+const READ_LEN: usize = 16 << 10;
+/// A batch is written once it has so many bytes: a record of TLS.
+const BATCH_LEN: usize = 16 << 10;
+/// A stream of which the other end takes nothing for so long is given up: what is
+/// on its way to it holds memory, and a place that others wait for.
+const STALL: Duration = Duration::from_secs(15);
 /// Frames that may wait in a queue. A peer that lets so many pile up is not reading.
 const QUEUE: usize = 4096;
 
 /// Why a stream is of no use any more.
 #[derive(Debug, Error)]
-pub(crate) enum StreamError {
+pub enum StreamError {
     /// The connection failed.
     #[error("the stream broke")]
     Broken(#[source] io::Error),
@@ -34,14 +38,17 @@ pub(crate) enum StreamError {
 }
 
 /// The receiving half of a stream.
-pub(crate) struct FrameReader {
+pub struct FrameReader {
     stream: ReadHalf<ByteStream>,
     decoder: FrameDecoder,
 }
 
 impl FrameReader {
     /// The next frame; `None` when the other end closed the stream between two frames.
-    pub(crate) async fn next(&mut self) -> Result<Option<Frame>, StreamError> {
+    ///
+    /// # Errors
+    /// [`StreamError`]; nothing can be read any more.
+    pub async fn next(&mut self) -> Result<Option<Frame>, StreamError> {
         loop {
             if let Some(frame) = self.decoder.next_frame().map_err(StreamError::Wire)? {
                 return Ok(Some(frame));
@@ -58,19 +65,36 @@ impl FrameReader {
     }
 
     /// Changes the longest body that is accepted.
-    pub(crate) fn set_max_body_len(&mut self, len: u32) {
+    pub fn set_max_body_len(&mut self, len: u32) {
         self.decoder.set_max_body_len(len);
     }
 }
 
+impl std::fmt::Debug for FrameReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FrameReader")
+            .field("decoder", &self.decoder)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The sending half of a stream, before it has a queue.
-pub(crate) struct FrameWriter {
+pub struct FrameWriter {
     stream: WriteHalf<ByteStream>,
+}
+
+impl std::fmt::Debug for FrameWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FrameWriter").finish_non_exhaustive()
+    }
 }
 
 impl FrameWriter {
     /// Writes encoded frames and makes sure that they leave.
-    pub(crate) async fn send(&mut self, frames: &[u8]) -> Result<(), StreamError> {
+    ///
+    /// # Errors
+    /// [`StreamError::Broken`] when the connection is gone.
+    pub async fn send(&mut self, frames: &[u8]) -> Result<(), StreamError> {
         self.stream
             .write_all(frames)
             .await
@@ -80,7 +104,7 @@ impl FrameWriter {
 
     /// Gives the writer a queue. The future writes what is queued until all
     /// handles are gone or the stream breaks; whoever owns the stream runs it.
-    pub(crate) fn queued(
+    pub fn queued(
         self,
     ) -> (
         Outbox,
@@ -92,7 +116,7 @@ impl FrameWriter {
 }
 
 /// Splits a stream into frames. Bodies may have at most `max_body_len` bytes.
-pub(crate) fn frames(stream: ByteStream, max_body_len: u32) -> (FrameReader, FrameWriter) {
+pub fn frames(stream: ByteStream, max_body_len: u32) -> (FrameReader, FrameWriter) {
     let (read, write) = tokio::io::split(stream);
     let reader = FrameReader {
         stream: read,
@@ -103,32 +127,48 @@ pub(crate) fn frames(stream: ByteStream, max_body_len: u32) -> (FrameReader, Fra
 
 /// A frame on its way out.
 #[derive(Debug, Default)]
-pub(crate) struct Outgoing {
+pub struct Outgoing {
     /// The encoded frame, or all of it but a long body.
-    pub(crate) head: Vec<u8>,
+    pub head: Vec<u8>,
     /// The long body.
-    pub(crate) body: Bytes,
+    pub body: Bytes,
     /// Told when the frame was handed to the connection.
-    pub(crate) written: Option<oneshot::Sender<()>>,
+    pub written: Option<oneshot::Sender<()>>,
 }
 
 /// Queue of one stream. The stream ends when all clones are gone.
 #[derive(Clone, Debug)]
-pub(crate) struct Outbox {
+pub struct Outbox {
     queue: mpsc::Sender<Outgoing>,
 }
 
 impl Outbox {
     /// Queues a frame without waiting. `false`: the stream has ended, or the
     /// other end reads so slowly that it should.
-    pub(crate) fn send(&self, outgoing: Outgoing) -> bool {
+    pub fn send(&self, outgoing: Outgoing) -> bool {
         self.queue.try_send(outgoing).is_ok()
     }
 
     /// Whether two handles are of one stream.
-    pub(crate) fn same_as(&self, other: &Self) -> bool {
+    pub fn same_as(&self, other: &Self) -> bool {
         self.queue.same_channel(&other.queue)
     }
+}
+
+/// What a stream does in time.
+async fn within<T>(work: impl Future<Output = io::Result<T>>) -> Result<T, StreamError> {
+    let done = tokio::time::timeout(STALL, work).await;
+    done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(StreamError::Broken)
+}
+
+async fn put(stream: &mut WriteHalf<ByteStream>, mut bytes: &[u8]) -> Result<(), StreamError> {
+    while !bytes.is_empty() {
+        let count = within(stream.write(bytes)).await?;
+        let rest = bytes.get(count..).filter(|_| count > 0);
+        bytes = rest.ok_or_else(|| StreamError::Broken(io::ErrorKind::WriteZero.into()))?;
+    }
+    Ok(())
 }
 
 async fn write(
@@ -141,24 +181,60 @@ async fn write(
         let mut next = Some(first);
         while let Some(outgoing) = next {
             batch.extend_from_slice(&outgoing.head);
-            batch.extend_from_slice(&outgoing.body);
             written.extend(outgoing.written);
-            next = (batch.len() < BATCH_LEN)
+            // A long body fills up what is begun, and goes on by itself without being copied.
+            let room = BATCH_LEN.saturating_sub(batch.len());
+            let (begin, rest) = outgoing.body.split_at(room.min(outgoing.body.len()));
+            batch.extend_from_slice(begin);
+            if !rest.is_empty() {
+                put(&mut stream, &batch).await?;
+                batch.clear();
+                put(&mut stream, rest).await?;
+            }
+            next = (batch.len() < BATCH_LEN && rest.is_empty())
                 .then(|| queue.try_recv().ok())
                 .flatten();
         }
-        stream
-            .write_all(&batch)
-            .await
-            .map_err(StreamError::Broken)?;
+        put(&mut stream, &batch).await?;
         batch.clear();
         for told in written.drain(..) {
             // Whoever asked may have lost interest.
             let _ = told.send(());
         }
         if queue.is_empty() {
-            stream.flush().await.map_err(StreamError::Broken)?;
+            within(stream.flush()).await?;
         }
     }
-    stream.shutdown().await.map_err(StreamError::Broken)
+    within(stream.shutdown()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_whose_other_end_takes_nothing_is_given_up_and_a_slow_one_is_not() {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 10);
+        let (_, writer) = frames(Box::new(ours), 1 << 20);
+        let (outbox, writing) = writer.queued();
+        let writing = tokio::spawn(writing);
+        let outgoing = Outgoing {
+            body: vec![0; 16 << 10].into(),
+            ..Outgoing::default()
+        };
+        assert!(outbox.send(outgoing));
+        let began = Instant::now();
+        let mut taken = [0; 1 << 10];
+        for _ in 0..4 {
+            tokio::time::sleep(STALL * 9 / 10).await;
+            theirs.read_exact(&mut taken).await.unwrap();
+        }
+        let ended = writing.await.unwrap();
+        assert!(matches!(
+            ended,
+            Err(StreamError::Broken(error)) if error.kind() == io::ErrorKind::TimedOut
+        ));
+        assert!(began.elapsed() > STALL * 4);
+    }
 }

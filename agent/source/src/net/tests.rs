@@ -13,7 +13,7 @@ use tranship_store::{ChunkStore, StoreOptions};
 use super::certificate::{issue, issue_grant, libp2p_peer, unix_seconds, wire_peer};
 use super::identity::Identity;
 use super::stream::{FrameReader, FrameWriter, frames};
-use super::transport::{Arrival, Purpose};
+use super::transport::{Arrival, Limits, Purpose};
 use super::*;
 use crate::fetch::RegistryOrigin;
 use crate::registry::{RegistryClient, RegistryOptions};
@@ -74,7 +74,9 @@ struct Visit {
 /// Dials a node's door as `visitor` and says `first`; what comes back, if anything.
 async fn knock(net: &SwarmNet, visitor: &Identity, first: &PeerMessage) -> Visit {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let (transport, arrivals) = Transport::start(visitor, &[], &tasks, stop).await.unwrap();
+    let (transport, arrivals) = Transport::start(visitor, &[], Limits::NODE, &tasks, stop)
+        .await
+        .unwrap();
     let there = libp2p_peer(&net.member().peer).unwrap();
     let stream = transport
         .open(there, &net.transport.listening(), Purpose::Demand)
@@ -293,10 +295,89 @@ async fn another_peer_at_the_address_is_found_out() {
     let (net, _) = node(dir.path()).await;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let visitor = Identity::generate();
-    let (transport, _arrivals) = Transport::start(&visitor, &[], &tasks, stop).await.unwrap();
+    let (transport, _arrivals) = Transport::start(&visitor, &[], Limits::NODE, &tasks, stop)
+        .await
+        .unwrap();
     let expected = Identity::generate().libp2p_peer();
     let opened = transport
         .open(expected, &net.transport.listening(), Purpose::Demand)
         .await;
     assert!(matches!(opened, Err(TransportError::Connect { .. })));
+}
+
+#[tokio::test]
+async fn a_peer_gets_no_more_connections_than_it_may_have() {
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let _end = stop.clone().drop_guard();
+    let (identity, visitor) = (Identity::generate(), Identity::generate());
+    let listen = ["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+    let limits = Limits {
+        per_peer: 2,
+        ..Limits::NODE
+    };
+    let host = Transport::start(&identity, &listen, limits, &tasks, stop.clone()).await;
+    let (host, mut arrivals) = host.unwrap();
+    let guest = Transport::start(&visitor, &[], Limits::NODE, &tasks, stop).await;
+    let (guest, _none) = guest.unwrap();
+    let mut held = Vec::new();
+    for purpose in [Purpose::Demand, Purpose::Bulk] {
+        let opened = guest.open(host.peer(), &host.listening(), purpose).await;
+        held.push(opened.unwrap());
+        let arrival = timeout(PATIENCE, arrivals.recv()).await.unwrap().unwrap();
+        assert_eq!(arrival.purpose, purpose);
+        assert_eq!(arrival.peer, guest.peer());
+        held.push(arrival.stream);
+    }
+    // It may look open from here for a moment, and then ends.
+    let third = guest
+        .open(host.peer(), &host.listening(), Purpose::Demand)
+        .await;
+    if let Ok(stream) = third {
+        let (mut reader, _writer) = frames(stream, 1 << 20);
+        let ended = timeout(PATIENCE, reader.next()).await.unwrap();
+        assert!(!matches!(ended, Ok(Some(_))), "a third stream speaks");
+    }
+    assert!(arrivals.try_recv().is_err(), "a third stream arrived");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_given_up_ends_its_stream_and_the_other_way_round() {
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let _end = stop.clone().drop_guard();
+    let (identity, visitor) = (Identity::generate(), Identity::generate());
+    let listen = ["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+    let limits = Limits {
+        per_peer: 1,
+        ..Limits::NODE
+    };
+    let host = Transport::start(&identity, &listen, limits, &tasks, stop.clone()).await;
+    let (host, mut arrivals) = host.unwrap();
+    let guest = Transport::start(&visitor, &[], Limits::NODE, &tasks, stop).await;
+    let (guest, _none) = guest.unwrap();
+    let stream = guest
+        .open(host.peer(), &host.listening(), Purpose::Bulk)
+        .await;
+    let (mut ours, _writer) = frames(stream.unwrap(), 1 << 20);
+    let arrival = timeout(PATIENCE, arrivals.recv()).await.unwrap().unwrap();
+    let (mut theirs, their_writer) = frames(arrival.stream, 1 << 20);
+    host.disconnect(guest.peer()).await;
+    let given_up = timeout(PATIENCE, theirs.next()).await.unwrap();
+    assert!(given_up.is_err(), "a stream outlives its connection");
+    drop((theirs, their_writer));
+    let ended = timeout(PATIENCE, ours.next()).await.unwrap();
+    assert!(!matches!(ended, Ok(Some(_))), "a stream has one end");
+    // A stream that is dropped frees its place among the host's connections.
+    for _ in 0..3 {
+        let again = async {
+            loop {
+                let opened = guest
+                    .open(host.peer(), &host.listening(), Purpose::Bulk)
+                    .await;
+                if let (Ok(stream), Some(arrival)) = (opened, arrivals.recv().await) {
+                    return (stream, arrival);
+                }
+            }
+        };
+        timeout(PATIENCE, again).await.unwrap();
+    }
 }

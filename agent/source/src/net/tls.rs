@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use futures::io::BufReader;
 use futures::{AsyncRead, AsyncWrite};
 use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use libp2p::PeerId;
@@ -29,6 +30,9 @@ use rustls::{
 };
 use thiserror::Error;
 
+/// Bytes of one read of the socket. rustls asks for 4 KiB at a time, which is a
+/// system call for each quarter of a record.
+const READ_LEN: usize = 64 << 10;
 /// What libp2p calls this upgrade when the two ends negotiate.
 const PROTOCOL: &str = "/tls/1.0.0";
 /// The application protocol that libp2p's TLS specification demands.
@@ -37,22 +41,28 @@ const ALPN: &[u8] = b"libp2p";
 /// Why a node cannot speak TLS.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub(crate) enum TlsError {
+pub enum TlsError {
+    /// No certificate can be made.
     #[error("make a certificate for the node's key")]
     Certificate(#[source] certificate::GenError),
+    /// rustls does not take the certificate or the cipher suites.
     #[error("configure TLS")]
     Configure(#[source] rustls::Error),
 }
 
 /// Both ends of the upgrade, ready to be used for any number of connections.
 #[derive(Clone, Debug)]
-pub(crate) struct Tls {
+pub struct Tls {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
 }
 
 impl Tls {
-    pub(crate) fn new(keypair: &Keypair) -> Result<Self, TlsError> {
+    /// The upgrade of a node with this key.
+    ///
+    /// # Errors
+    /// [`TlsError`], for a key that TLS cannot show.
+    pub fn new(keypair: &Keypair) -> Result<Self, TlsError> {
         let provider = Arc::new(CryptoProvider {
             cipher_suites: vec![
                 cipher_suite::TLS13_AES_128_GCM_SHA256,
@@ -214,6 +224,10 @@ impl ClientCertVerifier for PeerCertificate {
     }
 }
 
+fn buffered<C: AsyncRead>(socket: C) -> BufReader<C> {
+    BufReader::with_capacity(READ_LEN, socket)
+}
+
 fn remote_peer(state: &CommonState) -> io::Result<PeerId> {
     match state.peer_certificates() {
         Some([one]) => certificate::parse(one)
@@ -236,13 +250,15 @@ impl<C> InboundConnectionUpgrade<C> for Tls
 where
     C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    type Output = (PeerId, TlsStream<C>);
+    type Output = (PeerId, TlsStream<BufReader<C>>);
     type Error = io::Error;
     type Future = BoxFuture<'static, io::Result<Self::Output>>;
 
     fn upgrade_inbound(self, socket: C, _: &'static str) -> Self::Future {
         Box::pin(async move {
-            let stream = TlsAcceptor::from(self.server).accept(socket).await?;
+            let stream = TlsAcceptor::from(self.server)
+                .accept(buffered(socket))
+                .await?;
             let peer = remote_peer(stream.get_ref().1)?;
             Ok((peer, stream.into()))
         })
@@ -253,7 +269,7 @@ impl<C> OutboundConnectionUpgrade<C> for Tls
 where
     C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    type Output = (PeerId, TlsStream<C>);
+    type Output = (PeerId, TlsStream<BufReader<C>>);
     type Error = io::Error;
     type Future = BoxFuture<'static, io::Result<Self::Output>>;
 
@@ -263,7 +279,7 @@ where
             // address as name keeps it out of the hello.
             let name = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
             let stream = TlsConnector::from(self.client)
-                .connect(name, socket)
+                .connect(name, buffered(socket))
                 .await?;
             let peer = remote_peer(stream.get_ref().1)?;
             Ok((peer, stream.into()))

@@ -3,26 +3,29 @@
 //! Everything above asks for a [`ByteStream`] to a peer and gets those that
 //! peers opened to us. A stream is proved to belong to the peer it names (TLS
 //! with libp2p certificates) and nothing more: membership is checked by the
-//! hello that is sent on it. A transport of plain TLS sockets would fit behind
-//! the same four calls.
+//! hello that is sent on it. Each stream has a connection of its own, so that
+//! what is sent on one never stands before another.
 
 use std::io;
 use std::time::Duration;
 
-use futures::StreamExt;
 use libp2p::multiaddr::Protocol;
-use libp2p::{Multiaddr, PeerId, StreamProtocol};
+use libp2p::{Multiaddr, PeerId};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::identity::Identity;
 use super::tls::TlsError;
+use streams::Opening;
 use task::{Command, SwarmTask};
 
+pub use task::Limits;
+
+mod single;
+mod streams;
 mod task;
 
 /// Opening a stream on a connection that stands.
@@ -35,17 +38,17 @@ const ARRIVALS: usize = 64;
 const LOOP_LEN: usize = 64 << 10;
 
 /// What a stream must be able to do.
-pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 
 /// One long-lived, ordered, encrypted stream of bytes to or from a peer.
-pub(crate) type ByteStream = Box<dyn Duplex>;
+pub type ByteStream = Box<dyn Duplex>;
 
 /// What a stream is for; each has a protocol name of its own, so that a version
 /// that nobody speaks any more can be told from a broken connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Purpose {
+pub enum Purpose {
     /// Chunks that a reader waits for.
     Demand,
     /// Chunks that nobody waits for yet.
@@ -55,14 +58,14 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
-    const ALL: [Self; 3] = [Self::Demand, Self::Bulk, Self::Tracker];
+    pub(super) const ALL: [Self; 3] = [Self::Demand, Self::Bulk, Self::Tracker];
 
-    fn protocol(self) -> StreamProtocol {
-        StreamProtocol::new(match self {
+    fn protocol(self) -> &'static str {
+        match self {
             Self::Demand => "/tranship/demand/1",
             Self::Bulk => "/tranship/bulk/1",
             Self::Tracker => "/tranship/tracker/1",
-        })
+        }
     }
 }
 
@@ -110,18 +113,29 @@ impl From<TlsError> for TransportError {
 }
 
 /// A stream that a peer opened to us.
-pub(crate) struct Arrival {
-    pub(crate) peer: PeerId,
-    pub(crate) purpose: Purpose,
-    pub(crate) stream: ByteStream,
+pub struct Arrival {
+    /// Who opened it.
+    pub peer: PeerId,
+    /// What for.
+    pub purpose: Purpose,
+    /// The stream itself.
+    pub stream: ByteStream,
+}
+
+impl std::fmt::Debug for Arrival {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Arrival")
+            .field("peer", &self.peer)
+            .field("purpose", &self.purpose)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Handle to the swarm's task.
 #[derive(Clone)]
-pub(crate) struct Transport {
+pub struct Transport {
     peer: PeerId,
     commands: mpsc::Sender<Command>,
-    control: libp2p_stream::Control,
     arrived: mpsc::Sender<Arrival>,
     listening: watch::Receiver<Vec<Multiaddr>>,
 }
@@ -137,20 +151,18 @@ impl std::fmt::Debug for Transport {
 impl Transport {
     /// Starts listening and accepting; the task lives in `tasks` until `stop`.
     /// Returns once each listener stands, so its port is known.
-    pub(crate) async fn start(
+    ///
+    /// # Errors
+    /// [`TransportError`] when there is no certificate, or an address cannot be listened on.
+    pub async fn start(
         identity: &Identity,
         listen: &[Multiaddr],
+        limits: Limits,
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> Result<(Self, mpsc::Receiver<Arrival>), TransportError> {
-        let (mut swarm, mut control) = task::swarm(identity, tasks)?;
         let (arrived, arrivals) = mpsc::channel(ARRIVALS);
-        for purpose in Purpose::ALL {
-            let Ok(incoming) = control.accept(purpose.protocol()) else {
-                return Err(TransportError::Stopped);
-            };
-            tasks.spawn(accept(purpose, incoming, arrived.clone(), stop.clone()));
-        }
+        let mut swarm = task::swarm(identity, limits, tasks, arrived.clone())?;
         for address in listen {
             task::listen_on(&mut swarm, address).await?;
         }
@@ -161,7 +173,6 @@ impl Transport {
         let handle = Self {
             peer: identity.libp2p_peer(),
             commands,
-            control,
             arrived,
             listening,
         };
@@ -169,19 +180,22 @@ impl Transport {
     }
 
     /// Our own name.
-    pub(crate) fn peer(&self) -> PeerId {
+    pub fn peer(&self) -> PeerId {
         self.peer
     }
 
     /// Where we can be dialled, as far as our own sockets tell.
-    pub(crate) fn listening(&self) -> Vec<Multiaddr> {
+    pub fn listening(&self) -> Vec<Multiaddr> {
         self.listening.borrow().clone()
     }
 
-    /// Opens a stream, connecting first when there is no connection. The peer at
-    /// the other end is the one that is named, or there is an error. A stream to
-    /// ourselves stays in memory: so the seed talks to the tracker it lives with.
-    pub(crate) async fn open(
+    /// Opens a stream on a connection of its own. The peer at the other end is the
+    /// one that is named, or there is an error. A stream to ourselves stays in
+    /// memory: so the seed talks to the tracker it lives with.
+    ///
+    /// # Errors
+    /// [`TransportError`] when no address leads to the peer, or it gives no stream.
+    pub async fn open(
         &self,
         peer: PeerId,
         addresses: &[Multiaddr],
@@ -199,59 +213,26 @@ impl Transport {
                 .map(|()| Box::new(ours) as ByteStream)
                 .map_err(|_| TransportError::Stopped);
         }
-        let (done, connected) = oneshot::channel();
-        let command = Command::Connect {
+        let (done, opened) = oneshot::channel();
+        let command = Command::Open {
             peer,
             addresses: resolve(addresses).await,
-            done,
+            opening: Opening { purpose, done },
         };
         let sent = self.commands.send(command).await;
         sent.map_err(|_| TransportError::Stopped)?;
-        connected.await.map_err(|_| TransportError::Stopped)??;
-        let mut control = self.control.clone();
-        let opening = control.open_stream(peer, purpose.protocol());
-        match tokio::time::timeout(OPEN_STREAM, opening).await {
-            Ok(Ok(stream)) => Ok(Box::new(stream.compat())),
-            Ok(Err(error)) => Err(TransportError::Open {
+        opened.await.unwrap_or_else(|_| {
+            Err(TransportError::Open {
                 peer,
-                reason: error.to_string(),
-            }),
-            Err(_) => Err(TransportError::Open {
-                peer,
-                reason: "no answer in time".to_owned(),
-            }),
-        }
+                reason: "the connection closed".to_owned(),
+            })
+        })
     }
 
     /// Closes every connection to a peer, and with them its streams.
     pub(crate) async fn disconnect(&self, peer: PeerId) {
         // A transport that has stopped holds no connection either.
         let _ = self.commands.send(Command::Disconnect(peer)).await;
-    }
-}
-
-/// Hands streams on at once: libp2p's queue holds one and drops the rest.
-async fn accept(
-    purpose: Purpose,
-    mut incoming: libp2p_stream::IncomingStreams,
-    arrived: mpsc::Sender<Arrival>,
-    stop: CancellationToken,
-) {
-    loop {
-        let next = tokio::select! {
-            () = stop.cancelled() => return,
-            next = incoming.next() => next,
-        };
-        let Some((peer, stream)) = next else { return };
-        let arrival = Arrival {
-            peer,
-            purpose,
-            stream: Box::new(stream.compat()),
-        };
-        // A full queue drops the stream, as libp2p would: its opener tries again.
-        if let Err(mpsc::error::TrySendError::Closed(_)) = arrived.try_send(arrival) {
-            return;
-        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! The task that owns libp2p's swarm: it dials, listens and keeps connections.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
@@ -12,35 +11,57 @@ use libp2p::core::upgrade::Version;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, tcp};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::TransportError;
+use super::single::Single;
+use super::streams::{Opening, Streams};
+use super::{Arrival, TransportError};
 use crate::net::identity::Identity;
-use crate::net::mux::Mux;
 use crate::net::tls::Tls;
 
-/// A connection that carries no stream is closed after this time. Longer than
-/// any pause between two starts of one image, short enough to forget the dead.
-const IDLE: Duration = Duration::from_mins(10);
-/// TCP, TLS and yamux together; more than a long round trip to a busy node.
+/// A connection whose stream was not opened is closed after this time.
+const IDLE: Duration = Duration::from_secs(10);
+/// TCP, TLS and the name of the stream's carrier together; more than a long round trip to a busy node.
 const CONNECT: Duration = Duration::from_secs(10);
-/// Connections to one peer: one that we dialled, one that the peer dialled at
-/// the same moment, and one that is about to die.
-const MAX_CONNECTIONS_PER_PEER: u32 = 3;
-/// Connections that may be in the middle of their handshake: strangers cost
-/// processor time before they can be told from members.
+/// Connections that may be in the middle of their handshake, each way: strangers
+/// cost processor time before they can be told from members.
 const MAX_PENDING: u32 = 512;
-/// Connections that others made to us, which is more than a tracker has members.
-const MAX_CONNECTIONS: u32 = 24_000;
+
+/// How many connections a node holds at once; what comes beyond is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// With one peer: demand and bulk that each of the two dialled, the tracker's
+    /// stream, and some that are about to die.
+    pub per_peer: u32,
+    /// That others dialled.
+    pub incoming: u32,
+    /// In all.
+    pub total: u32,
+}
+
+impl Limits {
+    /// A node's: two for each peer that it serves, and as many that it asks.
+    pub const NODE: Self = Self {
+        per_peer: 8,
+        incoming: 2048,
+        total: 4096,
+    };
+    /// A tracker's, which has one for each member, and a seed beside it.
+    pub const TRACKER: Self = Self {
+        per_peer: 8,
+        incoming: 24_000,
+        total: 26_000,
+    };
+}
 
 /// What the handle asks of the task.
 pub(super) enum Command {
-    Connect {
+    Open {
         peer: PeerId,
         addresses: Vec<Multiaddr>,
-        done: oneshot::Sender<Result<(), TransportError>>,
+        opening: Opening,
     },
     Disconnect(PeerId),
 }
@@ -49,38 +70,44 @@ pub(super) enum Command {
 #[behaviour(prelude = "libp2p::swarm::derive_prelude")]
 pub(super) struct Behaviour {
     limits: connection_limits::Behaviour,
-    streams: libp2p_stream::Behaviour,
+    streams: Streams,
 }
 
-/// A swarm that listens nowhere yet, and what opens and accepts its streams.
+/// A swarm that listens nowhere yet; streams that peers open go to `arrived`.
 pub(super) fn swarm(
     identity: &Identity,
+    limits: Limits,
     tasks: &TaskTracker,
-) -> Result<(Swarm<Behaviour>, libp2p_stream::Control), TransportError> {
+    arrived: mpsc::Sender<Arrival>,
+) -> Result<Swarm<Behaviour>, TransportError> {
     let tls = Tls::new(identity.keypair())?;
     let transport = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .upgrade(Version::V1Lazy)
         .authenticate(tls)
-        .multiplex(Mux::new())
+        .multiplex(Single)
         .timeout(CONNECT)
         .boxed();
-    let streams = libp2p_stream::Behaviour::new();
-    let control = streams.new_control();
     let limits = ConnectionLimits::default()
         .with_max_pending_incoming(Some(MAX_PENDING))
-        .with_max_established_incoming(Some(MAX_CONNECTIONS))
-        .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER));
+        .with_max_pending_outgoing(Some(MAX_PENDING))
+        .with_max_established_incoming(Some(limits.incoming))
+        .with_max_established(Some(limits.total))
+        .with_max_established_per_peer(Some(limits.per_peer));
     let behaviour = Behaviour {
         limits: connection_limits::Behaviour::new(limits),
-        streams,
+        streams: Streams::new(arrived),
     };
     let executor = tasks.clone();
     let config = libp2p::swarm::Config::with_executor(move |future| {
         executor.spawn(future);
     })
     .with_idle_connection_timeout(IDLE);
-    let swarm = Swarm::new(transport, behaviour, identity.libp2p_peer(), config);
-    Ok((swarm, control))
+    Ok(Swarm::new(
+        transport,
+        behaviour,
+        identity.libp2p_peer(),
+        config,
+    ))
 }
 
 /// Listens, and returns when the listener stands.
@@ -114,14 +141,11 @@ pub(super) async fn listen_on(
     }
 }
 
-type Waiters = Vec<oneshot::Sender<Result<(), TransportError>>>;
-
 /// See the module.
 pub(super) struct SwarmTask {
     swarm: Swarm<Behaviour>,
     commands: mpsc::Receiver<Command>,
     addresses: watch::Sender<Vec<Multiaddr>>,
-    dialled: BTreeMap<PeerId, Waiters>,
 }
 
 impl SwarmTask {
@@ -134,7 +158,6 @@ impl SwarmTask {
             swarm,
             commands,
             addresses,
-            dialled: BTreeMap::new(),
         }
     }
 
@@ -154,30 +177,20 @@ impl SwarmTask {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Connect { peer, done, .. } if self.swarm.is_connected(&peer) => {
-                let _ = done.send(Ok(()));
-            }
-            Command::Connect {
+            Command::Open {
                 peer,
                 addresses,
-                done,
+                opening,
             } => {
-                if let Some(waiters) = self.dialled.get_mut(&peer) {
-                    waiters.push(done);
-                    return;
-                }
                 let dial = DialOpts::peer_id(peer)
                     .condition(PeerCondition::Always)
                     .addresses(addresses)
                     .build();
-                match self.swarm.dial(dial) {
-                    Ok(()) => {
-                        self.dialled.insert(peer, vec![done]);
-                    }
-                    Err(error) => {
-                        let reason = error.to_string();
-                        let _ = done.send(Err(TransportError::Connect { peer, reason }));
-                    }
+                let connection = dial.connection_id();
+                self.swarm.behaviour_mut().streams.dial(connection, opening);
+                if let Err(error) = self.swarm.dial(dial) {
+                    let streams = &mut self.swarm.behaviour_mut().streams;
+                    streams.fail(connection, peer, error.to_string());
                 }
             }
             Command::Disconnect(peer) => {
@@ -191,19 +204,6 @@ impl SwarmTask {
         match event {
             SwarmEvent::ConnectionEstablished { peer_id, .. } => {
                 tracing::debug!(peer = %peer_id, "connected");
-                for waiter in self.dialled.remove(&peer_id).unwrap_or_default() {
-                    let _ = waiter.send(Ok(()));
-                }
-            }
-            SwarmEvent::OutgoingConnectionError {
-                peer_id: Some(peer),
-                error,
-                ..
-            } => {
-                for waiter in self.dialled.remove(&peer).unwrap_or_default() {
-                    let reason = error.to_string();
-                    let _ = waiter.send(Err(TransportError::Connect { peer, reason }));
-                }
             }
             SwarmEvent::ConnectionClosed { peer_id, cause, .. } => {
                 tracing::debug!(peer = %peer_id, ?cause, "disconnected");

@@ -1,4 +1,4 @@
-//! yamux with frames as large as a chunk.
+//! yamux with frames as large as a chunk: the best that yamux was found to do.
 //!
 //! libp2p's own wrapper cuts what is written into frames of 16 KiB and has no
 //! knob for it; with frames of 256 KiB a chunk costs a quarter less processor
