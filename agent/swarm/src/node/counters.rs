@@ -19,6 +19,8 @@ pub struct Counters {
     pub requests: u64,
     /// Second requests for a chunk because the first was silent.
     pub hedges: u64,
+    /// Second requests for a chunk because the peer asked first fell silent.
+    pub silent: u64,
     /// Hedges that were answered first.
     pub hedge_wins: u64,
     /// Chunks refused because they were not what their hash says.

@@ -276,7 +276,10 @@ impl Node {
             self.options.registry_reads
         };
         let len = self.chunk_len(first);
-        if self.reads.len() >= slots || !self.has_credit(class, len) {
+        // What was asked of a peer, and got nowhere, has its credit already. To wait for more would be to
+        // wait for the peer, which may be waiting for us.
+        let is_counted = !wanted.attempts.is_empty();
+        if self.reads.len() >= slots || !(is_counted || self.has_credit(class, len)) {
             return Step::Park(Park::Credit);
         }
         let leased = self

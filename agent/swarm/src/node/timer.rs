@@ -145,6 +145,8 @@ impl Node {
             if silent_at > now {
                 self.pace.spend_hedge();
                 self.counters.hedges += 1;
+            } else {
+                self.counters.silent += 1;
             }
             if let Some(wanted) = self.wants.get_mut(&chunk) {
                 wanted.hedged = true;

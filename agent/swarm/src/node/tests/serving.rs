@@ -1,5 +1,7 @@
 //! What to answer when peers ask.
 
+use tranship_format::wire::TrackerRequest;
+
 use super::*;
 
 fn sent(actions: &[Action]) -> Vec<(u8, u32)> {
@@ -298,4 +300,35 @@ fn what_changed_is_announced_soon_and_not_for_every_chunk() {
         .filter(|a| matches!(a, Action::Announce { .. }))
         .count();
     assert!((1..=2).contains(&announced), "{announced}");
+}
+
+#[test]
+fn what_is_held_of_a_gibibyte_is_told_in_less_than_a_kibibyte() {
+    let mut bench = Bench::new(|_| {});
+    bench.tell(Input::TrackerUp {
+        epoch: 1,
+        seed: None,
+    });
+    let count = (1_u32 << 30) / CHUNK_LEN;
+    let chunk_lens: Arc<[u32]> = vec![CHUNK_LEN; count as usize].into();
+    let large = Digest::of(b"a gibibyte");
+    // The worst: every other stripe is whole, those between have a hole in every other place.
+    let present = (0..count / 8).map(|at| if at / 8 % 2 == 0 { 0xff } else { 0x55 });
+    let present = present.collect();
+    let told = bench.tell(Input::OpenBlob {
+        blob: large,
+        registries: vec!["registry".into()],
+        chunk_lens,
+        present,
+    });
+    let told: Vec<Action> = told.into_iter().chain(bench.pass(1_000)).collect();
+    let runs = told.iter().find_map(|action| match action {
+        Action::Announce { blob, runs } if *blob == large => Some(runs.clone()),
+        _ => None,
+    });
+    let runs = runs.expect("an announcement");
+    assert_eq!(runs.len(), 64, "no two stripes are alike");
+    let mut bytes = Vec::new();
+    TrackerRequest::Announce { blob: large, runs }.encode(1, &mut bytes);
+    assert!(bytes.len() <= 1 << 10, "{} bytes", bytes.len());
 }
