@@ -59,8 +59,11 @@ impl Secret {
     }
 
     /// Compares without stopping at the first difference, and hashes: how long it takes tells
-    /// nothing about the token.
+    /// nothing about the token. No token is none, whatever the secret is.
     pub(crate) fn is(&self, token: &[u8]) -> bool {
+        if token.is_empty() {
+            return false;
+        }
         let given = Digest::of(token);
         let pairs = given.bytes().iter().zip(self.0.bytes());
         pairs.fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
@@ -89,5 +92,10 @@ mod tests {
         for wrong in [&b"secreT"[..], b"", b"secret "] {
             assert!(!secret.is(wrong));
         }
+    }
+
+    #[test]
+    fn who_shows_nothing_is_nobody_even_where_the_secret_is_empty() {
+        assert!(!Secret::new(&JoinToken::new(" \n")).is(b""));
     }
 }

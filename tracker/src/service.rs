@@ -73,6 +73,11 @@ pub enum StartError {
     /// The join token, or the operator's.
     #[error("have the tokens")]
     Token(#[source] TokenError),
+    /// The join token that was given is empty: it would let in whoever shows none.
+    #[error(
+        "use the join token that was given: it is empty; set TRANSHIP_TOKEN to a token, or unset it so that the token file counts"
+    )]
+    EmptyToken,
     /// The list of bans.
     #[error("open the bans in {path}")]
     Bans {
@@ -128,6 +133,7 @@ impl Service {
         let identity = Identity::open(&config.state_dir).map_err(StartError::Identity)?;
         let authority = Authority::of(identity.libp2p_peer()).map_err(StartError::Authority)?;
         let token = match join_token {
+            Some(token) if token.reveal().is_empty() => return Err(StartError::EmptyToken),
             Some(token) => token,
             None => token(&config.token_path()).map_err(StartError::Token)?,
         };

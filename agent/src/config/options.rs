@@ -37,6 +37,12 @@ pub enum OptionsError {
     /// The tracker's address.
     #[error("swarm.tracker cannot be used")]
     Tracker(#[source] TrackerAddressError),
+    /// The token is there, and says nothing.
+    #[error("{key} is empty: give the join token of the tracker, or leave the setting out")]
+    EmptyToken {
+        /// The setting.
+        key: &'static str,
+    },
     /// A registry or a mirror is no host.
     #[error("registry.mirrors cannot be used")]
     Mirrors(#[source] BadMirror),
@@ -79,8 +85,11 @@ impl Config {
             Some(text) => Some(text.parse().map_err(OptionsError::Tracker)?),
         };
         options.token = match (&swarm.token, &swarm.token_file) {
-            (Some(token), _) => Some(JoinToken::new(token)),
-            (None, Some(path)) => Some(JoinToken::new(&read("swarm.token_file", path)?)),
+            (Some(text), _) => Some(token("swarm.token", text)?),
+            (None, Some(path)) => {
+                let key = "swarm.token_file";
+                Some(token(key, &read(key, path)?)?)
+            }
             (None, None) => None,
         };
         options.zone.clone_from(&swarm.zone);
@@ -160,6 +169,13 @@ fn address(key: &'static str, text: &str) -> Result<Multiaddr, OptionsError> {
     })
 }
 
+fn token(key: &'static str, text: &str) -> Result<JoinToken, OptionsError> {
+    if text.trim().is_empty() {
+        return Err(OptionsError::EmptyToken { key });
+    }
+    Ok(JoinToken::new(text))
+}
+
 fn read(key: &'static str, path: &PathBuf) -> Result<String, OptionsError> {
     fs::read_to_string(path).map_err(|source| OptionsError::File {
         key,
@@ -217,6 +233,15 @@ mod tests {
             config.net_options().unwrap().token,
             Some(JoinToken::new("secret"))
         );
+        config.swarm.token = Some(String::new());
+        assert!(
+            config
+                .net_options()
+                .unwrap_err()
+                .to_string()
+                .contains("swarm.token is empty")
+        );
+        config.swarm.token = None;
         config.swarm.token_file = Some(dir.path().join("absent"));
         assert!(
             config

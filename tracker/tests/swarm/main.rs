@@ -24,8 +24,9 @@ use futures::poll;
 use image::Image;
 use registry::Registry;
 use tranship_source::fetch::Class;
-use tranship_tracker::SeedStatus;
+use tranship_source::net::JoinToken;
 use tranship_tracker::config::SeedMode;
+use tranship_tracker::{Config, SeedStatus, Service, StartError};
 
 const MIB: usize = 1 << 20;
 
