@@ -200,8 +200,8 @@ async fn a_banned_node_stays_out_over_a_restart_until_the_ban_is_taken_back() {
     assert_eq!(list.peer_ids, std::slice::from_ref(&peer));
     node.until("it is out", |status| !status.joined).await;
 
-    let (address, dir) = tracker.leave().await;
-    let tracker = TestTracker::again(&address, dir).await;
+    let (door, _, dir) = tracker.leave().await;
+    let tracker = TestTracker::again(door, dir).await;
     tracker.until_refused().await;
     assert!(!node.net.status().joined);
     assert_eq!(tracker.status().await.ban_count, 1);

@@ -1,5 +1,6 @@
 //! A tracker and nodes in this process, on free ports of the loopback interface.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 use tranship_source::credentials::Secret;
 use tranship_source::fetch::{Class, FetchError, RegistryOrigin};
-use tranship_source::net::{Fault, JoinToken, NetOptions, NetStatus, TrackerAddress};
+use tranship_source::net::{Fault, JoinToken, Multiaddr, NetOptions, NetStatus, TrackerAddress};
 use tranship_source::{
     CountersSnapshot, Credential, Credentials, OpenImage, RegistryClient, RegistryOptions, RepoRef,
     SwarmNet,
@@ -19,6 +20,7 @@ use tranship_tracker::client::Client;
 use tranship_tracker::config::SeedMode;
 use tranship_tracker::{Config, Service, Status};
 
+use crate::door::Door;
 use crate::image::Image;
 use crate::registry::{REPOSITORY, Registry};
 
@@ -32,6 +34,7 @@ pub(crate) const TOKEN: &str = "a token for tests";
 #[derive(Debug)]
 pub(crate) struct TestTracker {
     pub(crate) service: Service,
+    door: Door,
     dir: TempDir,
 }
 
@@ -43,7 +46,7 @@ impl TestTracker {
     /// Starts with other settings than usual.
     pub(crate) async fn with(set: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self::start_in(dir, set).await
+        Self::start_in(dir, Door::open().await, set).await
     }
 
     /// A tracker without a seed whose grants last so long.
@@ -56,15 +59,11 @@ impl TestTracker {
     }
 
     /// Starts where another was before, with its key.
-    pub(crate) async fn again(address: &TrackerAddress, dir: TempDir) -> Self {
-        Self::start_in(dir, |config| {
-            config.listen = address.address.to_string();
-            config.seed.mode = SeedMode::Off;
-        })
-        .await
+    pub(crate) async fn again(door: Door, dir: TempDir) -> Self {
+        Self::start_in(dir, door, |config| config.seed.mode = SeedMode::Off).await
     }
 
-    async fn start_in(dir: TempDir, set: impl FnOnce(&mut Config)) -> Self {
+    async fn start_in(dir: TempDir, door: Door, set: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config {
             state_dir: dir.path().join("state"),
             listen: "127.0.0.1:0".to_owned(),
@@ -73,11 +72,12 @@ impl TestTracker {
         };
         config.rights.grant = HOUR;
         set(&mut config);
-        let service = Service::start(config, Some(JoinToken::new(TOKEN))).await;
-        Self {
-            service: service.unwrap(),
-            dir,
-        }
+        let service = Service::start(config, Some(JoinToken::new(TOKEN)))
+            .await
+            .unwrap();
+        let place: TrackerAddress = service.ready().listen[0].parse().unwrap();
+        door.lead(socket(&place.address));
+        Self { service, door, dir }
     }
 
     /// A client with the operator token.
@@ -97,11 +97,12 @@ impl TestTracker {
         format!("http://{}", self.service.ready().http)
     }
 
-    /// Stops; gives its address and its folder.
-    pub(crate) async fn leave(self) -> (TrackerAddress, TempDir) {
+    /// Stops; gives its door, which leads nowhere now, its address and its folder.
+    pub(crate) async fn leave(self) -> (Door, TrackerAddress, TempDir) {
         let address = self.address();
+        self.door.lead(None);
         self.service.stop().await;
-        (address, self.dir)
+        (self.door, address, self.dir)
     }
 
     /// Waits until somebody was refused.
@@ -114,8 +115,12 @@ impl TestTracker {
         timeout(PATIENCE, refused).await.expect("a refusal in time");
     }
 
+    /// Where nodes find it, whenever it is there.
     pub(crate) fn address(&self) -> TrackerAddress {
-        self.service.ready().listen[0].parse().unwrap()
+        TrackerAddress {
+            address: self.door.address(),
+            peer: self.service.ready().peer_id.parse().unwrap(),
+        }
     }
 
     /// What it says of itself.
@@ -140,6 +145,13 @@ impl TestTracker {
         };
         timeout(PATIENCE, seeding).await.expect("a seed in time");
     }
+}
+
+/// An address of the loopback interface as the system has it.
+fn socket(address: &Multiaddr) -> Option<SocketAddr> {
+    let text = address.to_string();
+    let (ip, port) = text.strip_prefix("/ip4/")?.split_once("/tcp/")?;
+    Some((ip.parse::<IpAddr>().ok()?, port.parse().ok()?).into())
 }
 
 /// The body of a plain HTTP answer.

@@ -12,6 +12,7 @@
 
 mod api;
 mod cluster;
+mod door;
 mod image;
 mod registry;
 mod rights;
@@ -175,13 +176,27 @@ async fn a_tracker_that_comes_late_is_found() {
     let image = Image::random(MIB, 5);
     let registry = Registry::start(&image).await;
     let tracker = TestTracker::start(SeedMode::Off).await;
-    let (address, dir) = tracker.leave().await;
-    let node = TestNode::start(Some(address.clone()), TOKEN, 0.0, &image, &registry).await;
+    let (door, address, dir) = tracker.leave().await;
+    let node = TestNode::start(Some(address), TOKEN, 0.0, &image, &registry).await;
     node.read_all(&image, Class::Demand).await;
     assert!(!node.net.status().joined);
-    let tracker = TestTracker::again(&address, dir).await;
+    let tracker = TestTracker::again(door, dir).await;
     node.until("it has joined", |status| status.joined).await;
     assert_eq!(tracker.status().await.members.len(), 1);
+}
+
+#[tokio::test]
+async fn a_tracker_does_not_start_with_a_token_that_is_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        state_dir: dir.path().join("state"),
+        listen: "127.0.0.1:0".to_owned(),
+        http_listen: "127.0.0.1:0".parse().unwrap(),
+        ..Config::default()
+    };
+    // As from an environment whose TRANSHIP_TOKEN is set to nothing.
+    let started = Service::start(config, Some(JoinToken::new(" \n"))).await;
+    assert!(matches!(started, Err(StartError::EmptyToken)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

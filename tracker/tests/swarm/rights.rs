@@ -92,13 +92,13 @@ async fn while_a_grant_lasts_peers_give_what_the_registry_no_longer_would() {
         second.chunk(number, Class::Demand).await.unwrap();
     }
     registry.go_down();
-    let (address, dir) = tracker.leave().await;
+    let (door, _, dir) = tracker.leave().await;
     second
         .until("the tracker is gone", |status| !status.joined)
         .await;
     // Without tracker and registry it goes on, and with a tracker that knows nothing yet as well.
     second.chunk(half, Class::Demand).await.unwrap();
-    let again = TestTracker::again(&address, dir).await;
+    let again = TestTracker::again(door, dir).await;
     second
         .until("the tracker is back", |status| status.joined)
         .await;
