@@ -4,7 +4,7 @@
 //! order, and answers go straight into the streams' queues. Joining is checked
 //! here, because keys and tokens are none of the machine's business.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,6 +63,8 @@ pub(crate) struct Server {
     pub(crate) started: Instant,
     pub(crate) tasks: TaskTracker,
     sessions: BTreeMap<PeerId, Session>,
+    /// Those of them whose stream ended, by when each is taken for good.
+    gone: BTreeSet<(Instant, PeerId)>,
     images: BTreeMap<Digest, SeenImage>,
     request_count: u64,
     refused_join_count: u64,
@@ -113,6 +115,7 @@ impl Server {
             started: Instant::now(),
             tasks,
             sessions: BTreeMap::new(),
+            gone: BTreeSet::new(),
             images: BTreeMap::new(),
             request_count: 0,
             refused_join_count: 0,
@@ -155,7 +158,7 @@ impl Server {
 
     fn wake_at(&self) -> Instant {
         let machine = self.tracker.wake_at().map(|at| self.started + at);
-        let gone = self.sessions.values().filter_map(|session| session.gone_at);
+        let gone = self.gone.first().map(|&(at, _)| at);
         let soonest = machine.into_iter().chain(gone).min();
         soonest.unwrap_or_else(|| Instant::now() + LONG)
     }
@@ -163,16 +166,15 @@ impl Server {
     /// Gives up those who did not come back.
     fn bury(&mut self) {
         let now = Instant::now();
-        let is_gone = |session: &Session| session.gone_at.is_some_and(|at| at <= now);
-        let gone: Vec<PeerId> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| is_gone(session))
-            .map(|(peer, _)| *peer)
-            .collect();
-        for peer in gone {
-            self.sessions.remove(&peer);
-            self.tracker.handle(self.now(), Input::Gone { peer });
+        while let Some(&(at, peer)) = self.gone.first()
+            && at <= now
+        {
+            self.gone.pop_first();
+            let session = self.sessions.get(&peer);
+            if session.is_some_and(|session| session.gone_at == Some(at)) {
+                self.sessions.remove(&peer);
+                self.tracker.handle(self.now(), Input::Gone { peer });
+            }
         }
     }
 
@@ -191,7 +193,9 @@ impl Server {
                 if let Some(session) = self.sessions.get_mut(&from)
                     && session.replies.same_as(&replies)
                 {
-                    session.gone_at = Some(Instant::now() + COME_BACK);
+                    let at = Instant::now() + COME_BACK;
+                    session.gone_at = Some(at);
+                    self.gone.insert((at, from));
                 }
             }
         }
