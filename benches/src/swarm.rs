@@ -19,7 +19,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use self::figures::Figures;
 use self::image::Image;
@@ -70,6 +72,7 @@ pub fn parse_link(text: &str) -> Result<u64, String> {
 
 /// Takes down what this process has up and ends it: the way out on a signal, which runs no destructors.
 pub fn stop_now() -> ! {
+    STOPPING.store(true, Ordering::SeqCst);
     if let Err(error) = lab::sweep_ours() {
         #[expect(clippy::print_stderr, reason = "nobody else would say it")]
         {
@@ -85,6 +88,9 @@ pub fn stop_now() -> ! {
     std::process::exit(130)
 }
 
+/// Set before the first part is killed: a run that ends from then on ends because its parts do.
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
 /// The scratch folder of this process, for [`stop_now`].
 static FOLDER: Mutex<Option<PathBuf>> = Mutex::new(None);
 
@@ -93,6 +99,15 @@ static FOLDER: Mutex<Option<PathBuf>> = Mutex::new(None);
 /// # Errors
 /// When a part does not start, a host does not come to its end, or something is left over.
 pub fn measure(options: &Options) -> Result<Value> {
+    let measured = measured(options);
+    // A run whose parts were killed under it fails, and would end the process with its own word before the lab is down.
+    while STOPPING.load(Ordering::SeqCst) {
+        thread::park();
+    }
+    measured
+}
+
+fn measured(options: &Options) -> Result<Value> {
     ensure!(options.runs > 0, "--runs must be at least 1");
     ensure!(
         (1..=HOSTS_MAX).contains(&options.hosts),

@@ -59,8 +59,22 @@ fn nobody_reads_an_error_among_slow_dying_and_lying_peers() {
     swarm("mixed", "6");
 }
 
-#[test]
-fn a_bench_that_is_told_to_stop_leaves_nothing_behind() {
+/// Processes that run on the hosts of a bench.
+fn processes_of(process: u32) -> usize {
+    let all = run("ip", &["netns", "list"]);
+    let ours = format!("tranship-bench-{process}-");
+    let names = all.lines().filter_map(|line| line.split(' ').next());
+    let pids = names.filter(|name| name.starts_with(&ours)).map(|name| {
+        // One that is being taken down has none.
+        let said = Command::new("ip").args(["netns", "pids", name]).output();
+        said.map_or(0, |said| {
+            said.stdout.split(|byte| *byte == b'\n').count() - 1
+        })
+    });
+    pids.sum()
+}
+
+fn stops_as_soon_as(there: impl Fn(u32) -> bool) {
     need_tools(&["ip", "tc", "docker-registry"]);
     let mut bench = Command::new(binary("tranship-bench"))
         .args(["swarm", "--hosts", "3", "--working-set", "64"])
@@ -69,8 +83,8 @@ fn a_bench_that_is_told_to_stop_leaves_nothing_behind() {
         .spawn()
         .expect("a bench that starts");
     let deadline = Instant::now() + Duration::from_mins(1);
-    while namespaces_of(bench.id()) == 0 {
-        assert!(Instant::now() < deadline, "the bench makes no namespace");
+    while !there(bench.id()) {
+        assert!(Instant::now() < deadline, "the bench does not come so far");
         thread::park_timeout(Duration::from_millis(10));
     }
     let pid = i32::try_from(bench.id()).expect("a pid");
@@ -79,4 +93,15 @@ fn a_bench_that_is_told_to_stop_leaves_nothing_behind() {
     let ended = bench.wait().expect("an end");
     assert_eq!(ended.code(), Some(130));
     assert_eq!(namespaces_of(bench.id()), 0);
+}
+
+#[test]
+fn a_bench_that_is_told_to_stop_leaves_nothing_behind() {
+    stops_as_soon_as(|bench| namespaces_of(bench) > 0);
+}
+
+// The run saw its registry die, failed, and ended the process in the middle of the way out.
+#[test]
+fn a_bench_that_is_told_to_stop_while_its_parts_run_says_so_and_not_that_they_died() {
+    stops_as_soon_as(|bench| processes_of(bench) > 0);
 }
