@@ -61,10 +61,17 @@ impl Node {
             };
         }
         let parents = even.iter().chain(rest).chain(odd);
+        let named = wanted.alternatives.iter().map(|member| (member, true));
+        let parents = parents.map(|member| (member, false));
         let mut later = None;
         let mut slow = false;
-        for member in wanted.alternatives.iter().chain(parents) {
+        for (member, has_it) in named.chain(parents) {
             let peer = &member.peer;
+            if !has_it && later.is_some() {
+                // One that is busy will have time. Others may wait for this node by now, and two that wait for
+                // each other have none.
+                break;
+            }
             let refused_until = wanted.refused_until(peer);
             if !self.may_ask(now, wanted, peer) || refused_until == Duration::MAX {
                 continue;
