@@ -167,6 +167,12 @@ impl Agent {
         if timeout(self.grace, self.servers.wait()).await.is_err() {
             tracing::warn!("calls of the control API are late to end");
         }
+        if self.devices.are_left() {
+            // Reads of what is here are answered until the very end: a successor can begin only when this process is gone.
+            self.devices.retire();
+            self.net.leave().await;
+            sync(&self.store, self.grace).await;
+        }
         self.devices.stop(self.grace).await;
         drop(self.devices);
         if let Ok(net) = Arc::try_unwrap(self.net) {
@@ -175,16 +181,20 @@ impl Agent {
             // Somebody who is late holds it; the tracker finds out by itself.
             tracing::warn!("the tracker was not told that this node leaves");
         }
-        let store = self.store;
-        let synced = tokio::task::spawn_blocking(move || store.sync());
-        match timeout(self.grace, synced).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::warn!(
-                error = &error as &dyn Error,
-                "the store is not wholly on disk"
-            ),
-            Ok(Err(_)) | Err(_) => tracing::warn!("the store is late to reach the disk"),
-        }
+        sync(&self.store, self.grace).await;
+    }
+}
+
+async fn sync(store: &ChunkStore, grace: Duration) {
+    let store = store.clone();
+    let synced = tokio::task::spawn_blocking(move || store.sync());
+    match timeout(grace, synced).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::warn!(
+            error = &error as &dyn Error,
+            "the store is not wholly on disk"
+        ),
+        Ok(Err(_)) | Err(_) => tracing::warn!("the store is late to reach the disk"),
     }
 }
 
@@ -219,6 +229,7 @@ impl Numbers for Gauges {
     fn status(&self) -> Status {
         let devices = self.devices.list();
         let mounts: usize = devices.iter().map(|device| device.mounts.len()).sum();
+        let waiting = || devices.iter().filter_map(|device| device.waiting.as_ref());
         let (net, counted, kept) = (
             self.net.status(),
             self.net.counters().snapshot(),
@@ -256,6 +267,11 @@ impl Numbers for Gauges {
             },
             device_count: u32::try_from(devices.len()).unwrap_or(u32::MAX),
             mount_count: u32::try_from(mounts).unwrap_or(u32::MAX),
+            waiting_count: waiting().map(|waiting| waiting.count).sum(),
+            longest_wait_ms: waiting()
+                .map(|waiting| waiting.longest_ms)
+                .max()
+                .unwrap_or(0),
         }
     }
 }

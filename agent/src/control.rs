@@ -8,6 +8,7 @@ mod client;
 mod http;
 mod message;
 pub(crate) mod server;
+mod waiting;
 
 pub use client::{Client, ControlError};
 pub use message::{
@@ -15,6 +16,7 @@ pub use message::{
     FrontEndName, MountInfo, MountRequest, ReadyLine, SourceCounters, Status, StoreStatus,
     SwarmStatus,
 };
+pub use waiting::{OrphanInfo, Unserved, WaitInfo};
 
 /// Where the daemon listens unless it is told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/tranship/agent.sock";

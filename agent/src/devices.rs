@@ -24,13 +24,16 @@ use tokio_util::task::TaskTracker;
 use tranship_device::front_end::Probed;
 use tranship_format::Digest;
 
-use crate::control::{DeviceInfo, DeviceState, FrontEndChoice, FrontEndName, MountInfo};
+use crate::control::{
+    DeviceInfo, DeviceState, FrontEndChoice, FrontEndName, MountInfo, OrphanInfo, Unserved,
+};
 use crate::front_end::{FrontEndOptions, Presented};
 use crate::image::{Image, Images};
 use crate::keeping::Keeping;
 use crate::mounts::MountRecord;
 use crate::plain::PlainBudget;
 use crate::records::Records;
+use crate::stale;
 
 pub use error::DeviceError;
 
@@ -62,6 +65,9 @@ struct DeviceRecord {
     /// The digest of the plain file, once there is one that may be read. Whether the device is on it, the kernel knows.
     #[serde(default)]
     graduated: Option<Digest>,
+    /// What reads do that no source serves.
+    #[serde(default)]
+    unserved: Unserved,
 }
 
 /// A device that answers reads.
@@ -109,8 +115,17 @@ impl Slot {
                 .as_ref()
                 .map(|image| image.fill())
                 .unwrap_or_default(),
+            waiting: shown.image.as_ref().and_then(|image| image.waits().look()),
             ..shown.info.clone()
         })
+    }
+
+    /// Ends the reads that wait and all that come, without waiting for whoever holds the slot: it may be one of them.
+    fn give_up_reads(&self) {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(image) = shown.as_ref().and_then(|shown| shown.image.as_ref()) {
+            image.stop_token().cancel();
+        }
     }
 
     /// Whether there is a device that has not come back yet.
@@ -155,6 +170,8 @@ impl Slot {
                     .collect(),
                 fill: crate::control::FillInfo::default(),
                 graduated: attached.is_some_and(Attached::is_graduated),
+                unserved: record.unserved,
+                waiting: None,
             };
             Shown {
                 info,
@@ -220,6 +237,31 @@ impl Devices {
             .iter()
             .filter_map(|slot| slot.info())
             .collect()
+    }
+
+    /// What is ours in the kernel or with the keeper and belongs to no device. The next start clears it away.
+    pub(crate) async fn orphans(self: &Arc<Self>) -> Result<Vec<OrphanInfo>, DeviceError> {
+        let devices = Arc::clone(self);
+        let known: Vec<String> = self
+            .all_slots()
+            .iter()
+            .map(|slot| slot.id.clone())
+            .collect();
+        self.blocking(move || {
+            let is_orphan = |id: &str| !known.iter().any(|known| known == id);
+            let mut found = stale::find(&devices.run_dir, is_orphan);
+            let held = devices.keeping.names().into_iter();
+            found.extend(
+                held.filter(|(id, _)| is_orphan(id))
+                    .map(|(device, part)| OrphanInfo {
+                        kind: "kept".to_owned(),
+                        what: format!("{device}/{part}"),
+                        device,
+                    }),
+            );
+            found
+        })
+        .await
     }
 
     fn all_slots(&self) -> Vec<Arc<Slot>> {

@@ -93,6 +93,10 @@ impl BlockRead for ImageDisk {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockReadError> {
         let start = Instant::now();
         let outcome = self.read(offset, buf);
+        if matches!(outcome, Err(BlockReadError::Stopping)) {
+            // It is the successor's, or nobody wants it any more.
+            return outcome;
+        }
         self.reads
             .note(buf.len() as u64, start.elapsed(), outcome.is_ok());
         if let Err(error) = &outcome {

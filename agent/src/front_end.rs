@@ -329,6 +329,14 @@ impl Presented {
         Ok(())
     }
 
+    /// From now on a read that cannot be served is left to the successor, and the others are answered as ever.
+    pub(crate) fn retire(&self) {
+        match self {
+            Self::FuseLoop { fuse, .. } | Self::ErofsFile { fuse } => fuse.session().retire(),
+            Self::Graduated { .. } | Self::Nbd { .. } => {}
+        }
+    }
+
     /// Ends this process's part and leaves the kernel's as it is, for the next start to take over or clear away.
     pub(crate) fn leave(self) -> Result<(), FrontEndError> {
         match self {

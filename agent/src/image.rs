@@ -40,6 +40,7 @@ use crate::lazy::LazyBlob;
 use crate::metrics::Reads;
 use crate::origin::ImageOrigin;
 use crate::records::Records;
+use crate::waits::Waits;
 
 pub use error::OpenImageError;
 pub(crate) use proof::{Voucher, Vouchers};
@@ -92,6 +93,7 @@ pub(crate) struct Image {
     pub(crate) fs_name: String,
     disk: Arc<ImageDisk>,
     layers: Vec<Arc<LazyBlob>>,
+    waits: Arc<Waits>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -137,6 +139,11 @@ impl Image {
             // A wrong one says so to its readers.
             let _ = layer.check_whole();
         }
+    }
+
+    /// Its reads that wait for a chunk.
+    pub(crate) fn waits(&self) -> &Arc<Waits> {
+        &self.waits
     }
 
     /// Ends with the image.

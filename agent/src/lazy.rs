@@ -21,6 +21,7 @@ use tranship_store::BlobStore;
 use crate::image::opening_chunks;
 use crate::read_ahead::ReadAhead;
 use crate::recent::Recent;
+use crate::waits::{Wait, Waits};
 use crate::whole_check::WholeCheck;
 
 /// How long to wait before the sources are asked again for a chunk that none of them gave.
@@ -72,8 +73,8 @@ pub(crate) struct LazyContext {
     pub(crate) fetcher: Fetcher,
     /// The runtime on which it does.
     pub(crate) runtime: Handle,
-    /// How long a read waits.
-    pub(crate) deadline: Duration,
+    /// How long reads wait, and which do.
+    pub(crate) waits: Arc<Waits>,
     /// Chunks that a sequential reader is kept ahead of.
     pub(crate) read_ahead: u32,
     /// Bounds the chunks that are read ahead at one time.
@@ -151,12 +152,12 @@ impl LazyBlob {
 
     /// Fetches a chunk because somebody waits for it. Asks again until the deadline while that may help.
     pub(crate) async fn demand(&self, index: ChunkIndex) -> Result<Bytes, LazyReadError> {
-        let deadline = self.context.deadline;
-        let mut last = None;
+        let wait = self.context.waits.begin(self.blob.digest(), index.get());
         let fetched = tokio::select! {
             biased;
             () = self.context.stop.cancelled() => return Err(LazyReadError::Stopping),
-            fetched = tokio::time::timeout(deadline, self.insist(index, &mut last)) => fetched,
+            fetched = tokio::time::timeout(wait.deadline, self.insist(index, &wait)) => fetched,
+            never = wait.tell() => match never {},
         };
         let bytes = match fetched {
             Ok(Ok(bytes)) => bytes,
@@ -170,8 +171,8 @@ impl LazyBlob {
             Err(_) => {
                 return Err(LazyReadError::TimedOut {
                     chunk: index.get(),
-                    deadline,
-                    last,
+                    deadline: wait.deadline,
+                    last: wait.last(),
                 });
             }
         };
@@ -189,20 +190,18 @@ impl LazyBlob {
         try_join_all(fetches).await.map(drop)
     }
 
-    /// Asks until there is an answer that another try would not change.
-    async fn insist(
-        &self,
-        index: ChunkIndex,
-        last: &mut Option<FetchError>,
-    ) -> Result<Bytes, FetchError> {
+    /// Asks until there is an answer that another try would not change, or that the image's readers are to have at once.
+    async fn insist(&self, index: ChunkIndex, wait: &Wait) -> Result<Bytes, FetchError> {
         let mut pause = FIRST_PAUSE;
         loop {
             match copy_or_fetch(&self.context.fetcher, &self.blob, index, Class::Demand).await {
+                Err(error @ FetchError::Unavailable { .. }) if wait.fails_at_once => {
+                    return Err(error);
+                }
                 Err(error @ (FetchError::Unavailable { .. } | FetchError::Overloaded)) => {
-                    if last.is_none() {
+                    if wait.note(error.clone()) {
                         tracing::warn!(blob = %self.blob.digest(), chunk = index.get(), %error, "a read waits because no source gives its chunk");
                     }
-                    *last = Some(error);
                     tokio::time::sleep(pause).await;
                     pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
                 }

@@ -25,6 +25,7 @@ mod read_ahead;
 mod recent;
 mod records;
 mod stale;
+mod waits;
 mod whole_check;
 
 pub use agent::{Agent, StartError};

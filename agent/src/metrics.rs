@@ -216,6 +216,16 @@ fn gauges(encoder: &mut DescriptorEncoder<'_>, status: &Status) -> Result<(), st
             status.mount_count.into(),
         ),
         (
+            "tranship_device_waiting_reads",
+            "Reads of devices that hang because no source gives their chunk",
+            status.waiting_count.into(),
+        ),
+        (
+            "tranship_device_longest_wait_milliseconds",
+            "How long the longest of them has",
+            status.longest_wait_ms,
+        ),
+        (
             "tranship_swarm_peers",
             "Peers with an open connection",
             status.swarm.peer_count.into(),

@@ -11,6 +11,7 @@ use std::path::Path;
 use tranship_device::LoopDevice;
 use tranship_device::mount::{self, MountEntry};
 
+use crate::control::OrphanInfo;
 use crate::front_end::backing_file;
 use crate::plain;
 
@@ -28,6 +29,31 @@ pub(crate) fn clear_away(run_dir: &Path, is_stale: impl Fn(&str) -> bool) {
         }
     }
     take_away(|entry| is_ours(&entry.target));
+}
+
+/// What [`clear_away`] would clear away.
+pub(crate) fn find(run_dir: &Path, is_stale: impl Fn(&str) -> bool) -> Vec<OrphanInfo> {
+    let loops = loops(run_dir, &is_stale);
+    let is_ours = |path: &Path| device_of(run_dir, path).is_some_and(&is_stale);
+    let mut found: Vec<OrphanInfo> = loops
+        .iter()
+        .map(|device| orphan("loop", device.path(), ""))
+        .collect();
+    for entry in mount::entries().unwrap_or_default() {
+        if is_ours(&entry.target) || stands_on(&entry, is_ours, &loops) {
+            let device = device_of(run_dir, &entry.target).or(device_of(run_dir, &entry.source));
+            found.push(orphan("mount", &entry.target, device.unwrap_or_default()));
+        }
+    }
+    found
+}
+
+fn orphan(kind: &str, what: &Path, device: &str) -> OrphanInfo {
+    OrphanInfo {
+        kind: kind.to_owned(),
+        device: device.to_owned(),
+        what: what.display().to_string(),
+    }
 }
 
 /// The device to whose directory `path` leads.

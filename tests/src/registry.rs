@@ -1,6 +1,7 @@
 //! A real registry: the distribution's `docker-registry` on a free port of loopback.
 
 use crate::relay::Relay;
+use rustix::process::{Pid, Signal, kill_process};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -66,6 +67,20 @@ impl DockerRegistry {
     /// Bytes that the registry sent through the relay so far.
     pub fn sent_len(&self) -> u64 {
         self.relay.downstream_len()
+    }
+
+    /// Has it stand still from now on: connections are taken, and nothing is answered.
+    pub fn stand_still(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Ends that.
+    pub fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).expect("a registry that runs");
     }
 
     /// The file in which the registry keeps a blob, for tests that damage it.

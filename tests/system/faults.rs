@@ -22,7 +22,7 @@ use tranship_tests::{Agent, AgentOptions, Cluster, tranship};
 /// Readers at one time.
 const READER_COUNT: usize = 4;
 /// Files in the image, and their bytes: no whole number of anything.
-const FILE_COUNT: usize = 64;
+pub(crate) const FILE_COUNT: usize = 64;
 const FILE_LEN: usize = 300_001;
 /// Progress that readers must make between one fault and the next.
 const STRIDE_LEN: u64 = 4 << 20;
@@ -111,12 +111,12 @@ fn read_on(
     }
 }
 
-fn name(file: usize) -> String {
+pub(crate) fn name(file: usize) -> String {
     format!("file-{file}")
 }
 
 /// Bytes that tell where they are from and do not compress.
-fn content(file: usize) -> Vec<u8> {
+pub(crate) fn content(file: usize) -> Vec<u8> {
     let mut state = file as u64 + 1;
     let mut bytes = Vec::with_capacity(FILE_LEN + 8);
     while bytes.len() < FILE_LEN {
@@ -153,10 +153,9 @@ fn convert_image(registry: &DockerRegistry) -> String {
 /// An image mounted by one agent.
 pub(crate) struct Scene {
     cluster: Cluster,
-    target: TempDir,
-    reference: String,
-    /// Ends with the scene.
-    _registry: DockerRegistry,
+    pub(crate) target: TempDir,
+    pub(crate) reference: String,
+    pub(crate) registry: DockerRegistry,
 }
 
 impl Scene {
@@ -173,7 +172,7 @@ impl Scene {
             cluster,
             target,
             reference,
-            _registry: registry,
+            registry,
         };
         let (socket, path) = (scene.cluster.agents[0].socket(), scene.target_path());
         tranship(&[

@@ -16,6 +16,7 @@ mod devices;
 mod disk;
 mod faults;
 mod graduation;
+mod hanging;
 mod image;
 mod restart;
 mod stock;

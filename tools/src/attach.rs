@@ -1,6 +1,6 @@
 //! `tranship attach`: makes a device of an image through the agent.
 
-use tranship_agent::control::{AttachRequest, Client, DeviceInfo, FrontEndChoice};
+use tranship_agent::control::{AttachRequest, Client, DeviceInfo, FrontEndChoice, Unserved};
 
 use crate::agent;
 use crate::cli::{AttachArgs, Common};
@@ -10,7 +10,15 @@ use crate::output::{self, Format};
 pub(crate) async fn run(common: &Common, args: &AttachArgs) -> Outcome {
     let front_end = front_end(&args.front_end)?;
     let client = agent::client(&args.agent);
-    let device = attach(&client, &args.reference, front_end, args.plain_http).await?;
+    let unserved = unserved(args.unserved.as_deref())?;
+    let device = attach(
+        &client,
+        &args.reference,
+        front_end,
+        args.plain_http,
+        unserved,
+    )
+    .await?;
     match common.output {
         Format::Table => output::print(&format!("{}\t{}\n", device.id, device.path.display())),
         Format::Json => output::print_json(&device),
@@ -24,17 +32,27 @@ pub(crate) fn front_end(name: &str) -> Outcome<FrontEndChoice> {
     })
 }
 
+/// What a user wants of reads that no source serves.
+pub(crate) fn unserved(word: Option<&str>) -> Outcome<Option<Unserved>> {
+    let parsed = word.map(str::parse).transpose();
+    parsed.map_err(|why: String| {
+        Failure::new(Exit::Usage, "cannot use that for --unserved".to_owned()).why(why)
+    })
+}
+
 /// Attaches an image; the agent shares a device that is there already.
 pub(crate) async fn attach(
     client: &Client,
     reference: &str,
     front_end: FrontEndChoice,
     plain_http: bool,
+    unserved: Option<Unserved>,
 ) -> Outcome<DeviceInfo> {
     let request = AttachRequest {
         reference: reference.to_owned(),
         front_end,
         plain_http: plain_http.then_some(true),
+        unserved,
     };
     client
         .attach(&request)

@@ -109,7 +109,7 @@ pub(crate) enum Verb {
     /// Unmount what `mount` mounted
     Umount(UmountArgs),
     /// List the agent's devices
-    Devices(AgentArgs),
+    Devices(DevicesArgs),
     /// See how the swarm stands, and give its tracker orders
     #[command(subcommand)]
     Swarm(SwarmVerb),
@@ -297,9 +297,22 @@ pub(crate) struct AttachArgs {
     /// How the kernel or a VM sees it: auto, fuse-loop, erofs-file or nbd
     #[arg(long, default_value = "auto", value_name = "NAME")]
     pub(crate) front_end: String,
+    /// What reads do that no source serves: wait, wait=TIME or error [default: wait, for the agent's device.read_deadline]
+    #[arg(long, value_name = "WORD")]
+    pub(crate) unserved: Option<String>,
     /// Let the agent use plain HTTP for this image's registry
     #[arg(long)]
     pub(crate) plain_http: bool,
+    #[command(flatten)]
+    pub(crate) agent: AgentArgs,
+}
+
+/// `devices`
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DevicesArgs {
+    /// Show instead what the kernel or the keeper has of the agent's and no device knows of
+    #[arg(long)]
+    pub(crate) orphans: bool,
     #[command(flatten)]
     pub(crate) agent: AgentArgs,
 }
@@ -310,6 +323,9 @@ pub(crate) struct DetachArgs {
     /// Id of the device, or the reference it was attached by
     #[arg(value_name = "ID|REF")]
     pub(crate) device: String,
+    /// Take it away at once with all its mounts, whoever shares or reads it; reads that hang fail
+    #[arg(long)]
+    pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) agent: AgentArgs,
 }
@@ -329,6 +345,9 @@ pub(crate) struct MountArgs {
     /// Put a writable overlay on top
     #[arg(long)]
     pub(crate) writable: bool,
+    /// What reads do that no source serves: wait, wait=TIME or error [default: wait, for the agent's device.read_deadline]
+    #[arg(long, value_name = "WORD")]
+    pub(crate) unserved: Option<String>,
     /// Let the agent use plain HTTP for this image's registry
     #[arg(long)]
     pub(crate) plain_http: bool,

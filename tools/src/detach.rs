@@ -14,10 +14,13 @@ pub(crate) async fn run(common: &Common, args: &DetachArgs) -> Outcome {
                 .why("the agent has none with that id or reference")
                 .next("`tranship devices` lists what is attached")
         })?;
-    let reply = client
-        .detach(&device.id)
-        .await
-        .map_err(|error| agent::failure(format!("cannot detach {}", device.id), &error))?;
+    let detached = if args.force {
+        client.detach_by_force(&device.id).await
+    } else {
+        client.detach(&device.id).await
+    };
+    let reply =
+        detached.map_err(|error| agent::failure(format!("cannot detach {}", device.id), &error))?;
     if common.output == Format::Json {
         return output::print_json(&reply);
     }

@@ -1,15 +1,20 @@
 //! `tranship devices`: what the agent has attached, where it is mounted, and how much of it is here.
 
+use std::time::Duration;
+
 use comfy_table::Cell;
 use tranship_agent::control::{DeviceInfo, DeviceState};
 
 use crate::agent;
-use crate::cli::{AgentArgs, Common};
+use crate::cli::{Common, DevicesArgs};
 use crate::failure::Outcome;
 use crate::output::{self, Format, number, size};
 
-pub(crate) async fn run(common: &Common, args: &AgentArgs) -> Outcome {
-    let devices = agent::client(args)
+pub(crate) async fn run(common: &Common, args: &DevicesArgs) -> Outcome {
+    if args.orphans {
+        return orphans(common, args).await;
+    }
+    let devices = agent::client(&args.agent)
         .devices()
         .await
         .map_err(|error| agent::failure("cannot list the devices".into(), &error))?;
@@ -25,11 +30,32 @@ pub(crate) async fn run(common: &Common, args: &AgentArgs) -> Outcome {
         "HERE",
         "PATH",
         "MOUNTS",
+        "HANGS",
     ]);
     for device in &devices {
         table.add_row(row(device));
     }
     output::print_table(&table)
+}
+
+/// What is left over: usually nothing, since each start of the agent clears it away.
+async fn orphans(common: &Common, args: &DevicesArgs) -> Outcome {
+    let orphans = agent::client(&args.agent)
+        .orphans()
+        .await
+        .map_err(|error| agent::failure("cannot look for what is left over".into(), &error))?;
+    if common.output == Format::Json {
+        return output::print_json(&orphans);
+    }
+    let mut table = output::table(["KIND", "DEVICE", "WHAT"]);
+    for orphan in &orphans {
+        table.add_row([&orphan.kind, &orphan.device, &orphan.what]);
+    }
+    output::print_table(&table)?;
+    if !orphans.is_empty() {
+        output::say("a restart of the agent clears it away");
+    }
+    Ok(())
 }
 
 fn row(device: &DeviceInfo) -> Vec<Cell> {
@@ -65,5 +91,19 @@ fn row(device: &DeviceInfo) -> Vec<Cell> {
         } else {
             mounts.join(", ")
         }),
+        Cell::new(device.waiting.as_ref().map_or_else(
+            || "-".to_owned(),
+            |waiting| {
+                format!(
+                    "{} for {:.0} s ({}): chunk {} of {}: {}",
+                    waiting.count,
+                    Duration::from_millis(waiting.longest_ms).as_secs_f64(),
+                    device.unserved,
+                    waiting.chunk,
+                    waiting.blob,
+                    waiting.tried
+                )
+            },
+        )),
     ]
 }

@@ -3,7 +3,7 @@
 use tranship_agent::control::{DeviceInfo, FrontEndChoice, FrontEndName, MountRequest};
 
 use crate::agent;
-use crate::attach::{attach, front_end};
+use crate::attach::{attach, front_end, unserved};
 use crate::cli::{Common, MountArgs};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{self, Format};
@@ -19,7 +19,14 @@ pub(crate) async fn run(common: &Common, args: &MountArgs) -> Outcome {
     let (device, ours) = match agent::find(&client, &args.reference, mountable).await? {
         Some(device) => (device, false),
         None => (
-            attach(&client, &args.reference, front_end, args.plain_http).await?,
+            attach(
+                &client,
+                &args.reference,
+                front_end,
+                args.plain_http,
+                unserved(args.unserved.as_deref())?,
+            )
+            .await?,
             true,
         ),
     };

@@ -128,6 +128,7 @@ pub(crate) fn read_or_errno(
     let outcome = catch_unwind(AssertUnwindSafe(|| content.read_at(offset, buf)));
     match outcome {
         Ok(Ok(())) => Ok(()),
+        Ok(Err(error @ BlockReadError::Stopping)) => Err(Errno::from(&error)),
         Ok(Err(error)) => {
             tracing::warn!(error = &error as &dyn Error, offset, len, "a read fails");
             Err(Errno::from(&error))

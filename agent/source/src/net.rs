@@ -166,7 +166,19 @@ impl SwarmNet {
             .collect()
     }
 
-    /// Says good-bye to the tracker and stops, within a few seconds.
+    /// Says good-bye to the tracker, within a few seconds. What is wanted from now on does not come.
+    pub async fn leave(&self) {
+        self.farewell.cancel();
+        self.driver.close();
+        if tokio::time::timeout(STOP, self.driver.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("the tracker may not have heard that this node leaves");
+        }
+    }
+
+    /// The same, and stops.
     pub async fn stop(self) {
         self.farewell.cancel();
         self.driver.close();

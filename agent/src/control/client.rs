@@ -13,6 +13,7 @@ use super::http;
 use super::message::{
     AttachRequest, DetachReply, DeviceInfo, ErrorReply, MountInfo, MountRequest, Status,
 };
+use super::waiting::OrphanInfo;
 
 /// Why a call did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +104,17 @@ impl Client {
     pub async fn detach(&self, id: &str) -> Result<DetachReply, ControlError> {
         let target = format!("/v1/devices/{}", encode(id.as_bytes()));
         self.call::<(), _>("DELETE", &target, None).await
+    }
+
+    /// Takes a device away at once with all its mounts, whoever shares or reads it; reads that hang fail.
+    pub async fn detach_by_force(&self, id: &str) -> Result<DetachReply, ControlError> {
+        let target = format!("/v1/devices/{}?force=true", encode(id.as_bytes()));
+        self.call::<(), _>("DELETE", &target, None).await
+    }
+
+    /// What the kernel or the keeper has of ours that no device knows of.
+    pub async fn orphans(&self) -> Result<Vec<OrphanInfo>, ControlError> {
+        self.call::<(), _>("GET", "/v1/orphans", None).await
     }
 
     /// Mounts a device's filesystem.

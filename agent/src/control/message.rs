@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::waiting::{Unserved, WaitInfo};
+
 /// Which front end the caller wishes for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -84,6 +86,9 @@ pub struct AttachRequest {
     /// Speak HTTP without TLS to the registry of this image, whatever the configuration says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plain_http: Option<bool>,
+    /// What reads do that no source serves; unless set what the device has, and with a new one, to wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unserved: Option<Unserved>,
 }
 
 /// What a device does at the moment.
@@ -139,6 +144,12 @@ pub struct DeviceInfo {
     /// Whether it reads a plain file of this node, without the daemon.
     #[serde(default)]
     pub graduated: bool,
+    /// What its reads do that no source serves.
+    #[serde(default)]
+    pub unserved: Unserved,
+    /// Its reads that hang at the moment, if any do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<WaitInfo>,
 }
 
 /// The answer to `DELETE /v1/devices/{id}`.
@@ -192,6 +203,12 @@ pub struct Status {
     /// Mounts of those.
     #[serde(default)]
     pub mount_count: u32,
+    /// Reads of devices that hang because no source gives their chunk.
+    #[serde(default)]
+    pub waiting_count: u32,
+    /// How long the longest of them has, in milliseconds.
+    #[serde(default)]
+    pub longest_wait_ms: u64,
 }
 
 /// The swarm as this node sees it.

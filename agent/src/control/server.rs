@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::message::{
     AttachRequest, DetachReply, DeviceInfo, ErrorReply, MountInfo, MountRequest, Status,
 };
+use super::waiting::OrphanInfo;
 use crate::devices::{DeviceError, Devices};
 use crate::metrics::Numbers;
 
@@ -72,6 +73,7 @@ fn router(control: Control) -> Router {
     Router::new()
         .route("/v1/devices", post(attach).get(devices))
         .route("/v1/devices/{id}", delete(detach))
+        .route("/v1/orphans", get(orphans))
         .route("/v1/devices/{id}/mounts", post(mount))
         .route("/v1/mounts", delete(unmount))
         .route("/v1/status", get(status))
@@ -155,11 +157,23 @@ async fn devices(State(control): State<Control>) -> Json<Vec<DeviceInfo>> {
     Json(control.devices.list())
 }
 
+async fn orphans(State(control): State<Control>) -> Result<Json<Vec<OrphanInfo>>, Refusal> {
+    Ok(Json(control.devices.orphans().await?))
+}
+
+#[derive(Deserialize)]
+struct Detach {
+    #[serde(default)]
+    force: bool,
+}
+
 async fn detach(
     State(control): State<Control>,
     UrlPath(id): UrlPath<String>,
+    query: Result<Query<Detach>, QueryRejection>,
 ) -> Result<Json<DetachReply>, Refusal> {
-    Ok(Json(control.devices.detach(&id).await?))
+    let Query(Detach { force }) = query?;
+    Ok(Json(control.devices.detach(&id, force).await?))
 }
 
 async fn mount(

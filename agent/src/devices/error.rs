@@ -105,7 +105,7 @@ impl DeviceError {
             Self::Filesystem { fs_name } => {
                 format!("attach it with fuse-loop and mount the block device: mount -t {fs_name} -o ro DEVICE DIRECTORY")
             }
-            Self::Unmount(MountError::Busy { .. }) => "end what uses it; fuser -m tells who that is".to_owned(),
+            Self::Unmount(MountError::Busy { .. }) => "end what uses it; fuser -m tells who that is. If its reads hang: tranship detach --force".to_owned(),
             Self::Unmount(_) | Self::Record { .. } | Self::Stopping => String::new(),
             Self::Recovering { .. } => "the agent keeps trying; its log says what is in the way".to_owned(),
         }

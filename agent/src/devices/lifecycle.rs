@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::control::{AttachRequest, DetachReply, DeviceInfo, FrontEndChoice};
+use crate::control::{AttachRequest, DetachReply, DeviceInfo, FrontEndChoice, Unserved};
 use crate::fill;
 use crate::front_end::{self, FUSE_PART, Filesystem, LOOP_PART, Left, Presented};
 use crate::image::Resolved;
@@ -47,6 +47,9 @@ impl Devices {
         let slot = self.slot_or_new(&format!("{digits}-{front_end}"));
         let mut work = slot.work.lock().await;
         let fresh = work.record.is_none();
+        if let (Some(unserved), Some(attached)) = (request.unserved, &work.attached) {
+            attached.image.waits().set_unserved(unserved);
+        }
         let record = work.record.get_or_insert_with(|| DeviceRecord {
             reference: request.reference.clone(),
             plain_http: request.plain_http,
@@ -55,7 +58,11 @@ impl Devices {
             use_count: 0,
             mounts: Vec::new(),
             graduated: None,
+            unserved: Unserved::default(),
         });
+        if let Some(unserved) = request.unserved {
+            record.unserved = unserved;
+        }
         record.use_count = record.use_count.saturating_add(1);
         let outcome = match work.attached {
             Some(_) => self.save(&slot, &work),
@@ -94,7 +101,8 @@ impl Devices {
                 id: slot.id.clone(),
             });
         };
-        let image = self.unless_stopping(self.images.open(resolved)).await??;
+        let opening = self.images.open(resolved, record.unserved);
+        let image = self.unless_stopping(opening).await??;
         let image = Arc::new(image);
         self.save(slot, work)?;
         let (dir, content, bounds) = (
@@ -154,30 +162,40 @@ impl Devices {
         }
     }
 
-    /// Gives up one attach; the last one takes the device away.
-    pub(crate) async fn detach(self: &Arc<Self>, id: &str) -> Result<DetachReply, DeviceError> {
+    /// Gives up one attach; the last one takes the device away. By `force` it goes at once, whoever shares, mounts or reads it.
+    pub(crate) async fn detach(
+        self: &Arc<Self>,
+        id: &str,
+        force: bool,
+    ) -> Result<DetachReply, DeviceError> {
         let (devices, slot) = (Arc::clone(self), self.slot(id)?);
+        if force {
+            slot.give_up_reads();
+        }
         let work = self
             .tasks
-            .spawn(async move { devices.detach_now(slot).await });
+            .spawn(async move { devices.detach_now(slot, force).await });
         work.await.map_err(|_| DeviceError::Stopping)?
     }
 
-    async fn detach_now(&self, slot: Arc<Slot>) -> Result<DetachReply, DeviceError> {
+    async fn detach_now(&self, slot: Arc<Slot>, force: bool) -> Result<DetachReply, DeviceError> {
         let mut work = slot.work.lock().await;
+        if force {
+            self.force_unmount(&slot, &mut work).await;
+        }
         let Some(record) = &mut work.record else {
             return Err(DeviceError::NoSuchDevice {
                 id: slot.id.clone(),
             });
         };
-        if record.use_count > 1 {
+        if record.use_count > 1 && !force {
             record.use_count = record.use_count.saturating_sub(1);
             let use_count = record.use_count;
             self.save(&slot, &work)?;
             slot.show(&work, &self.device_dir(&slot.id));
             return Ok(DetachReply { use_count });
         }
-        if let Some(mount) = record.mounts.first() {
+        if let Some(mount) = record.mounts.first().filter(|_| !force) {
             return Err(DeviceError::Mounted {
                 id: slot.id.clone(),
                 target: mount.target.clone(),
@@ -222,10 +240,12 @@ impl Devices {
             }
             return;
         };
-        if detach {
-            // Reads that wait for a source end now; what is here is given until the last user is gone.
-            image.stop_token().cancel();
+        if !detach {
+            presented.retire();
         }
+        // Reads that wait for a source end now, here or to begin again with the successor; what is here is given until the last
+        // user is gone.
+        image.stop_token().cancel();
         let stopped = self
             .blocking(move || {
                 if detach {

@@ -146,6 +146,21 @@ impl Devices {
         Ok(mount_info(&slot.id, &mount))
     }
 
+    /// Takes all mounts of a device out of sight, also those that somebody uses.
+    pub(super) async fn force_unmount(&self, slot: &Slot, work: &mut Work) {
+        let mounts = work.record.iter().flat_map(|record| &record.mounts);
+        for mount in mounts.cloned().collect::<Vec<_>>() {
+            let taking = mount.clone();
+            match self.blocking(move || taking.unmake(true)).await {
+                Ok(Ok(())) => self.forget_mount(slot, work, &mount),
+                Ok(Err(error)) => {
+                    tracing::warn!(target = %mount.target.display(), error = &error as &dyn std::error::Error, "a mount of a device that goes stays");
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
     fn forget_mount(&self, slot: &Slot, work: &mut Work, mount: &MountRecord) {
         if let Some(record) = &mut work.record {
             record.mounts.retain(|other| other != mount);

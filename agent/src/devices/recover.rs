@@ -144,6 +144,23 @@ impl Devices {
         Ok(())
     }
 
+    /// Whether stopping leaves devices to a successor.
+    pub(crate) fn are_left(&self) -> bool {
+        !self.options.detach_on_stop
+    }
+
+    /// From now on a read that cannot be served is left to the successor.
+    pub(crate) fn retire(&self) {
+        for slot in self.all_slots() {
+            // One that somebody is changing is told when it is left.
+            if let Ok(work) = slot.work.try_lock()
+                && let Some(attached) = &work.attached
+            {
+                attached.presented.retire();
+            }
+        }
+    }
+
     /// Takes all devices down, or leaves the kernel's part of them, and waits for what is under way. Their records stay:
     /// they come back with the next start.
     pub(crate) async fn stop(&self, grace: Duration) {

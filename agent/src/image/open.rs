@@ -13,8 +13,10 @@ use tranship_source::net::OpenImage;
 use tranship_store::BlobStore;
 
 use super::{Image, Images, OpenImageError, Resolved, Voucher};
+use crate::control::Unserved;
 use crate::disk::ImageDisk;
 use crate::lazy::{LazyBlob, LazyContext};
+use crate::waits::Waits;
 use crate::whole_check::WholeCheck;
 
 /// Chunks that may be read ahead for one image at one time, over all its readers.
@@ -22,7 +24,12 @@ const AHEAD_AT_ONCE: usize = 32;
 
 impl Images {
     /// Opens the image: its chunk tables, its part in the swarm, and its layers' indexes, layers side by side.
-    pub(crate) async fn open(&self, resolved: &Resolved) -> Result<Image, OpenImageError> {
+    /// `unserved` is what its reads do that nobody serves.
+    pub(crate) async fn open(
+        &self,
+        resolved: &Resolved,
+        unserved: Unserved,
+    ) -> Result<Image, OpenImageError> {
         // Boxed: rarely needed, and larger than all the rest of an attach.
         let proofs = Box::pin(self.proofs(resolved)).await;
         let blobs = try_join_all(
@@ -49,7 +56,11 @@ impl Images {
         let context = LazyContext {
             fetcher: self.net.fetcher().clone(),
             runtime: self.runtime.clone(),
-            deadline: self.options.read_deadline,
+            waits: Waits::new(
+                self.options.read_deadline,
+                unserved,
+                resolved.origin.repo.host(),
+            ),
             read_ahead: self.options.read_ahead,
             ahead: Arc::new(Semaphore::new(AHEAD_AT_ONCE)),
             tasks: TaskTracker::new(),
@@ -77,6 +88,7 @@ impl Images {
                     fs_name: resolved.fs_name().to_owned(),
                     disk: Arc::new(disk),
                     layers,
+                    waits: context.waits,
                     stop: context.stop,
                     tasks: context.tasks,
                 };

@@ -193,5 +193,6 @@ fn request(reference: &str, front_end: FrontEndChoice) -> AttachRequest {
         reference: reference.to_owned(),
         front_end,
         plain_http: None,
+        unserved: None,
     }
 }

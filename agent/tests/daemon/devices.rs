@@ -123,6 +123,7 @@ fn attaches_at_the_same_time_make_one_device() {
         reference,
         front_end: FrontEndChoice::FuseLoop,
         plain_http: None,
+        unserved: None,
     };
     let attaches = futures::future::try_join_all((0..8).map(|_| client.attach(&request)));
     let devices = daemon.must(attaches);

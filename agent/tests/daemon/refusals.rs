@@ -1,6 +1,8 @@
 //! What cannot be done is said, with what to do about it, and costs nobody else anything.
 
-use tranship_agent::control::{FrontEndChoice, MountRequest};
+use std::fs;
+
+use tranship_agent::control::{AttachRequest, FrontEndChoice, MountRequest};
 use tranship_format::annotation::CHUNKS_DIGEST;
 
 use crate::daemon::Daemon;
@@ -160,4 +162,43 @@ fn registry_that_ignores_ranges_is_read_whole_and_once() {
     daemon.unmount(&target);
     let (passes, blobs) = (daemon.log().matches("ignores ranges").count(), 2);
     assert_eq!(passes, blobs, "{}", daemon.log());
+}
+
+#[test]
+fn image_decides_whether_its_reads_wait_for_a_registry_that_is_gone() {
+    let (mut registry, image) = (Registry::start(), Image::new());
+    let reference = image.push(&registry);
+    let daemon = Daemon::start("[registry]\ndeadline = \"1s\"");
+    let attach = |word: &str| {
+        let request = AttachRequest {
+            reference: reference.clone(),
+            front_end: FrontEndChoice::ErofsFile,
+            plain_http: None,
+            unserved: Some(word.parse().unwrap()),
+        };
+        daemon.must(daemon.client().attach(&request))
+    };
+    let device = attach("error");
+    let target = daemon.mount(&device, "mounted", false);
+    registry.close();
+    let errno = || {
+        fs::read(target.join("bin/first"))
+            .unwrap_err()
+            .raw_os_error()
+    };
+    // The kernel's EROFS says EIO whatever the device said.
+    assert!(errno().is_some());
+    assert!(
+        daemon.log().contains("no source gives chunk"),
+        "{}",
+        daemon.log()
+    );
+    let shared = attach("wait=1s");
+    assert_eq!(shared.unserved.to_string(), "wait=1s");
+    assert!(errno().is_some());
+    assert!(
+        daemon.log().contains("did not arrive in"),
+        "{}",
+        daemon.log()
+    );
 }

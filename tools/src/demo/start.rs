@@ -102,7 +102,14 @@ pub(crate) async fn lazily(
     let begin = Instant::now();
     let device = match rights {
         Rights::Mount => {
-            let device = attach(&agent.client, &scene.lazy, FrontEndChoice::Auto, false).await?;
+            let device = attach(
+                &agent.client,
+                &scene.lazy,
+                FrontEndChoice::Auto,
+                false,
+                None,
+            )
+            .await?;
             let request = MountRequest {
                 target: agent.root(),
                 writable: true,
@@ -116,7 +123,8 @@ pub(crate) async fn lazily(
             device
         }
         Rights::ReadOnly => {
-            let device = attach(&agent.client, &scene.lazy, FrontEndChoice::Nbd, false).await?;
+            let device =
+                attach(&agent.client, &scene.lazy, FrontEndChoice::Nbd, false, None).await?;
             read_needed(view(&device, agent, rights).await?, scene).await?;
             device
         }

@@ -44,6 +44,8 @@ struct Shared {
     worker_count: AtomicUsize,
     /// Threads that wait for a request.
     waiting_count: AtomicUsize,
+    /// Whether what fails is left to a successor.
+    is_retired: AtomicBool,
 }
 
 impl Session {
@@ -104,6 +106,7 @@ impl Session {
                 worker_count_max: options.worker_count.max(1),
                 worker_count: AtomicUsize::new(0),
                 waiting_count: AtomicUsize::new(0),
+                is_retired: AtomicBool::new(false),
             }),
             grace: options.stop_grace,
             stopped: AtomicBool::new(false),
@@ -129,6 +132,12 @@ impl Session {
     /// Waits until the kernel has ended the connection and the threads have noticed; whether that was so in time.
     pub fn wait_for_end(&self, patience: Duration) -> bool {
         self.shared.crew.wait(patience)
+    }
+
+    /// From now on a read that fails is not answered: whoever [takes over](Self::take_over) has it sent again, and may do better. The
+    /// others are answered as before.
+    pub fn retire(&self) {
+        self.shared.is_retired.store(true, Ordering::Release);
     }
 
     /// Calls the threads away and waits for reads in progress, for the grace of [`FuseOptions::stop_grace`] at most.
@@ -230,7 +239,11 @@ impl Shared {
             Answer::Body(body) => Ok(body.as_slice()),
             Answer::Data(len) => Ok(data.get(..*len).unwrap_or_default()),
             // What fails because this process leaves is its successor's to answer.
-            Answer::Failure(_) if self.channel.is_rung() => return,
+            Answer::Failure(_)
+                if self.channel.is_rung() || self.is_retired.load(Ordering::Acquire) =>
+            {
+                return;
+            }
             Answer::Failure(errno) => Err(*errno),
         };
         if let Err(error) = self.channel.reply(unique, body) {

@@ -1,0 +1,101 @@
+//! Reads that hang because the registry stands still: they are seen, they end when the device is taken away, and they go on with
+//! another agent.
+
+use std::fs;
+use std::io;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tranship_tests::tranship;
+
+use crate::faults::{FILE_COUNT, Scene, content, name};
+
+/// A file that neither the mount nor what was read before has brought.
+const FILE: usize = FILE_COUNT - 1;
+
+impl Scene {
+    /// Has somebody read what only the registry has, which stands still.
+    fn hang(&mut self) -> JoinHandle<io::Result<Vec<u8>>> {
+        self.registry.stand_still();
+        let path = self.target.path().join(name(FILE));
+        let reading = thread::spawn(move || fs::read(path));
+        self.wait_for("a read that hangs", |device, _| {
+            device["waiting"]["count"] != Value::Null
+        });
+        reading
+    }
+
+    fn wait_for(&mut self, what: &str, is_there: impl Fn(&Value, &str) -> bool) -> Value {
+        let begun = Instant::now();
+        loop {
+            let device = self.agent().call("GET", "/v1/devices", "")[0].take();
+            let log = self.agent().log();
+            if is_there(&device, &log) {
+                return device;
+            }
+            assert!(
+                begun.elapsed() < Duration::from_mins(1),
+                "no sign of {what}: {device}\n{log}"
+            );
+            thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn reads_that_hang_are_seen_and_end_with_a_forced_detach() {
+    for front_end in ["fuse-loop", "erofs-file"] {
+        let mut scene = Scene::set(front_end, "[device]\nstop_grace = \"1s\"\n");
+        let reading = scene.hang();
+        let device = scene.wait_for("the log's word", |_, log| {
+            log.contains("a read hangs because its chunk does not come")
+        });
+        let tried = device["waiting"]["tried"].as_str().expect("what was tried");
+        assert!(tried.contains("registry"), "{device}");
+        assert!(device["waiting"]["chunk"].is_u64() && device["waiting"]["blob"].is_string());
+        assert!(scene.agent().counter("tranship_device_waiting_reads", "") > 0.0);
+        let (socket, reference) = (scene.agent().socket(), scene.reference.clone());
+        let table = tranship(&["devices", "--agent", &socket]);
+        assert!(table.contains("chunk"), "{table}");
+
+        let begun = Instant::now();
+        tranship(&["detach", "--agent", &socket, "--force", &reference]);
+        let took = begun.elapsed();
+        assert!(reading.join().expect("a reader").is_err(), "it was told");
+        println!("{front_end}: detached by force under a read that hung, in {took:?}");
+        let devices = scene.agent().call("GET", "/v1/devices", "");
+        assert_eq!(devices, serde_json::json!([]));
+        let orphans = tranship(&[
+            "devices",
+            "--orphans",
+            "--agent",
+            &socket,
+            "--output",
+            "json",
+        ]);
+        assert_eq!(orphans.trim(), "[]");
+        let (folder, target) = (scene.agent().folder().to_owned(), scene.target.path());
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("the table of mounts");
+        let is_ours = |line: &&str| {
+            [&*folder, target]
+                .iter()
+                .any(|path| line.contains(&*path.to_string_lossy()))
+        };
+        let left: Vec<&str> = mounts.lines().filter(is_ours).collect();
+        assert!(left.is_empty(), "{left:?}");
+        scene.registry.go_on();
+    }
+}
+
+#[test]
+fn a_read_that_hangs_goes_on_with_the_next_agent() {
+    let mut scene = Scene::set("fuse-loop", "[device]\ndetach_on_stop = false\n");
+    let reading = scene.hang();
+    scene.agent().stop();
+    scene.agent().restart();
+    scene.registry.go_on();
+    let bytes = reading.join().expect("a reader").expect("no error");
+    assert!(bytes == content(FILE), "other bytes");
+    scene.end_with(|| ());
+}
