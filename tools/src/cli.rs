@@ -297,7 +297,7 @@ pub(crate) struct AttachArgs {
     /// How the kernel or a VM sees it: auto, fuse-loop, erofs-file or nbd
     #[arg(long, default_value = "auto", value_name = "NAME")]
     pub(crate) front_end: String,
-    /// What reads do that no source serves: wait, wait=TIME or error [default: wait, for the agent's device.read_deadline]
+    /// What reads do that no source serves: wait, wait=TIME or error [default: wait, for as long as the agent is told]
     #[arg(long, value_name = "WORD")]
     pub(crate) unserved: Option<String>,
     /// Let the agent use plain HTTP for this image's registry
@@ -345,7 +345,7 @@ pub(crate) struct MountArgs {
     /// Put a writable overlay on top
     #[arg(long)]
     pub(crate) writable: bool,
-    /// What reads do that no source serves: wait, wait=TIME or error [default: wait, for the agent's device.read_deadline]
+    /// What reads do that no source serves: wait, wait=TIME or error [default: wait, for as long as the agent is told]
     #[arg(long, value_name = "WORD")]
     pub(crate) unserved: Option<String>,
     /// Let the agent use plain HTTP for this image's registry

@@ -123,7 +123,7 @@ fn wrong_requests_are_told_from_each_other() {
             .mount(&device.id, &mount(target.to_str().unwrap())),
     );
     assert_eq!(taken.unwrap_err().status(), Some(409));
-    let held = std::fs::File::open(target.join("etc/kept")).unwrap();
+    let held = fs::File::open(target.join("etc/kept")).unwrap();
     let busy = daemon.call(daemon.client().unmount(&target)).unwrap_err();
     assert_eq!(busy.status(), Some(409), "{busy}");
     drop(held);
@@ -134,7 +134,7 @@ fn wrong_requests_are_told_from_each_other() {
 fn socket_is_its_owners_alone_and_a_second_daemon_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let daemon = Daemon::start("");
-    let mode = std::fs::metadata(daemon.path("agent.sock"))
+    let mode = fs::metadata(daemon.path("agent.sock"))
         .unwrap()
         .permissions()
         .mode();
