@@ -10,11 +10,17 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// CPU seconds, user and system, of this process and all its threads.
 pub fn cpu_seconds() -> Result<f64> {
-    let stat = fs::read_to_string("/proc/self/stat").context("reading /proc/self/stat")?;
+    cpu_seconds_of("self")
+}
+
+/// The same of the process with that id.
+pub fn cpu_seconds_of(process: &str) -> Result<f64> {
+    let path = format!("/proc/{process}/stat");
+    let stat = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
     // The command's name stands in parentheses and may hold anything; fields count from behind it.
     let (_, fields) = stat
         .rsplit_once(") ")
-        .context("/proc/self/stat has no command")?;
+        .with_context(|| format!("{path} has no command"))?;
     let ticks: u64 = fields
         .split(' ')
         .skip(11)

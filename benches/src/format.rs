@@ -15,8 +15,9 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
+use tempfile::TempDir;
 
-use self::source::Source;
+pub(crate) use self::source::Source;
 use crate::convert::{compress, timed};
 use crate::cost::median;
 use crate::reading;
@@ -24,12 +25,15 @@ use crate::reading;
 /// The subcommand by which this program is `tranship`, and tells afterwards what that has cost.
 pub const AS_TRANSHIP: &str = "tranship";
 
+/// Bytes of files that are taken from this machine when no input is given.
+const OWN_LEN: u64 = 1_100_000_000;
+
 /// Memory that behaves as a disk, if the machine has it: then the figures are not the disk's.
 const MEMORY: &str = "/dev/shm";
 
 /// What a process of `tranship` has cost, as it says itself at its end.
 #[derive(Debug, Deserialize)]
-struct Cost {
+pub(crate) struct Cost {
     cpu_seconds: f64,
     peak_rss_mib: f64,
 }
@@ -45,14 +49,8 @@ struct Conversion {
 /// come back. Without `input`, files of this machine are taken.
 pub fn measure(input: Option<&OsStr>, runs: usize) -> Result<Value> {
     ensure!(runs > 0, "--runs must be at least 1");
-    let memory = Path::new(MEMORY);
-    let parent = if memory.is_dir() {
-        memory.to_owned()
-    } else {
-        env::temp_dir()
-    };
-    let scratch = tempfile::tempdir_in(&parent).context("making a scratch directory")?;
-    let source = Source::make(input, scratch.path())?;
+    let scratch = scratch()?;
+    let source = Source::make(input, OWN_LEN, scratch.path())?;
     let cores = cores()?;
     #[expect(
         clippy::cast_precision_loss,
@@ -89,7 +87,7 @@ pub fn measure(input: Option<&OsStr>, runs: usize) -> Result<Value> {
         "bare_zstd_bytes": bare_len,
         "cores": cores.len(),
         "load_average": load_average(),
-        "scratch": parent,
+        "scratch": scratch.path().parent(),
         "runs": runs,
     });
     let reading = reading::measure(&source.files, runs)?;
@@ -145,7 +143,7 @@ fn convert(source: &Source, scratch: &Path) -> Result<Conversion> {
 }
 
 /// Runs `tranship` in a process of its own; returns what it printed, and its cost.
-fn tranship(arguments: &[&str]) -> Result<(Value, Cost)> {
+pub(crate) fn tranship(arguments: &[&str]) -> Result<(Value, Cost)> {
     let program = env::current_exe().context("finding this program")?;
     let output = Command::new(program)
         .arg(AS_TRANSHIP)
@@ -174,6 +172,17 @@ fn tranship(arguments: &[&str]) -> Result<(Value, Cost)> {
     };
     let cost = serde_json::from_value(cost).context("reading what a process has cost")?;
     Ok((told, cost))
+}
+
+/// A directory for a while, in memory if the machine has such.
+pub(crate) fn scratch() -> Result<TempDir> {
+    let memory = Path::new(MEMORY);
+    let parent = if memory.is_dir() {
+        memory.to_owned()
+    } else {
+        env::temp_dir()
+    };
+    tempfile::tempdir_in(&parent).context("making a scratch directory")
 }
 
 /// The cores that this process may use.

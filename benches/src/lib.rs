@@ -6,6 +6,7 @@
 pub mod chunks;
 pub mod convert;
 pub mod cost;
+pub mod device;
 pub mod format;
 pub mod reading;
 pub mod swarm;

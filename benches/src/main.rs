@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use tokio::signal::unix::{SignalKind, signal};
-use tranship_bench::{chunks, convert, format, reading, swarm, transport};
+use tranship_bench::{chunks, convert, device, format, reading, swarm, transport};
 
 /// Measures tranship beside what it is compared with.
 #[derive(Debug, Parser)]
@@ -90,6 +90,25 @@ enum What {
         #[arg(long, default_value_t = 3)]
         runs: usize,
     },
+    /// Devices of a real agent beside a bare loop device and nbdkit over the same bytes. Needs root, docker-registry, nbdkit and
+    /// libnbd-bin.
+    Device {
+        /// The directory whose files are the image; without it, files of this machine
+        #[arg(long, value_name = "DIR")]
+        input: Option<PathBuf>,
+        /// MiB of this machine's own files that are taken
+        #[arg(long, default_value_t = 512, value_name = "MIB")]
+        own: u64,
+        /// How often each is done; the medians are printed
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+        /// Images that are attached at once; 0 leaves that out
+        #[arg(long, default_value_t = 100)]
+        crowd: usize,
+        /// Form of the figures
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
     /// A registry, a tracker and agents on hosts of their own, which all start one image: the real programs behind links of
     /// known width, in network namespaces. Needs root, iproute2 and docker-registry.
     Swarm {
@@ -158,10 +177,27 @@ fn main() -> Result<ExitCode> {
             output,
         } => {
             let figures = format::measure(input.as_deref(), runs)?;
-            if let (Output::Lines, Some(figures)) = (output, figures.as_object()) {
-                for (name, figure) in figures {
-                    println!("{name}\t{figure}");
-                }
+            if let Output::Lines = output {
+                print_lines(&figures);
+                return Ok(ExitCode::SUCCESS);
+            }
+            figures
+        }
+        What::Device {
+            input,
+            own,
+            runs,
+            crowd,
+            output,
+        } => {
+            let figures = device::measure(&device::Options {
+                input,
+                own_len: own << 20,
+                runs,
+                crowd,
+            })?;
+            if let Output::Lines = output {
+                print_lines(&figures);
                 return Ok(ExitCode::SUCCESS);
             }
             figures
@@ -221,6 +257,12 @@ fn main() -> Result<ExitCode> {
     };
     println!("{figures:#}");
     Ok(ExitCode::SUCCESS)
+}
+
+fn print_lines(figures: &serde_json::Value) {
+    for (name, figure) in figures.as_object().into_iter().flatten() {
+        println!("{name}\t{figure}");
+    }
 }
 
 /// A bench that is told to stop leaves no namespace and no process behind.

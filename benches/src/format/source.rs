@@ -11,9 +11,6 @@ use tranship_format::Digest;
 
 use super::{shown, tranship};
 
-/// Bytes of files that are taken from this machine when no input is given.
-const OWN_LEN: u64 = 1_100_000_000;
-
 /// This machine's own files: programs, libraries, scripts and texts, as an image has them.
 const OWN: &str = "/usr";
 
@@ -22,9 +19,9 @@ const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// What is measured.
-pub(super) struct Source {
+pub(crate) struct Source {
     /// The image, as `tranship` takes it.
-    pub(super) reference: String,
+    pub(crate) reference: String,
     /// Its layer's tar.
     pub(super) tar: PathBuf,
     /// Length of the tar.
@@ -36,14 +33,14 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Makes the layout in `scratch`.
-    pub(super) fn make(input: Option<&OsStr>, scratch: &Path) -> Result<Self> {
+    /// Makes the layout in `scratch`; without `input` of the first `own_len` bytes of files of this machine.
+    pub(crate) fn make(input: Option<&OsStr>, own_len: u64, scratch: &Path) -> Result<Self> {
         let tar = scratch.join("layer.tar");
         let own = Path::new(OWN).to_owned();
         let (files, description) = match input {
             None => {
-                pack(&own, OWN_LEN, &tar)?;
-                let description = format!("the first {OWN_LEN} bytes of files in {OWN}");
+                pack(&own, own_len, &tar)?;
+                let description = format!("the first {own_len} bytes of files in {OWN}");
                 (own, description)
             }
             Some(input) if Path::new(input).is_dir() => {

@@ -1,0 +1,352 @@
+//! Devices beside a bare loop device over the same bytes, and beside other people's NBD server: how fast, how soon, and how long
+//! a reader waits when the process that serves it dies or is upgraded.
+//!
+//! Both sides of a ratio are measured after each other in the same run, by the same reader, and the median of the runs' ratios is the
+//! figure: what else the machine does takes part in both.
+
+mod reader;
+mod scene;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Map, Value, json};
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use tranship_agent::control::{Client, DeviceInfo, FrontEndChoice, MountRequest};
+use tranship_device::{LoopDevice, mount};
+
+use self::reader::Files;
+use self::scene::{Ended, Scene};
+use crate::cost::median;
+
+/// Readers of the figures that have many.
+const DEEP: u64 = 32;
+/// What is measured of each of those that are killed and upgraded.
+const PAUSES: usize = 3;
+
+/// What is measured, and how often.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The directory whose files are the image; this machine's own without it.
+    pub input: Option<PathBuf>,
+    /// Bytes of this machine's own files that are taken.
+    pub own_len: u64,
+    /// How often each is done.
+    pub runs: usize,
+    /// Images that are attached at once; 0 leaves that out.
+    pub crowd: usize,
+}
+
+/// Figures by name, each of several runs.
+#[derive(Default)]
+struct Figures(Vec<(&'static str, Vec<f64>)>);
+
+impl Figures {
+    fn note(&mut self, name: &'static str, figure: f64) {
+        match self.0.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => known.push(figure),
+            None => self.0.push((name, vec![figure])),
+        }
+    }
+
+    fn medians(self) -> Map<String, Value> {
+        let medians = self.0.into_iter();
+        medians
+            .map(|(name, mut known)| (name.to_owned(), json!(median(&mut known))))
+            .collect()
+    }
+}
+
+/// Measures devices, as `options` say.
+pub fn measure(options: &Options) -> Result<Value> {
+    ensure!(options.runs > 0, "at least one run");
+    let mut scene = Scene::set(options.input.as_deref(), options.own_len)?;
+    scene.start(false)?;
+    let mut figures = Figures::default();
+    let device = scene.attach(FrontEndChoice::FuseLoop)?;
+    scene.wait_for(&device.id, "wholly here", |device| {
+        device.fill.present_len == device.fill.stored_len
+    })?;
+    let plain = scene.path("plain");
+    copy_device(&device, &plain)?;
+    let bare = Bare::mount(&scene, &plain)?;
+    let lazy = scene.mount(&device, "lazy")?;
+    let files = Files::find(&bare.target)?;
+    from_file(
+        &scene,
+        &files,
+        &bare.target,
+        &lazy,
+        options.runs,
+        &mut figures,
+    )?;
+    through_nbd(&scene, &plain, device.size, options.runs, &mut figures)?;
+    attach_times(&scene, &device, options.runs, &mut figures)?;
+    let lazy = scene.path("attached");
+    pauses(&mut scene, &files, &lazy, &mut figures)?;
+    if options.crowd > 0 {
+        figures.note("attach_100_s", crowd(&scene, options.crowd)?);
+    }
+    graduated(
+        &mut scene,
+        &device,
+        &files,
+        &bare.target,
+        &lazy,
+        options.runs,
+        &mut figures,
+    )?;
+    drop(bare);
+    scene.end()?;
+    let mut report = figures.medians();
+    report.insert("device_bytes".to_owned(), json!(device.size));
+    report.insert("runs".to_owned(), json!(options.runs));
+    report.insert("crowd".to_owned(), json!(options.crowd));
+    // No process serves one device alone, so that none has an idle size.
+    report.insert("idle_private_mib".to_owned(), Value::Null);
+    if options.crowd == 0 {
+        report.insert("attach_100_s".to_owned(), Value::Null);
+    }
+    Ok(Value::Object(report))
+}
+
+/// The same bytes on a loop device of nobody's, mounted.
+struct Bare {
+    target: PathBuf,
+    /// Open for as long as the mount stands.
+    _device: LoopDevice,
+}
+
+impl Bare {
+    fn mount(scene: &Scene, plain: &Path) -> Result<Self> {
+        let device = LoopDevice::attach_read_only(plain).context("attach a bare loop device")?;
+        let target = scene.dir("bare")?;
+        mount::erofs_device(device.path(), &target).context("mount the bare loop device")?;
+        Ok(Self {
+            target,
+            _device: device,
+        })
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        // The device goes with its last user.
+        let _ = mount::unmount_lazily(&self.target);
+    }
+}
+
+/// Copies what the device holds.
+fn copy_device(device: &DeviceInfo, plain: &Path) -> Result<()> {
+    let mut from = File::open(&device.path).context("open the device")?;
+    let mut to = File::create(plain).context("make a plain file")?;
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        let len = from.read(&mut piece).context("read the device")?;
+        let Some(part) = piece.get(..len).filter(|part| !part.is_empty()) else {
+            break;
+        };
+        if part.iter().all(|byte| *byte == 0) {
+            to.seek(SeekFrom::Current(i64::try_from(len)?))
+                .context("leave zeros out")?;
+        } else {
+            to.write_all(part).context("write a plain file")?;
+        }
+    }
+    to.set_len(device.size).context("size a plain file")
+}
+
+/// Both front ends that are mounted, beside the bare loop device.
+fn from_file(
+    scene: &Scene,
+    files: &Files,
+    bare: &Path,
+    lazy: &Path,
+    runs: usize,
+    figures: &mut Figures,
+) -> Result<()> {
+    let device = scene.attach(FrontEndChoice::ErofsFile)?;
+    let from_file = scene.mount(&device, "from-file")?;
+    for _ in 0..runs {
+        let alone = files.sequential(bare)?;
+        let before = scene.agent_seconds()?;
+        let ours = files.sequential(lazy)?;
+        figures.note("fuse_loop_seq_agent_cpu_s", scene.agent_seconds()? - before);
+        figures.note("bare_seq_mb_per_s", alone);
+        figures.note("fuse_loop_seq_mb_per_s", ours);
+        figures.note("fuse_loop_seq_ratio", ours / alone);
+        let alone = files.random(bare, 1)?;
+        figures.note("bare_random_per_s", alone);
+        figures.note("fuse_loop_random_ratio", files.random(lazy, 1)? / alone);
+        figures.note(
+            "erofs_file_random_ratio",
+            files.random(&from_file, 1)? / alone,
+        );
+        let alone = files.random(bare, DEEP)?;
+        figures.note("bare_random_32_per_s", alone);
+        figures.note(
+            "erofs_file_random_32_ratio",
+            files.random(&from_file, DEEP)? / alone,
+        );
+    }
+    scene.call(scene.client().detach_by_force(&device.id))?;
+    Ok(())
+}
+
+/// Our NBD server and nbdkit's over the plain bytes, each read by nbdcopy.
+fn through_nbd(
+    scene: &Scene,
+    plain: &Path,
+    len: u64,
+    runs: usize,
+    figures: &mut Figures,
+) -> Result<()> {
+    let device = scene.attach(FrontEndChoice::Nbd)?;
+    let socket = scene.path("nbdkit.sock");
+    let child = Command::new("nbdkit")
+        .args(["--foreground", "--readonly", "--unix"])
+        .arg(&socket)
+        .arg("file")
+        .arg(plain)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("start nbdkit; is it installed?")?;
+    let server = Ended(child);
+    let begun = Instant::now();
+    while !socket.exists() {
+        ensure!(
+            begun.elapsed() < Duration::from_secs(30),
+            "nbdkit does not listen"
+        );
+        thread::sleep(Duration::from_millis(5));
+    }
+    for _ in 0..runs {
+        let alone = nbdcopy(&socket, len)?;
+        let ours = nbdcopy(&device.path, len)?;
+        figures.note("nbdkit_seq_mb_per_s", alone);
+        figures.note("nbd_seq_mb_per_s", ours);
+        figures.note("nbd_seq_ratio", ours / alone);
+    }
+    drop(server);
+    scene.call(scene.client().detach(&device.id))?;
+    Ok(())
+}
+
+/// Megabytes a second of a copy to nowhere.
+fn nbdcopy(socket: &Path, len: u64) -> Result<f64> {
+    let begun = Instant::now();
+    let output = Command::new("nbdcopy")
+        .arg(format!("nbd+unix:///?socket={}", socket.display()))
+        .arg("null:")
+        .output()
+        .context("start nbdcopy; is libnbd-bin installed?")?;
+    ensure!(
+        output.status.success(),
+        "nbdcopy fails: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    #[expect(clippy::cast_precision_loss, reason = "less than 2^52 bytes")]
+    Ok(len as f64 / 1e6 / begun.elapsed().as_secs_f64())
+}
+
+/// From the request to a mounted filesystem, when everything is here. The device is mounted at `attached` after it.
+fn attach_times(
+    scene: &Scene,
+    device: &DeviceInfo,
+    runs: usize,
+    figures: &mut Figures,
+) -> Result<()> {
+    for run in 0..=runs {
+        scene.call(scene.client().detach_by_force(&device.id))?;
+        let begun = Instant::now();
+        let again = scene.attach(FrontEndChoice::FuseLoop)?;
+        scene.mount(&again, "attached")?;
+        // The first one opens what the others find open.
+        if run > 0 {
+            figures.note("attach_ms", begun.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    Ok(())
+}
+
+/// The longest read while the agent, which serves all devices, is killed or upgraded.
+fn pauses(scene: &mut Scene, files: &Files, lazy: &Path, figures: &mut Figures) -> Result<()> {
+    for name in ["pause_kill_ms", "pause_upgrade_ms"] {
+        for _ in 0..PAUSES {
+            let reading = files.read_on(lazy);
+            reading.wait_for_progress()?;
+            if name == "pause_kill_ms" {
+                scene.kill();
+            } else {
+                scene.stop()?;
+            }
+            scene.start(false)?;
+            reading.wait_for_progress()?;
+            figures.note(name, reading.end()?.as_secs_f64() * 1e3);
+        }
+    }
+    Ok(())
+}
+
+/// The device on its plain file, beside the bare loop device.
+fn graduated(
+    scene: &mut Scene,
+    device: &DeviceInfo,
+    files: &Files,
+    bare: &Path,
+    lazy: &Path,
+    runs: usize,
+    figures: &mut Figures,
+) -> Result<()> {
+    scene.stop()?;
+    scene.start(true)?;
+    scene.wait_for(&device.id, "graduated", |device| device.graduated)?;
+    for _ in 0..runs {
+        let alone = files.sequential(bare)?;
+        let before = scene.agent_seconds()?;
+        let ours = files.sequential(lazy)?;
+        figures.note("graduated_seq_agent_cpu_s", scene.agent_seconds()? - before);
+        figures.note("graduated_seq_mb_per_s", ours);
+        figures.note("graduated_seq_ratio", ours / alone);
+    }
+    Ok(())
+}
+
+/// Seconds until `count` images are attached and mounted that all are asked for at once, with their metadata here.
+fn crowd(scene: &Scene, count: usize) -> Result<f64> {
+    let names: Vec<String> = (0..count).map(|number| format!("small-{number}")).collect();
+    for name in &names {
+        // One file each that no other has.
+        let dir = scene.dir(name)?;
+        fs::write(dir.join("name"), name).context("write a small file")?;
+        let work = scene.dir(&format!("{name}-work"))?;
+        let source = crate::format::Source::make(Some(dir.as_os_str()), 0, &work)?;
+        scene.publish(&source.reference, name)?;
+    }
+    let mut took = None;
+    for _ in 0..2 {
+        // The second time everything is here.
+        let begun = Instant::now();
+        let attaching = names.iter().map(|name| async move {
+            let request = scene.request(name, FrontEndChoice::FuseLoop);
+            let client: &Client = scene.client();
+            let device = client.attach(&request).await?;
+            let request = MountRequest {
+                target: scene.path(&format!("{name}-mounted")),
+                writable: false,
+            };
+            client.mount(&device.id, &request).await?;
+            Ok(device.id)
+        });
+        let ids = scene.call(futures::future::try_join_all(attaching))?;
+        took = Some(begun.elapsed().as_secs_f64());
+        for id in ids {
+            scene.call(scene.client().detach_by_force(&id))?;
+        }
+    }
+    took.context("a crowd")
+}
