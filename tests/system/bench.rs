@@ -38,6 +38,39 @@ fn namespaces_of(process: u32) -> usize {
 }
 
 #[test]
+fn devices_are_measured_and_nothing_is_left_over() {
+    need_tools(&["docker-registry", "nbdkit", "nbdcopy"]);
+    let said = run(
+        binary("tranship-bench"),
+        &["device", "--own", "64", "--runs", "1", "--crowd", "4"],
+    );
+    let figures: Value = serde_json::from_str(&said).expect("figures in JSON");
+    for name in [
+        "fuse_loop_seq_ratio",
+        "fuse_loop_seq_mb_per_s",
+        "graduated_seq_ratio",
+        "fuse_loop_random_ratio",
+        "erofs_file_random_ratio",
+        "erofs_file_random_32_ratio",
+        "nbd_seq_ratio",
+        "attach_ms",
+        "attach_100_s",
+        "pause_kill_ms",
+        "pause_upgrade_ms",
+    ] {
+        let figure = figures[name].as_f64().expect("a number");
+        assert!(figure > 0.0, "{name}: {figures:#}");
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("the table of mounts");
+    // The bench works in memory, where nobody else mounts anything.
+    let left: Vec<&str> = mounts
+        .lines()
+        .filter(|line| line.contains("fuse.tranship") && line.contains("/dev/shm/"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
 fn a_crowd_costs_the_registry_less_than_everybody_going_there() {
     let figures = swarm("flash-crowd", "6");
     let origin = figures["origin_amplification"].as_f64().expect("a number");

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -73,6 +74,36 @@ impl Daemon {
             process.kill().unwrap();
             process.wait().unwrap();
         }
+    }
+
+    /// Whether a keeper of this daemon's is there, a little later at the latest.
+    pub(crate) fn has_keeper(&self) -> bool {
+        let begun = Instant::now();
+        while self.keeper().is_some() && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::yield_now();
+        }
+        self.keeper().is_some()
+    }
+
+    /// Ends the keeper as a crash would, and waits until it is gone.
+    pub(crate) fn kill_keeper(&self) {
+        let pid = self.keeper().unwrap();
+        let killed = Command::new("kill").args(["-KILL", &pid]).status();
+        assert!(killed.unwrap().success());
+        assert!(!self.has_keeper());
+    }
+
+    /// The process id of its keeper.
+    fn keeper(&self) -> Option<String> {
+        let socket = self.path("state/run/keeper.sock");
+        let socket = socket.to_string_lossy();
+        let mut processes = fs::read_dir("/proc").unwrap().flatten();
+        processes.find_map(|process| {
+            // It may be gone by now.
+            let command = fs::read_to_string(process.path().join("cmdline")).unwrap_or_default();
+            let is_it = command.contains("--stay") && command.contains(&*socket);
+            is_it.then(|| process.file_name().to_string_lossy().into_owned())
+        })
     }
 
     /// Asks it to stop, and waits until it has.

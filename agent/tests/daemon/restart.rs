@@ -1,6 +1,7 @@
 //! What is killed comes back, and what is present stays present.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 
 use tranship_agent::control::{DeviceState, FrontEndChoice};
 
@@ -17,10 +18,12 @@ fn killed_daemon_brings_its_mounts_back_without_the_registry() {
         let device = daemon.attach(&reference, front_end);
         let target = daemon.mount(&device, "mounted", false);
         image.assert_at(&target);
+        let held = fs::File::open(target.join("bin/first")).unwrap();
         let sent = registry.sent_len();
         registry.close();
         for _ in 0..2 {
             daemon.restart();
+            assert_whole(&held, &image.files["bin/first"]);
             let devices = daemon.must(daemon.client().devices());
             assert_eq!(devices.len(), 1);
             assert_eq!(devices[0].state, DeviceState::Attached, "{}", daemon.log());
@@ -29,11 +32,81 @@ fn killed_daemon_brings_its_mounts_back_without_the_registry() {
             image.assert_at(&target);
         }
         assert_eq!(registry.sent_len(), sent, "nothing was fetched again");
+        drop(held);
         daemon.unmount(&target);
         daemon.must(daemon.client().detach(&device.id));
         daemon.stop();
         assert_eq!(daemon.mounts(), Vec::<std::path::PathBuf>::new());
     }
+}
+
+/// Reads a file that has been open all along, past the page cache.
+fn assert_whole(file: &fs::File, content: &[u8]) {
+    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    let mut found = vec![0; content.len()];
+    file.read_exact_at(&mut found, 0).unwrap();
+    assert!(found == content);
+}
+
+#[test]
+fn reads_wait_for_the_next_daemon_and_are_answered_by_it() {
+    for front_end in [FrontEndChoice::FuseLoop, FrontEndChoice::ErofsFile] {
+        let (registry, image) = (Registry::start(), Image::new());
+        let reference = image.push(&registry);
+        let mut daemon = Daemon::start("");
+        let device = daemon.attach(&reference, front_end);
+        let target = daemon.mount(&device, "mounted", false);
+        let held = fs::File::open(target.join("bin/first")).unwrap();
+        daemon.kill();
+        let (begun, waiting) = std::sync::mpsc::channel();
+        let content = image.files["bin/first"].clone();
+        let reading = std::thread::spawn(move || {
+            begun.send(()).unwrap();
+            assert_whole(&held, &content);
+        });
+        waiting.recv().unwrap();
+        daemon.restart();
+        reading.join().unwrap();
+        daemon.unmount(&target);
+    }
+}
+
+#[test]
+fn daemon_that_dies_with_its_keeper_clears_away_what_is_stale_and_begins_anew() {
+    for front_end in [FrontEndChoice::FuseLoop, FrontEndChoice::ErofsFile] {
+        let (registry, image) = (Registry::start(), Image::new());
+        let reference = image.push(&registry);
+        let mut daemon = Daemon::start("");
+        let device = daemon.attach(&reference, front_end);
+        let target = daemon.mount(&device, "mounted", false);
+        daemon.kill();
+        daemon.kill_keeper();
+        daemon.restart();
+        image.assert_at(&target);
+        assert_eq!(daemon.mounts().len(), 2, "{:?}", daemon.mounts());
+    }
+}
+
+#[test]
+fn device_that_could_not_come_back_can_be_taken_away_with_its_mounts() {
+    let (mut registry, image) = (Registry::start(), Image::new());
+    let reference = image.push(&registry);
+    let mut daemon =
+        Daemon::start("[registry]\ndeadline = \"1s\"\n[device]\nread_deadline = \"1s\"");
+    daemon.attach(&reference, FrontEndChoice::FuseLoop);
+    daemon.kill();
+    registry.close();
+    // Neither what the image is nor its chunks are here any more.
+    fs::remove_dir_all(daemon.path("state/store")).unwrap();
+    fs::remove_dir_all(daemon.path("state/images")).unwrap();
+    daemon.restart();
+    let device = &daemon.must(daemon.client().devices())[0];
+    assert_eq!(device.state, DeviceState::Recovering);
+    assert!(!daemon.mounts().is_empty(), "it is kept");
+    assert_eq!(daemon.must(daemon.client().detach(&device.id)).use_count, 0);
+    assert_eq!(daemon.mounts(), Vec::<std::path::PathBuf>::new());
+    daemon.stop();
+    assert!(!daemon.has_keeper(), "a keeper with nothing to hold goes");
 }
 
 #[test]
@@ -98,15 +171,17 @@ fn daemon_that_is_asked_to_stop_leaves_nothing_mounted_and_comes_back() {
 }
 
 #[test]
-fn devices_that_are_left_standing_are_cleared_away_by_the_next_start() {
+fn devices_that_are_left_standing_are_gone_on_with_by_the_next_start() {
     let (registry, image) = (Registry::start(), Image::new());
     let reference = image.push(&registry);
     let mut daemon = Daemon::start("[device]\ndetach_on_stop = false");
     let device = daemon.attach(&reference, FrontEndChoice::FuseLoop);
     let target = daemon.mount(&device, "mounted", false);
+    let held = fs::File::open(target.join("bin/first")).unwrap();
     daemon.stop();
     assert!(!daemon.mounts().is_empty());
     daemon.restart();
+    assert_whole(&held, &image.files["bin/first"]);
     image.assert_at(&target);
     assert_eq!(
         daemon.mounts().len(),
