@@ -1,5 +1,6 @@
 //! Images as devices and mounts, through each front end.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -255,4 +256,61 @@ fn image_with_a_trace_of_reads_on_top_is_shown_without_it() {
     let target = daemon.mount(&device, "mounted", false);
     image.assert_at(&target);
     daemon.unmount(&target);
+}
+
+#[test]
+fn two_hundred_images_attach_at_once_and_come_back_after_a_kill() {
+    let (registry, image) = (Registry::start(), Image::new());
+    let references: Vec<String> = (0..200)
+        .map(|number| {
+            image.push_changed(&registry, &format!("number-{number}"), |layer| {
+                let note = ("number".to_owned(), number.to_string());
+                layer.annotations.extend([note]);
+            })
+        })
+        .collect();
+    let mut daemon = Daemon::start("");
+    let client = daemon.client();
+    let attaching = references.iter().map(|reference| {
+        let client = &client;
+        async move {
+            let request = tranship_agent::control::AttachRequest {
+                reference: reference.clone(),
+                front_end: FrontEndChoice::FuseLoop,
+                plain_http: None,
+                unserved: None,
+            };
+            client.attach(&request).await
+        }
+    });
+    let begun = std::time::Instant::now();
+    let devices = daemon.must(futures::future::try_join_all(attaching));
+    println!("200 attaches at once took {:?}", begun.elapsed());
+    let paths: BTreeSet<_> = devices.iter().map(|device| device.path.clone()).collect();
+    assert_eq!(paths.len(), 200, "each has a device of its own");
+    let sector = |path: &std::path::Path| {
+        let mut bytes = vec![0; 4096];
+        fs::File::open(path)
+            .unwrap()
+            .read_exact(&mut bytes)
+            .unwrap();
+        bytes
+    };
+    let first = sector(&devices[0].path);
+    assert!(paths.iter().all(|path| sector(path) == first));
+
+    daemon.restart();
+    let again = daemon.must(client.devices());
+    assert!(
+        again
+            .iter()
+            .all(|device| device.state == DeviceState::Attached)
+    );
+    let found: BTreeSet<_> = again.iter().map(|device| device.path.clone()).collect();
+    assert_eq!(found, paths, "each is where it was");
+    assert!(paths.iter().all(|path| sector(path) == first));
+    let detaching = devices.iter().map(|device| client.detach(&device.id));
+    daemon.must(futures::future::try_join_all(detaching));
+    assert_eq!(daemon.must(client.orphans()), []);
+    assert_eq!(daemon.mounts(), Vec::<std::path::PathBuf>::new());
 }
