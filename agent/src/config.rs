@@ -185,6 +185,8 @@ pub struct Swarm {
     pub demand_patience: Duration,
     /// Images that are still given to others after their last device went.
     pub idle_images: usize,
+    /// Whether the tracker is trusted with proofs of layers that have no chunk table.
+    pub trust_proofs: bool,
 }
 
 impl Default for Swarm {
@@ -202,6 +204,7 @@ impl Default for Swarm {
             // What the swarm's simulation was tuned with.
             demand_patience: Duration::from_millis(250),
             idle_images: 16,
+            trust_proofs: false,
         }
     }
 }

@@ -63,6 +63,8 @@ struct ImageRecord {
 pub(crate) struct ImageOptions {
     pub(crate) registry: RegistryOptions,
     pub(crate) trusted_proofs: TrustedProofs,
+    /// Whether the tracker's word on layers without a table counts.
+    pub(crate) trust_tracker: bool,
     pub(crate) platform: Platform,
     pub(crate) block_cache_len: u64,
     pub(crate) read_deadline: Duration,

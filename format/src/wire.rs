@@ -16,6 +16,7 @@ pub mod frame;
 pub mod grant;
 pub mod member;
 pub mod peer;
+pub mod proof;
 #[cfg(test)]
 mod tests;
 pub mod tracker;
@@ -26,9 +27,11 @@ pub use frame::{Frame, FrameDecoder, HEADER_LEN, Header, MAX_BODY_LEN};
 pub use grant::Grant;
 pub use member::{Member, PeerId, Role};
 pub use peer::{Class, Hello, HelloAck, PeerMessage, Want};
+pub use proof::{MAX_LENT_BLOB_LEN, MAX_LENT_LEN, SignedProof};
 pub use tracker::{
-    BlobInfo, ErrorCode, Fault, Goodput, ImageSource, Join, JoinProof, LeaseState, Open, PullProof,
-    Route, StripeRoute, StripeRun, StripeState, TrackerReply, TrackerRequest,
+    BlobInfo, ErrorCode, Fault, Goodput, ImageSource, Join, JoinProof, LeaseState, Open,
+    ProofState, Prove, PullProof, Route, StripeRoute, StripeRun, StripeState, TrackerReply,
+    TrackerRequest,
 };
 
 use crate::Digest;

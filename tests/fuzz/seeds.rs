@@ -9,11 +9,12 @@ use std::sync::Arc;
 use tranship_format::convert::{ConvertOptions, Converter};
 use tranship_format::wire::{
     BlobInfo, Certificate, ChunkId, Class, ErrorCode, Fault, Goodput, Grant, Hello, ImageSource,
-    Join, JoinProof, LeaseState, Member, Open, PeerId, PeerMessage, PullProof, Role, Route,
+    Join, JoinProof, LeaseState, Member, Open, PeerId, PeerMessage, ProofState, Prove, PullProof,
+    Role, Route, SignedProof,
     StripeRoute, StripeRun, StripeState, TrackerReply, TrackerRequest, Versions, Want,
 };
 use tranship_format::{
-    ChunkHash, ChunkTableBuilder, Codec, Digest, Disk, HashAlgorithm, Layer, LayerOptions,
+    ChunkHash, ChunkTable, ChunkTableBuilder, Codec, Digest, Disk, HashAlgorithm, Layer, LayerOptions,
     LayerWriter, ReadAt, Sector,
 };
 
@@ -351,6 +352,17 @@ fn trackers(put: &impl Fn(&str, &str, &[u8])) {
             chunk: chunk(),
         },
         TrackerRequest::Leave,
+        TrackerRequest::Prove(Box::new(Prove {
+            image: ImageSource {
+                registry: "registry.example".into(),
+                repository: "image".into(),
+                manifest: digest,
+            },
+            grant: Some(grant()),
+            proof: PullProof::Token(b"bearer".to_vec()),
+            blob: digest,
+            len: 4,
+        })),
     ];
     for (number, request) in requests.iter().enumerate() {
         let mut bytes = Vec::new();
@@ -389,6 +401,19 @@ fn trackers(put: &impl Fn(&str, &str, &[u8])) {
             code: ErrorCode::NotAdmitted,
             text: "no".into(),
         },
+        TrackerReply::Proof(ProofState::Ready(Box::new(SignedProof {
+            blob: digest,
+            table: ChunkTable::proof(b"blob".as_slice())
+                .expect("memory")
+                .encode()
+                .into(),
+            tracker: member().peer,
+            signature: vec![6; 64],
+        }))),
+        TrackerReply::Proof(ProofState::Making {
+            done_len: 1,
+            retry_ms: 2,
+        }),
     ];
     for (number, reply) in replies.iter().enumerate() {
         let mut bytes = Vec::new();

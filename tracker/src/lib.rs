@@ -14,6 +14,7 @@ mod join;
 pub mod message;
 mod metrics;
 mod page;
+mod proofs;
 mod rights;
 mod secret;
 mod seed;

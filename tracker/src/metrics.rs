@@ -140,6 +140,11 @@ fn encode_seed(encoder: &mut DescriptorEncoder<'_>, seed: &SeedStatus) -> fmt::R
             numbers.refused.count,
         ),
         (
+            "tranship_seed_proofs",
+            "Blobs without a chunk table that were proven",
+            seed.proof_count,
+        ),
+        (
             "tranship_seed_registry_requests",
             "Range requests to registries",
             numbers.registry_request_count,

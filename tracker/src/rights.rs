@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use tranship_format::Digest;
-use tranship_format::wire::{BlobInfo, Grant, ImageSource, Open, PeerId};
+use tranship_format::wire::{BlobInfo, Grant, ImageSource, Open, PeerId, Prove};
 use tranship_source::net::certificate::{Authority, issue_grant, unix_seconds};
 use tranship_source::net::identity::Identity;
 
@@ -29,7 +29,36 @@ pub(crate) struct Rights {
     life: Duration,
 }
 
-/// What becomes of an OPEN.
+/// What is asked for, and the grant that was shown with it.
+#[derive(Debug)]
+pub(crate) struct Plea<'a> {
+    image: &'a ImageSource,
+    grant: Option<&'a Grant>,
+    blobs: Vec<Digest>,
+}
+
+impl<'a> From<&'a Open> for Plea<'a> {
+    fn from(open: &'a Open) -> Self {
+        let blobs = open.blobs.iter().map(|info: &BlobInfo| info.digest);
+        Self {
+            image: &open.image,
+            grant: open.grant.as_ref(),
+            blobs: blobs.collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a Prove> for Plea<'a> {
+    fn from(prove: &'a Prove) -> Self {
+        Self {
+            image: &prove.image,
+            grant: prove.grant.as_ref(),
+            blobs: vec![prove.blob],
+        }
+    }
+}
+
+/// What becomes of a plea.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Judgement {
     /// The sender may have this.
@@ -53,27 +82,28 @@ impl Rights {
         }
     }
 
-    /// Judges an OPEN as far as that needs nobody else. The seed has read the manifest itself, with
+    /// Judges a plea as far as that needs nobody else. The seed has read the manifest itself, with
     /// credentials of its own.
-    pub(crate) fn judge(&self, open: &Open, peer: &PeerId, is_seed: bool) -> Judgement {
+    pub(crate) fn judge(&self, plea: &Plea<'_>, peer: &PeerId, is_seed: bool) -> Judgement {
         let now = unix_seconds();
-        let held = open.grant.clone().filter(|grant| {
-            grant.manifest == open.image.manifest
-                && grant.registry == open.image.registry
+        let held = plea.grant.cloned().filter(|grant| {
+            grant.manifest == plea.image.manifest
+                && grant.registry == plea.image.registry
                 && self.authority.check_grant(grant, peer, now).is_ok()
         });
+        let is_enough = is_seed || self.check == Check::Members;
+        // Where no manifest was asked for, a grant names what its bearer had opened then.
+        let is_whole =
+            |grant: &Grant| !is_enough || plea.blobs.iter().all(|blob| grant.blobs.contains(blob));
         let is_fresh = |grant: &Grant| {
             let life = grant.expires_at.saturating_sub(grant.issued_at);
             grant.expires_at.saturating_sub(now) > life / RENEW_SHARE
         };
-        if let Some(grant) = held.clone().filter(is_fresh) {
+        if let Some(grant) = held.clone().filter(is_fresh).filter(is_whole) {
             return Judgement::Granted(grant);
         }
-        if is_seed || self.check == Check::Members {
-            let blobs = open.blobs.iter().map(|info: &BlobInfo| info.digest);
-            if let Some(grant) = self.sign(&open.image, peer, blobs.collect()) {
-                return Judgement::Granted(grant);
-            }
+        if is_enough && let Some(grant) = self.sign(plea.image, peer, plea.blobs.clone()) {
+            return Judgement::Granted(grant);
         }
         Judgement::Ask { held }
     }
@@ -149,24 +179,27 @@ mod tests {
         let grant = rights.conclude(yes.clone(), &image, &peer, None).unwrap();
         assert_eq!(grant.blobs, [Digest::of(b"layer")]);
         assert_eq!(
-            rights.judge(&open(Some(grant.clone())), &peer, false),
+            rights.judge(&(&open(Some(grant.clone()))).into(), &peer, false),
             Judgement::Granted(grant.clone())
         );
         let ask = Judgement::Ask { held: None };
-        assert_eq!(rights.judge(&open(None), &peer, false), ask);
+        assert_eq!(rights.judge(&(&open(None)).into(), &peer, false), ask);
         assert_eq!(
-            rights.judge(&open(Some(grant.clone())), &self::peer(), false),
+            rights.judge(&(&open(Some(grant.clone()))).into(), &self::peer(), false),
             ask
         );
         let mut other = open(Some(grant.clone()));
         other.image.manifest = Digest::of(b"another");
-        assert_eq!(rights.judge(&other, &peer, false), ask);
+        assert_eq!(rights.judge(&(&other).into(), &peer, false), ask);
         let mut other = open(Some(grant.clone()));
         other.image.registry.push('x');
-        assert_eq!(rights.judge(&other, &peer, false), ask);
+        assert_eq!(rights.judge(&(&other).into(), &peer, false), ask);
         let mut changed = grant;
         changed.blobs.push(Digest::of(b"another layer"));
-        assert_eq!(rights.judge(&open(Some(changed)), &peer, false), ask);
+        assert_eq!(
+            rights.judge(&(&open(Some(changed))).into(), &peer, false),
+            ask
+        );
     }
 
     #[test]
@@ -179,7 +212,7 @@ mod tests {
         // Issued so long ago that less than a third of its life is left.
         let then = unix_seconds() - 50 * 60;
         let old = issue_grant(&tracker, peer, place, vec![layer], then, HOUR).unwrap();
-        let judged = rights.judge(&open(Some(old.clone())), &peer, false);
+        let judged = rights.judge(&(&open(Some(old.clone()))).into(), &peer, false);
         let held = Some(old.clone());
         assert_eq!(judged, Judgement::Ask { held: held.clone() });
         for answer in [Answer::No, Answer::Unknown] {
@@ -198,10 +231,21 @@ mod tests {
         let peer = peer();
         for (check, is_seed) in [(Check::Registry, true), (Check::Members, false)] {
             let rights = rights(&tracker, check, HOUR);
-            let Judgement::Granted(grant) = rights.judge(&open(None), &peer, is_seed) else {
+            let Judgement::Granted(grant) = rights.judge(&(&open(None)).into(), &peer, is_seed)
+            else {
                 panic!("{check:?} is granted");
             };
             assert_eq!(grant.blobs, [Digest::of(b"layer")]);
+            // Opened again with one more, for which a proof was made meanwhile.
+            let mut more = open(Some(grant));
+            more.blobs.push(BlobInfo {
+                digest: Digest::of(b"another layer"),
+                ..more.blobs[0]
+            });
+            let Judgement::Granted(grant) = rights.judge(&(&more).into(), &peer, is_seed) else {
+                panic!("{check:?} is granted again");
+            };
+            assert!(grant.blobs.contains(&Digest::of(b"another layer")));
         }
     }
 }

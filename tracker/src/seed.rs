@@ -3,28 +3,35 @@
 //! The seed is a member like any other, with a store and a place in the stripes'
 //! trees. By itself it reads nothing that nobody asked for: a chunk comes to it
 //! because a node wanted it of the seed, so what it reads of the registry is what
-//! the nodes would have read, once. The operator may order it to fetch an image
-//! whole, before anybody starts it (`seed/order.rs`).
+//! the nodes would have read, once. A blob without a chunk table it reads whole when a
+//! node asks for its proof (`seed/proving.rs`). The operator may order it to fetch an
+//! image whole, before anybody starts it (`seed/order.rs`).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tranship_format::Digest;
 use tranship_format::wire::ImageSource;
 use tranship_source::fetch::RegistryOrigin;
 use tranship_source::proof::TrustedProofs;
 use tranship_source::{OpenImage, RegistryClient, RepoRef, SwarmNet, places};
 use tranship_store::{BlobStore, ChunkStore, StoreError};
 
+use crate::proofs::Proofs;
 use crate::status::SeedStatus;
 use crate::tables::{self, LayerTable, TableError};
 use order::Orders;
 
 mod order;
+mod proving;
 
 pub(crate) use order::OrderError;
+pub(crate) use proving::unproven;
 
 /// Images whose tables are read at once: each may take many megabytes of memory.
 const OPENING: usize = 4;
@@ -38,8 +45,11 @@ pub(crate) struct Seed {
     /// Registries, or parts of them, that it reads; all if empty.
     allowed: Vec<String>,
     trusted: TrustedProofs,
+    proofs: Arc<Proofs>,
+    /// For blobs that are read whole.
+    scratch: PathBuf,
     opening: Semaphore,
-    image_count: AtomicU64,
+    images: Mutex<BTreeSet<Digest>>,
     /// Whether it takes part in each image that somebody opens.
     opens_all: bool,
     orders: Orders,
@@ -47,27 +57,37 @@ pub(crate) struct Seed {
     stop: CancellationToken,
 }
 
+/// What a seed is made of.
+#[derive(Debug)]
+pub(crate) struct SeedParts {
+    pub(crate) net: Arc<SwarmNet>,
+    pub(crate) store: ChunkStore,
+    pub(crate) client: RegistryClient,
+    pub(crate) allowed: Vec<String>,
+    pub(crate) trusted: TrustedProofs,
+    pub(crate) proofs: Proofs,
+    pub(crate) scratch: PathBuf,
+    pub(crate) opens_all: bool,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
 impl Seed {
-    pub(crate) fn new(
-        net: Arc<SwarmNet>,
-        store: ChunkStore,
-        client: RegistryClient,
-        (allowed, trusted): (Vec<String>, TrustedProofs),
-        opens_all: bool,
-        (tasks, stop): (TaskTracker, CancellationToken),
-    ) -> Self {
+    pub(crate) fn new(parts: SeedParts) -> Self {
         Self {
-            net,
-            store,
-            client,
-            allowed,
-            trusted,
+            net: parts.net,
+            store: parts.store,
+            client: parts.client,
+            allowed: parts.allowed,
+            trusted: parts.trusted,
+            proofs: Arc::new(parts.proofs),
+            scratch: parts.scratch,
             opening: Semaphore::new(OPENING),
-            image_count: AtomicU64::new(0),
-            opens_all,
+            images: Mutex::default(),
+            opens_all: parts.opens_all,
             orders: Orders::default(),
-            tasks,
-            stop,
+            tasks: parts.tasks,
+            stop: parts.stop,
         }
     }
 
@@ -106,14 +126,9 @@ impl Seed {
 
     /// Takes part in an image; gives its blobs in the seed's store.
     async fn join_image(&self, image: &ImageSource) -> Result<Vec<BlobStore>, SeedError> {
-        let name = format!("{}/{}", image.registry, image.repository);
-        let repo: RepoRef = name
-            .parse()
-            .map_err(|error| SeedError::Tables(TableError::Reference(error)))?;
-        if !self.allowed.is_empty() && !places::cover(&self.allowed, &repo) {
-            return Err(SeedError::NotAllowed);
-        }
-        let layers = tables::read(&self.client, &repo, image.manifest, &self.trusted);
+        let repo = self.repo_of(image)?;
+        let sources = (&self.trusted, &self.proofs);
+        let layers = tables::read(&self.client, &repo, image.manifest, sources);
         let layers = layers.await.map_err(SeedError::Tables)?;
         let store = self.store.clone();
         let opened = tokio::task::spawn_blocking(move || {
@@ -132,15 +147,32 @@ impl Seed {
             origin: Arc::new(RegistryOrigin::new(self.client.clone(), repo)),
         };
         self.net.open(open).await.map_err(|_| SeedError::Stopped)?;
-        self.image_count.fetch_add(1, Relaxed);
+        self.images().insert(image.manifest);
         Ok(blobs)
+    }
+
+    /// Where the seed may read an image.
+    fn repo_of(&self, image: &ImageSource) -> Result<RepoRef, SeedError> {
+        let name = format!("{}/{}", image.registry, image.repository);
+        let repo: RepoRef = name
+            .parse()
+            .map_err(|error| SeedError::Tables(TableError::Reference(error)))?;
+        if !self.allowed.is_empty() && !places::cover(&self.allowed, &repo) {
+            return Err(SeedError::NotAllowed);
+        }
+        Ok(repo)
+    }
+
+    fn images(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
+        self.images.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn status(&self) -> SeedStatus {
         SeedStatus {
             stored_len: self.store.used_len(),
             quota_len: self.store.options().quota_len,
-            image_count: self.image_count.load(Relaxed),
+            image_count: self.images().len() as u64,
+            proof_count: self.proofs.made_count(),
             counters: self.net.counters().snapshot(),
         }
     }
@@ -148,6 +180,12 @@ impl Seed {
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SeedError {
+    #[error("the image has no such layer without a chunk table")]
+    NoSuchLayer,
+    #[error("read the whole blob")]
+    Whole(#[source] io::Error),
+    #[error("keep the proof")]
+    Keep(#[source] io::Error),
     #[error("read the chunk tables")]
     Tables(#[source] TableError),
     #[error("make room in the seed's store")]

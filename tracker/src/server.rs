@@ -224,6 +224,9 @@ impl Server {
                 if let TrackerRequest::Open(open) = message {
                     return self.open(from, request, *open);
                 }
+                if let TrackerRequest::Prove(prove) = message {
+                    return self.prove(from, request, *prove);
+                }
                 let Some(message) = self.park(from, request, message) else {
                     return;
                 };

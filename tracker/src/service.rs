@@ -29,9 +29,10 @@ use tranship_swarm::tracker::{Tracker, TrackerOptions};
 use crate::config::{Config, SeedMode};
 use crate::http::{self, Shown};
 use crate::join::Gate;
+use crate::proofs::{self, Proofs};
 use crate::rights::{Puller, Rights};
 use crate::secret::{Secret, TokenError, token};
-use crate::seed::Seed;
+use crate::seed::{Seed, SeedParts};
 use crate::server::{Bans, Server};
 
 /// Stopping takes at most so long.
@@ -93,6 +94,9 @@ pub enum StartError {
     /// A registry or a mirror is no host.
     #[error("use the setting registry.mirrors")]
     Mirrors(#[source] BadMirror),
+    /// The seed's proofs.
+    #[error("make a place for proofs")]
+    Proofs(#[source] io::Error),
     /// The seed's way to registries.
     #[error("set up the registry client")]
     Registry(#[source] Box<RegistryFailure>),
@@ -154,17 +158,17 @@ impl Service {
             |address| address.to_string(),
         );
 
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let has_seed = config.seed.mode != SeedMode::Off;
         let options = net_options(&config, identity.libp2p_peer(), &token, has_seed)?;
         let (net, streams) = SwarmNet::start_with_tracker(options)
             .await
             .map_err(StartError::Net)?;
         let net = Arc::new(net);
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let seed = if has_seed {
-            let seed = seed(&config, &net, (tasks.clone(), stop.clone()))?;
-            let seed = Arc::new(seed);
-            Some((net.member().clone(), seed))
+            let key = (identity.clone(), authority.clone());
+            let seed = seed(&config, &net, key, (tasks.clone(), stop.clone()))?;
+            Some((net.member().clone(), Arc::new(seed)))
         } else {
             None
         };
@@ -298,21 +302,24 @@ fn client(config: &Config, anonymous: Option<Duration>) -> Result<RegistryClient
 fn seed(
     config: &Config,
     net: &Arc<SwarmNet>,
-    life: (TaskTracker, CancellationToken),
+    (identity, authority): (Identity, Authority),
+    (tasks, stop): (TaskTracker, CancellationToken),
 ) -> Result<Seed, StartError> {
     let quota_len = config.seed.quota.as_u64();
     let store = ChunkStore::open(&config.seed_dir(), StoreOptions::with_quota(quota_len))
         .map_err(StartError::Store)?;
-    let client = client(config, None)?;
-    let trusted = TrustedProofs::new(config.registry.trust_proofs.clone());
-    let allowed = config.registry.allow.clone();
-    let opens_all = config.seed.mode == SeedMode::OnOpen;
-    Ok(Seed::new(
-        Arc::clone(net),
+    let proofs = Proofs::open(config.state_dir.join("proofs"), identity, authority)
+        .map_err(StartError::Proofs)?;
+    Ok(Seed::new(SeedParts {
+        net: Arc::clone(net),
         store,
-        client,
-        (allowed, trusted),
-        opens_all,
-        life,
-    ))
+        client: client(config, None)?,
+        allowed: config.registry.allow.clone(),
+        trusted: TrustedProofs::new(config.registry.trust_proofs.clone()),
+        proofs,
+        scratch: proofs::scratch(&config.seed_dir()).map_err(StartError::Proofs)?,
+        opens_all: config.seed.mode == SeedMode::OnOpen,
+        tasks,
+        stop,
+    }))
 }

@@ -104,6 +104,8 @@ pub struct SeedStatus {
     pub quota_len: u64,
     /// Images that it took part in since it started.
     pub image_count: u64,
+    /// Proofs that it made since the start.
+    pub proof_count: u64,
     /// What happened to its chunks.
     pub counters: CountersSnapshot,
 }

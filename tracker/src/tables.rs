@@ -4,6 +4,7 @@
 //! each table for its chunks: so the seed trusts no more than a node does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use thiserror::Error;
 use tranship_format::{ChunkTable, DecodeError, Digest, LayerAnnotations};
@@ -11,6 +12,8 @@ use tranship_source::manifest::ManifestError;
 use tranship_source::proof::{ProofError, TrustedProofs, find_proofs};
 use tranship_source::reference::{ManifestSelector, ParseReferenceError};
 use tranship_source::{RegistryClient, RegistryError, RepoRef};
+
+use crate::proofs::Proofs;
 
 /// Longest table that is read, which is far more than a blob of 1 TiB needs.
 const MAX_TABLE_LEN: u64 = 256 << 20;
@@ -52,12 +55,13 @@ pub(crate) enum TableError {
     },
 }
 
-/// The tables of all layers that have one in their blob, bottom first, and then of those that have a trusted proof.
+/// The tables of all layers that have one in their blob, bottom first, and then of those that were proven here or have a
+/// trusted proof beside the image.
 pub(crate) async fn read(
     client: &RegistryClient,
     repo: &RepoRef,
     manifest: Digest,
-    trusted: &TrustedProofs,
+    (trusted, ours): (&TrustedProofs, &Arc<Proofs>),
 ) -> Result<Vec<LayerTable>, TableError> {
     let which = ManifestSelector::Digest(manifest);
     let manifest_digest = manifest;
@@ -99,6 +103,14 @@ pub(crate) async fn read(
             len: descriptor.size,
             table,
         });
+    }
+    for (digest, len) in bare.clone() {
+        let (ours, registry) = (Arc::clone(ours), repo.host().to_owned());
+        let proven = tokio::task::spawn_blocking(move || ours.table(&registry, &digest, len)).await;
+        if let Ok(Some(table)) = proven {
+            bare.remove(&digest);
+            tables.push(LayerTable { digest, len, table });
+        }
     }
     if !bare.is_empty() && trusted.covers(repo) {
         let proofs = find_proofs(client, repo, &manifest_digest, &bare).await;

@@ -19,6 +19,7 @@ use tranship_store::BlobStore;
 
 use crate::counters::Counters;
 use crate::fetch::{BlobOrigin, Fetcher};
+use certificate::Authority;
 use event::Event;
 use transport::Transport;
 
@@ -37,6 +38,7 @@ mod hear;
 mod hello;
 pub mod identity;
 mod images;
+pub mod lent;
 mod links;
 mod options;
 mod receive;
@@ -96,6 +98,7 @@ pub struct SwarmNet {
     status: watch::Receiver<NetStatus>,
     transport: Transport,
     member: Member,
+    authority: Option<Authority>,
     tasks: TaskTracker,
     driver: TaskTracker,
     /// Ends the driver, which then says good-bye.

@@ -1,7 +1,7 @@
 //! A blob that came without a chunk table: read whole, checked by its own digest, and cut.
 //!
 //! Its bytes wait in a file, because nothing may enter the store but under a table, and the table is known with the last
-//! byte.
+//! byte. A node does this for itself; a tracker does it once for many nodes.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -25,7 +25,7 @@ pub struct WholeBlob {
 }
 
 impl WholeBlob {
-    /// Reads a blob of `len` bytes into a new file in `dir`.
+    /// Reads a blob of `len` bytes into a new file in `dir`. `came` is told how many bytes came so far.
     ///
     /// # Errors
     /// The registry's, the disk's, or that the blob has another digest or length; nothing is left behind.
@@ -35,6 +35,7 @@ impl WholeBlob {
         blob: &Digest,
         len: u64,
         dir: &Path,
+        mut came: impl FnMut(u64) + Send,
     ) -> io::Result<Self> {
         let mut stream = client.blob(repo, blob).await.map_err(io::Error::other)?;
         let (file, path) = NamedTempFile::new_in(dir)?.into_parts();
@@ -48,6 +49,7 @@ impl WholeBlob {
             }
             proof.update(&piece);
             file.write_all(&piece).await?;
+            came(came_len);
         }
         if came_len != len {
             let why = format!("the blob has not the {len} bytes that its manifest says");

@@ -135,6 +135,7 @@ impl Config {
         Ok(ImageOptions {
             registry: self.registry_options()?,
             trusted_proofs: TrustedProofs::new(self.registry.trust_proofs.clone()),
+            trust_tracker: self.swarm.trust_proofs,
             platform: Platform::of_this_machine(),
             block_cache_len: self.device.block_cache.as_u64(),
             read_deadline: self.device.read_deadline,

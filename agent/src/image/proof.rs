@@ -1,4 +1,4 @@
-//! Tables of layers that came without one, from proofs that lie beside the image.
+//! Tables of layers that came without one, from proofs: those that lie beside the image, and those that the tracker lends.
 //!
 //! Only where the operator trusts their writers: nothing that the manifest's digest covers vouches for a proof. A lying one
 //! makes wrong bytes right, so without that trust a blob is read whole and its own digest decides. With it, the digest
@@ -9,8 +9,10 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use tranship_format::annotation::LayerAnnotations;
+use tranship_format::wire::ImageSource;
 use tranship_format::{ChunkTable, Digest};
 use tranship_source::proof::find_proofs;
 use tranship_store::BlobStore;
@@ -26,6 +28,8 @@ pub(crate) enum Voucher {
     Digest,
     /// Whoever may push to the image's repository.
     Registry,
+    /// The tracker.
+    Tracker,
     /// Nobody's: the blob under the table has another digest.
     Nobody,
 }
@@ -81,6 +85,7 @@ impl Images {
         let counts = match self.vouchers.of(&layer.blob_digest, known.table())? {
             Voucher::Digest => true,
             Voucher::Registry => self.options.trusted_proofs.covers(&image.origin.repo),
+            Voucher::Tracker => self.options.trust_tracker,
             Voucher::Nobody => false,
         };
         counts.then_some(known)
@@ -94,7 +99,7 @@ impl Images {
                 && self.known_whole(image, layer).is_none()
                 && !self.vouchers.has_lie(&layer.blob_digest)
         };
-        let blobs: BTreeMap<Digest, u64> = image
+        let mut blobs: BTreeMap<Digest, u64> = image
             .layers
             .iter()
             .filter(bare)
@@ -106,6 +111,13 @@ impl Images {
         }
         for (blob, table) in &found {
             self.vouchers.note(blob, table, Voucher::Registry);
+            blobs.remove(blob);
+        }
+        if !blobs.is_empty() && self.options.trust_tracker {
+            for (blob, table) in self.lent_proofs(image, &blobs).await {
+                self.vouchers.note(&blob, &table, Voucher::Tracker);
+                found.insert(blob, table);
+            }
         }
         found
     }
@@ -125,5 +137,30 @@ impl Images {
             );
             BTreeMap::new()
         })
+    }
+
+    /// Layers side by side: the tracker reads those that it has to make at one time, too.
+    async fn lent_proofs(
+        &self,
+        image: &Resolved,
+        blobs: &BTreeMap<Digest, u64>,
+    ) -> BTreeMap<Digest, ChunkTable> {
+        let source = ImageSource {
+            registry: image.origin.repo.host().to_owned(),
+            repository: image.origin.repo.path().to_owned(),
+            manifest: image.manifest,
+        };
+        let (source, origin) = (&source, image.origin.of_chunks());
+        let origin = &*origin;
+        let asking = blobs.iter().map(|(&blob, &len)| async move {
+            match self.net.lent_proof(source, origin, blob, len).await {
+                Ok(table) => Some((blob, table)),
+                Err(error) => {
+                    tracing::info!(%blob, error = &error as &dyn Error, "the tracker lends no proof of a layer; it is read whole");
+                    None
+                }
+            }
+        });
+        join_all(asking).await.into_iter().flatten().collect()
     }
 }

@@ -74,7 +74,7 @@ impl Images {
         }
         let unread = |source| OpenImageError::ReadWhole { blob, source };
         let ImageOrigin { client, repo } = &image.origin;
-        let reading = WholeBlob::read(client, repo, &blob, layer.blob_size, &self.scratch);
+        let reading = WholeBlob::read(client, repo, &blob, layer.blob_size, &self.scratch, |_| {});
         let whole = reading.await.map_err(unread)?;
         let kept = self.keep_blob(image, layer, whole.table().clone()).await?;
         let filling = kept.clone();

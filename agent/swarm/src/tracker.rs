@@ -207,9 +207,9 @@ impl Tracker {
 
     fn answer(&mut self, now: Duration, me: MemberNo, message: TrackerRequest) -> TrackerReply {
         match message {
-            TrackerRequest::Join(_) | TrackerRequest::Open(_) => refuse(
+            TrackerRequest::Join(_) | TrackerRequest::Open(_) | TrackerRequest::Prove(_) => refuse(
                 ErrorCode::Malformed,
-                "JOIN and OPEN are the server's to check",
+                "JOIN, OPEN and PROVE are the server's to check",
             ),
             TrackerRequest::Lookup { blob, stripes } => {
                 let Some(key) = self.key_of(now, me, &blob) else {

@@ -79,6 +79,17 @@ impl<'a> Fields<'a> {
         self.take(len, what)
     }
 
+    /// Bytes after a u32 length of at most `max`.
+    pub(super) fn long_bytes(
+        &mut self,
+        max: usize,
+        what: &'static str,
+    ) -> Result<&'a [u8], WireError> {
+        let len = self.u32(what)?;
+        in_bounds(u64::from(len), 0, max as u64, what)?;
+        self.take(usize::try_from(len).unwrap_or(usize::MAX), what)
+    }
+
     /// UTF-8 after a u16 length of at most `max`.
     pub(super) fn text(&mut self, max: usize, what: &'static str) -> Result<String, WireError> {
         let bytes = self.bytes(0, max, what)?;
@@ -148,6 +159,13 @@ pub(super) fn put_digest(out: &mut Vec<u8>, digest: &Digest) {
 pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8], max: usize) {
     let kept = bytes.get(..max).unwrap_or(bytes);
     put_count(out, kept.len());
+    out.extend_from_slice(kept);
+}
+
+/// Writes a u32 length and at most `max` of the bytes; `max` is below 2^32.
+pub(super) fn put_long_bytes(out: &mut Vec<u8>, bytes: &[u8], max: usize) {
+    let kept = bytes.get(..max).unwrap_or(bytes);
+    put_u32(out, u32::try_from(kept.len()).unwrap_or(u32::MAX));
     out.extend_from_slice(kept);
 }
 

@@ -3,11 +3,13 @@
 //! The tracker is asked about stripes, not chunks: one answer serves 64 chunks, and a thousand nodes
 //! that start one image together do not bind the tracker.
 
+mod plea;
 mod reply;
 mod request;
 
-pub use reply::TrackerReply;
-pub use request::{Join, Open, TrackerRequest};
+pub use plea::{Open, Prove};
+pub use reply::{ProofState, TrackerReply};
+pub use request::{Join, TrackerRequest};
 
 use super::fields::{Fields, put_bytes, put_digest, put_text, put_u32, put_u64};
 use super::{Certificate, MAX_NAME_LEN, MAX_PROOF_LEN, Member, PeerId, WireError};
@@ -31,6 +33,8 @@ pub mod kind {
     pub const REPORT: u8 = 0x47;
     /// LEAVE
     pub const LEAVE: u8 = 0x48;
+    /// PROVE
+    pub const PROVE: u8 = 0x49;
     /// JOINED
     pub const JOINED: u8 = 0x61;
     /// OPENED
@@ -43,6 +47,8 @@ pub mod kind {
     pub const HEARTBEAT_ACK: u8 = 0x66;
     /// ACK
     pub const ACK: u8 = 0x67;
+    /// PROOF
+    pub const PROOF: u8 = 0x69;
     /// ERROR
     pub const ERROR: u8 = 0x6f;
 }

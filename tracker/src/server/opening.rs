@@ -1,4 +1,4 @@
-//! OPEN: judged here, because registries are none of the machine's business.
+//! OPEN and PROVE: judged here, because registries are none of the machine's business.
 //!
 //! While a registry is asked, what the same node says of the image's blobs waits: it sends its questions
 //! right behind OPEN, and the answer to all of them hangs on the judgement.
@@ -7,14 +7,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tranship_format::Digest;
 use tranship_format::wire::{
-    BlobInfo, ErrorCode, Grant, ImageSource, Open, PeerId, PullProof, TrackerRequest,
+    BlobInfo, ErrorCode, Grant, ImageSource, Open, PeerId, Prove, PullProof, TrackerRequest,
 };
 use tranship_source::net::certificate::unix_seconds;
 use tranship_swarm::tracker::{Input, Rights};
 
 use super::{Server, error};
-use crate::rights::{Answer, Judgement};
+use crate::rights::{Answer, Judgement, Plea};
+use crate::seed::unproven;
 
 /// Images of one node that may be asked about at once.
 const MAX_JUDGING: usize = 256;
@@ -28,13 +30,21 @@ pub(super) struct Docket {
     parked: Vec<(u32, TrackerRequest)>,
 }
 
-/// An OPEN whose registry is being asked.
+/// An OPEN or PROVE whose registry is being asked.
 #[derive(Debug)]
 struct Case {
     request: u32,
     image: ImageSource,
-    blobs: Vec<BlobInfo>,
+    wanted: Wanted,
     held: Option<Grant>,
+}
+
+#[derive(Debug)]
+enum Wanted {
+    /// These blobs.
+    Blobs(Vec<BlobInfo>),
+    /// The proof of a blob of so many bytes.
+    Proof(Digest, u64),
 }
 
 /// A registry's answer for a case.
@@ -52,7 +62,7 @@ impl Server {
             .seed
             .as_ref()
             .is_some_and(|(seed, _)| seed.peer == from);
-        let judged = self.rights.judge(&open, &from, is_seed);
+        let judged = self.rights.judge(&Plea::from(&open), &from, is_seed);
         let Open {
             image,
             proof,
@@ -65,7 +75,34 @@ impl Server {
                 let case = Case {
                     request,
                     image,
-                    blobs,
+                    wanted: Wanted::Blobs(blobs),
+                    held,
+                };
+                self.ask_registry(from, case, proof);
+            }
+        }
+    }
+
+    /// Takes a PROVE of a member in. A proof tells what is in a blob, and costs the registry a read of it: so it is
+    /// lent to those alone who may have the blob.
+    pub(super) fn prove(&mut self, from: PeerId, request: u32, prove: Prove) {
+        let judged = self.rights.judge(&Plea::from(&prove), &from, false);
+        let Prove {
+            image,
+            proof,
+            blob,
+            len,
+            ..
+        } = prove;
+        match judged {
+            Judgement::Granted(grant) => {
+                self.lend(from, request, image, (blob, len), Some(&grant));
+            }
+            Judgement::Ask { held } => {
+                let case = Case {
+                    request,
+                    image,
+                    wanted: Wanted::Proof(blob, len),
                     held,
                 };
                 self.ask_registry(from, case, proof);
@@ -111,10 +148,41 @@ impl Server {
         let parked = std::mem::take(&mut session.docket.parked);
         let replies = session.replies.clone();
         let grant = self.rights.conclude(answer, &case.image, &from, case.held);
-        self.opened(from, case.request, case.image, case.blobs, grant);
+        match case.wanted {
+            Wanted::Blobs(blobs) => self.opened(from, case.request, case.image, blobs, grant),
+            Wanted::Proof(blob, len) => {
+                self.lend(from, case.request, case.image, (blob, len), grant.as_ref());
+            }
+        }
         for (request, message) in parked {
             self.request(from, request, message, &replies);
         }
+    }
+
+    /// Has the seed answer, which may have to look at its disk. Whoever may not have the blob hears what is said of one that
+    /// cannot be proven.
+    fn lend(
+        &self,
+        from: PeerId,
+        request: u32,
+        image: ImageSource,
+        (blob, len): (Digest, u64),
+        grant: Option<&Grant>,
+    ) {
+        let Some(session) = self.sessions.get(&from) else {
+            return;
+        };
+        let may_have = grant.is_some_and(|grant| grant.blobs.contains(&blob));
+        let Some((_, seed)) = self.seed.as_ref().filter(|_| may_have) else {
+            session.replies.send(request, &unproven());
+            return;
+        };
+        let (seed, replies) = (Arc::clone(seed), session.replies.clone());
+        self.tasks.spawn(async move {
+            let reply = seed.prove(image, blob, len).await;
+            // A node that has gone does without.
+            replies.send(request, &reply);
+        });
     }
 
     fn opened(
@@ -164,7 +232,10 @@ impl Server {
         let Some(session) = self.sessions.get_mut(&from) else {
             return Some(message);
         };
-        let is_of = |case: &Case| case.blobs.iter().any(|info| info.digest == blob);
+        let is_of = |case: &Case| match &case.wanted {
+            Wanted::Blobs(blobs) => blobs.iter().any(|info| info.digest == blob),
+            Wanted::Proof(..) => false,
+        };
         let docket = &mut session.docket;
         if !docket.judging.values().any(is_of) || self.tracker.has_open(now, &from, &blob) {
             return Some(message);

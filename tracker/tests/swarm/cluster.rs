@@ -60,7 +60,12 @@ impl TestTracker {
 
     /// Starts where another was before, with its key.
     pub(crate) async fn again(door: Door, dir: TempDir) -> Self {
-        Self::start_in(dir, door, |config| config.seed.mode = SeedMode::Off).await
+        Self::again_with(door, dir, SeedMode::Off).await
+    }
+
+    /// The same, with a seed or without.
+    pub(crate) async fn again_with(door: Door, dir: TempDir, mode: SeedMode) -> Self {
+        Self::start_in(dir, door, |config| config.seed.mode = mode).await
     }
 
     async fn start_in(dir: TempDir, door: Door, set: impl FnOnce(&mut Config)) -> Self {
@@ -181,6 +186,28 @@ async fn exchange(url: &str) -> (String, String) {
     (head.to_owned(), body.to_owned())
 }
 
+/// The credentials of the user `reader`, or none.
+pub(crate) fn login(registry: &Registry, password: Option<&str>) -> Credentials {
+    let Some(password) = password else {
+        return Credentials::anonymous();
+    };
+    let credential = Credential::Basic {
+        username: "reader".to_owned(),
+        password: Secret::new(password),
+    };
+    Credentials::anonymous().with(registry.host(), credential)
+}
+
+/// A member of the tracker's swarm that has nothing open yet, and its folder.
+pub(crate) async fn newcomer(tracker: &TestTracker) -> (SwarmNet, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = NetOptions::new(dir.path().join("state"));
+    options.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+    options.tracker = Some(tracker.address());
+    options.token = Some(JoinToken::new(TOKEN));
+    (SwarmNet::start(options).await.unwrap(), dir)
+}
+
 /// A node with a store of its own and one image open.
 #[derive(Debug)]
 pub(crate) struct TestNode {
@@ -283,16 +310,7 @@ impl TestNode {
         image: &Image,
         registry: &Registry,
     ) -> Self {
-        let login = match password {
-            Some(password) => Credentials::anonymous().with(
-                registry.host(),
-                Credential::Basic {
-                    username: "reader".to_owned(),
-                    password: Secret::new(password),
-                },
-            ),
-            None => Credentials::anonymous(),
-        };
+        let login = login(registry, password);
         let address = Some(tracker.address());
         let node = Self::start_as(login, address, TOKEN, 0.0, image, registry).await;
         node.until("it has joined", |status| status.joined).await;

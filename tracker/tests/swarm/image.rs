@@ -71,6 +71,17 @@ impl Image {
         }
     }
 
+    /// The same bytes as another converter would push them: nothing tells of the chunk table, and the table is the proof's.
+    pub(crate) fn without_table(mut self) -> Self {
+        let mut image = self.manifest.image().unwrap();
+        for layer in &mut image.layers {
+            layer.annotations.clear();
+        }
+        self.manifest = Manifest::from_image(&image).unwrap();
+        self.table = ChunkTable::proof(self.blob.as_ref()).unwrap();
+        self
+    }
+
     /// Bytes that all chunks have together.
     pub(crate) fn covered_len(&self) -> u64 {
         self.table.covered_len()

@@ -14,6 +14,7 @@ mod api;
 mod cluster;
 mod door;
 mod image;
+mod proofs;
 mod registry;
 mod rights;
 

@@ -49,6 +49,12 @@ struct Door {
 /// The password of the user `reader`, who may pull.
 pub(crate) const PASSWORD: &str = "a password for tests";
 
+/// What `docker login` would have written for that user.
+pub(crate) fn docker_config(registry: &Registry) -> String {
+    let auth = STANDARD.encode(format!("reader:{PASSWORD}"));
+    serde_json::json!({ "auths": { registry.host(): { "auth": auth } } }).to_string()
+}
+
 /// A registry, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Registry {
@@ -225,7 +231,13 @@ async fn blob(
     if digest != shelf.image.digest.to_string() {
         return StatusCode::NOT_FOUND.into_response();
     }
-    let range = headers.get(header::RANGE).unwrap().to_str().unwrap();
+    let Some(range) = headers.get(header::RANGE) else {
+        shelf.request_count.fetch_add(1, SeqCst);
+        let _open = shelf.gate.read().await;
+        shelf.sent_len.fetch_add(blob.len() as u64, SeqCst);
+        return Body::from(blob.clone()).into_response();
+    };
+    let range = range.to_str().unwrap();
     let (first, last) = range
         .strip_prefix("bytes=")
         .and_then(|range| range.split_once('-'))

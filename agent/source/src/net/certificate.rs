@@ -105,7 +105,7 @@ impl Authority {
             ..
         } = *certificate;
         in_time(issued_at, expires_at, now)?;
-        self.verify(
+        self.check_signature(
             &certificate.tracker,
             &certificate.signed_bytes(),
             &certificate.signature,
@@ -123,10 +123,11 @@ impl Authority {
             return Err(CertificateError::OtherPeer);
         }
         in_time(grant.issued_at, grant.expires_at, now)?;
-        self.verify(&grant.tracker, &grant.signed_bytes(), &grant.signature)
+        self.check_signature(&grant.tracker, &grant.signed_bytes(), &grant.signature)
     }
 
-    fn verify(
+    /// Whether it is `tracker` that signed these bytes, and one that counts here.
+    pub(super) fn check_signature(
         &self,
         tracker: &wire::PeerId,
         signed: &[u8],

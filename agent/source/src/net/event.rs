@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tranship_format::Digest;
-use tranship_format::wire::{ChunkId, Grant, PeerId, PeerMessage, PullProof};
+use tranship_format::wire::{ChunkId, Grant, PeerId, PeerMessage, Prove, PullProof};
 use tranship_swarm::node::{Arrival, RegistryFailure};
 
 use super::OpenImage;
+use super::lent::Proved;
 use super::links::Link;
 use super::session::SessionEvent;
 
@@ -36,6 +37,11 @@ pub(crate) enum Event {
     },
     /// The composer closes an image.
     Close { manifest: Digest },
+    /// The composer wants a proof that the tracker lends.
+    Prove {
+        prove: Box<Prove>,
+        reply: oneshot::Sender<Proved>,
+    },
     /// A stream to or from a peer stands.
     LinkUp { peer: PeerId, link: Link },
     /// A stream ended.

@@ -26,6 +26,7 @@ impl Driver {
                     self.open_at_machine(blob);
                 }
             }
+            Event::Prove { prove, reply } => self.prove(prove, reply),
             Event::LinkUp { peer, link } => {
                 // A banned peer's link is dropped here, which ends it.
                 if !self.node.is_banned(self.now(), &peer) {

@@ -79,14 +79,15 @@ pub(crate) struct Images {
 }
 
 impl Images {
-    /// Counts an image in; gives its blobs if it was not open before.
+    /// Counts an image in; gives those of its blobs that it was not open with before. Opened again, it may have some whose
+    /// chunk tables were not known.
     pub(crate) fn open(&mut self, image: OpenImage) -> Vec<Digest> {
-        if let Some(known) = self.images.get_mut(&image.manifest) {
-            known.users += 1;
-            return Vec::new();
-        }
-        let blobs: Vec<Digest> = image.blobs.iter().map(BlobStore::digest).collect();
-        for store in image.blobs {
+        let known = self.images.get(&image.manifest);
+        let known = known.map_or_else(Vec::new, |known| known.blobs.clone());
+        let is_new = |store: &BlobStore| !known.contains(&store.digest());
+        let stores: Vec<BlobStore> = image.blobs.into_iter().filter(is_new).collect();
+        let blobs: Vec<Digest> = stores.iter().map(BlobStore::digest).collect();
+        for store in stores {
             let blob = self
                 .blobs
                 .entry(store.digest())
@@ -97,6 +98,11 @@ impl Images {
                     images: BTreeSet::new(),
                 });
             blob.images.insert(image.manifest);
+        }
+        if let Some(known) = self.images.get_mut(&image.manifest) {
+            known.users += 1;
+            known.blobs.extend(&blobs);
+            return blobs;
         }
         let opened = OpenedImage {
             source: ImageSource {

@@ -6,14 +6,16 @@
 
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tranship_format::Digest;
-use tranship_format::wire::{Grant, Member, PeerId, PullProof};
+use tranship_format::wire::{Grant, Member, PeerId, Prove, PullProof};
 use tranship_swarm::node::{Input, Right};
 
 use super::certificate::unix_seconds;
 use super::driver::Driver;
 use super::event::Event;
+use super::lent::Proved;
 use super::session::Opened;
 
 /// A grant is renewed when one part in so many of its life is left, and tried again after such parts of that.
@@ -50,6 +52,18 @@ impl Driver {
         if let Some(image) = self.images.image_mut(manifest) {
             image.showed_proof = showed_proof;
         }
+    }
+
+    /// Asks the tracker for a proof, with the grant that we have if the image is open.
+    pub(super) fn prove(&mut self, mut prove: Box<Prove>, reply: oneshot::Sender<Proved>) {
+        let image = self.images.image(&prove.image.manifest);
+        let grant = image.and_then(|image| image.grant.as_ref());
+        let now = unix_seconds();
+        prove.grant = grant
+            .map(|own| &own.grant)
+            .filter(|grant| grant.registry == prove.image.registry && grant.covers(now))
+            .cloned();
+        self.session.prove(prove, reply);
     }
 
     /// OPENED.

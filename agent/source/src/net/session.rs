@@ -13,12 +13,13 @@ use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 use tranship_format::Digest;
 use tranship_format::wire::{
-    BlobInfo, Certificate, ErrorCode, Goodput, Grant, ImageSource, Member, Open, PeerId, PullProof,
-    TrackerReply, TrackerRequest,
+    BlobInfo, Certificate, ErrorCode, Goodput, Grant, ImageSource, Member, Open, PeerId, Prove,
+    PullProof, TrackerReply, TrackerRequest,
 };
 use tranship_swarm::node::Input;
 
 use super::certificate::unix_seconds;
+use super::lent::Proved;
 use super::stream::{Outbox, Outgoing};
 use crate::counters::Counters;
 
@@ -100,6 +101,9 @@ enum Asked {
         lease: u64,
     },
     Heartbeat,
+    Prove {
+        reply: oneshot::Sender<Proved>,
+    },
     Nothing,
 }
 
@@ -222,10 +226,19 @@ impl Session {
                 }
                 self.heard(epoch, Vec::new())
             }
-            (TrackerReply::Error { code, text }, asked) => self.refused(code, &text, asked),
-            (TrackerReply::Ack | TrackerReply::Opened { .. } | TrackerReply::Joined { .. }, _) => {
+            (TrackerReply::Proof(state), Some(Asked::Prove { reply })) => {
+                // Who asked may have gone.
+                let _ = reply.send(Ok(state));
                 Vec::new()
             }
+            (TrackerReply::Error { code, text }, asked) => self.refused(code, text, asked),
+            (
+                TrackerReply::Ack
+                | TrackerReply::Opened { .. }
+                | TrackerReply::Joined { .. }
+                | TrackerReply::Proof(_),
+                _,
+            ) => Vec::new(),
         }
     }
 
@@ -245,7 +258,7 @@ impl Session {
         inputs
     }
 
-    fn refused(&mut self, code: ErrorCode, text: &str, asked: Option<Asked>) -> Vec<Told> {
+    fn refused(&mut self, code: ErrorCode, text: String, asked: Option<Asked>) -> Vec<Told> {
         tracing::debug!(?code, text, "the tracker refuses a request");
         if matches!(code, ErrorCode::NotAMember | ErrorCode::Banned) {
             return self.end();
@@ -261,6 +274,11 @@ impl Session {
                 }
                 .into(),
             ],
+            Some(Asked::Prove { reply }) => {
+                // Who asked may have gone.
+                let _ = reply.send(Err((code, text)));
+                Vec::new()
+            }
             _ => Vec::new(),
         }
     }
@@ -278,6 +296,11 @@ impl Session {
             tracing::warn!(%error, "the tracker's grant is not believed; do the clocks differ?");
         }
         checked.is_ok() && grant.manifest == *manifest
+    }
+
+    /// PROVE; without anybody to ask, `reply` is dropped.
+    pub(crate) fn prove(&mut self, prove: Box<Prove>, reply: oneshot::Sender<Proved>) {
+        self.ask(Asked::Prove { reply }, &TrackerRequest::Prove(prove));
     }
 
     /// OPEN.

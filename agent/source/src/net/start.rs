@@ -97,18 +97,19 @@ impl SwarmNet {
         tasks.spawn(sort(arrivals, carrier.clone(), streams, stop.clone()));
 
         let member = member(&options, &transport).ok_or(NetError::Stopped)?;
-        let applicant = options
-            .tracker
-            .clone()
-            .zip(authority)
-            .map(|(tracker, authority)| Applicant {
-                tracker,
-                authority,
-                token: options.token.clone(),
-                member: member.clone(),
-                boot_id,
-                certificate,
-            });
+        let applicant =
+            options
+                .tracker
+                .clone()
+                .zip(authority.clone())
+                .map(|(tracker, authority)| Applicant {
+                    tracker,
+                    authority,
+                    token: options.token.clone(),
+                    member: member.clone(),
+                    boot_id,
+                    certificate,
+                });
         if let Some(applicant) = applicant.clone() {
             let keeping = session::keep(applicant, transport.clone(), events.clone(), stop.clone());
             tasks.spawn(keeping);
@@ -153,6 +154,7 @@ impl SwarmNet {
             status: shown,
             transport,
             member,
+            authority,
             tasks,
             driver: driving,
             farewell,

@@ -242,7 +242,35 @@ pub(super) fn request() -> impl Strategy<Value = TrackerRequest> {
             chunk
         }),
         Just(TrackerRequest::Leave),
+        (
+            image(),
+            option::of(grant()),
+            pull_proof(),
+            digest(),
+            any::<u64>()
+        )
+            .prop_map(|(image, grant, proof, blob, len)| {
+                TrackerRequest::Prove(Box::new(Prove {
+                    image,
+                    grant,
+                    proof,
+                    blob,
+                    len,
+                }))
+            }),
     ]
+}
+
+pub(super) fn signed_proof() -> impl Strategy<Value = SignedProof> {
+    let signature = vec(any::<u8>(), 0..=MAX_SIGNATURE_LEN);
+    (digest(), vec(any::<u8>(), 0..2_000), peer(), signature).prop_map(
+        |(blob, table, tracker, signature)| SignedProof {
+            blob,
+            table: table.into(),
+            tracker,
+            signature,
+        },
+    )
 }
 
 pub(super) fn routes() -> impl Strategy<Value = Vec<StripeRoute>> {
@@ -299,6 +327,10 @@ pub(super) fn reply() -> impl Strategy<Value = TrackerReply> {
         (any::<u64>(), vec(peer(), 0..20))
             .prop_map(|(epoch, bans)| TrackerReply::HeartbeatAck { epoch, bans }),
         Just(TrackerReply::Ack),
+        signed_proof().prop_map(|proof| TrackerReply::Proof(ProofState::Ready(Box::new(proof)))),
+        (any::<u64>(), any::<u32>()).prop_map(|(done_len, retry_ms)| {
+            TrackerReply::Proof(ProofState::Making { done_len, retry_ms })
+        }),
         (code, "\\PC{0,60}").prop_map(|(code, text)| TrackerReply::Error { code, text }),
     ]
 }

@@ -1,5 +1,7 @@
 //! The rules of the wire that a sentence can say, one test each.
 
+use crate::chunk::PROOF_CHUNK_LEN;
+use crate::{ChunkTableBuilder, HashAlgorithm};
 use bytes::Bytes;
 
 use super::*;
@@ -196,6 +198,65 @@ fn a_signature_covers_every_field_but_itself() {
     others[5].signature.clear();
     assert_eq!(others[5].signed_bytes(), signed.signed_bytes());
     assert!(signed.covers(1) && !signed.covers(0) && !signed.covers(2));
+}
+
+#[test]
+fn a_proof_s_signature_covers_the_blob_and_the_whole_table() {
+    let signed = SignedProof {
+        blob: Digest::of(b"blob"),
+        table: Bytes::from(vec![5; 1_000]),
+        tracker: PeerId::from_bytes(b"tracker").unwrap(),
+        signature: vec![1],
+    };
+    let other_blob = SignedProof {
+        blob: Digest::of(b"other"),
+        ..signed.clone()
+    };
+    assert_ne!(other_blob.signed_bytes(), signed.signed_bytes());
+    for place in [0, 500, 999] {
+        let mut table = signed.table.to_vec();
+        table[place] ^= 1;
+        let other = SignedProof {
+            table: table.into(),
+            ..signed.clone()
+        };
+        assert_ne!(other.signed_bytes(), signed.signed_bytes(), "byte {place}");
+    }
+}
+
+#[test]
+fn the_table_of_the_longest_blob_that_is_proven_fits() {
+    let mut builder = ChunkTableBuilder::new(HashAlgorithm::Blake3);
+    for _ in 0..MAX_LENT_BLOB_LEN / u64::from(PROOF_CHUNK_LEN) {
+        builder.update(b"a");
+        builder.cut();
+    }
+    let len = builder.finish().encode().len();
+    assert!(len <= MAX_LENT_LEN && len > MAX_LENT_LEN * 9 / 10, "{len}");
+}
+
+#[test]
+fn the_longest_proof_fits_a_frame_and_a_longer_one_is_refused() {
+    let proof = |len| SignedProof {
+        blob: Digest::of(b"blob"),
+        table: Bytes::from(vec![5; len]),
+        tracker: PeerId::from_bytes(&[1; MAX_PEER_ID_LEN]).unwrap(),
+        signature: vec![2; MAX_SIGNATURE_LEN],
+    };
+    let ready = TrackerReply::Proof(ProofState::Ready(Box::new(proof(MAX_LENT_LEN))));
+    let mut bytes = Vec::new();
+    ready.encode(1, &mut bytes);
+    assert_eq!(TrackerReply::decode(&bytes), Ok((1, ready)));
+    let mut kept = Vec::new();
+    proof(100).encode(&mut kept);
+    assert_eq!(SignedProof::decode(&kept), Ok(proof(100)));
+    // The length stands before the last hundred bytes.
+    let length = kept.len() - 104;
+    kept[length..length + 4].copy_from_slice(&1_000_001_u32.to_le_bytes());
+    assert!(matches!(
+        SignedProof::decode(&kept),
+        Err(WireError::OutOfBounds { what: "table", .. })
+    ));
 }
 
 #[test]

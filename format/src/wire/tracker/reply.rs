@@ -6,7 +6,7 @@ use crate::wire::fields::{Fields, put_digest, put_list, put_text, put_u16, put_u
 use crate::wire::frame::{Frame, put_frame};
 use crate::wire::{
     Certificate, Grant, MAX_BANS, MAX_MEMBERS, MAX_PARENTS, MAX_STRIPES, MAX_TEXT_LEN, Member,
-    PeerId, WireError,
+    PeerId, SignedProof, WireError,
 };
 
 /// What the tracker answers.
@@ -57,6 +57,8 @@ pub enum TrackerReply {
     },
     /// To ANNOUNCE, REPORT and LEAVE.
     Ack,
+    /// To PROVE.
+    Proof(ProofState),
     /// Instead of any of the above.
     Error {
         /// Why.
@@ -65,6 +67,23 @@ pub enum TrackerReply {
         text: String,
     },
 }
+
+/// How far the tracker is with a proof.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProofState {
+    /// Here it is.
+    Ready(Box<SignedProof>),
+    /// It is being made: ask again after so many milliseconds.
+    Making {
+        /// Bytes of the blob read so far; more than before is progress.
+        done_len: u64,
+        /// How long.
+        retry_ms: u32,
+    },
+}
+
+const READY: u8 = 1;
+const MAKING: u8 = 2;
 
 const ORIGIN: u8 = 1;
 const PARENTS: u8 = 2;
@@ -80,6 +99,7 @@ impl TrackerReply {
             Self::ProgressAck { .. } => kind::PROGRESS_ACK,
             Self::HeartbeatAck { .. } => kind::HEARTBEAT_ACK,
             Self::Ack => kind::ACK,
+            Self::Proof(_) => kind::PROOF,
             Self::Error { .. } => kind::ERROR,
         };
         put_frame(out, kind, request, |out| self.put(out));
@@ -126,6 +146,15 @@ impl TrackerReply {
                 put_list(out, bans, MAX_BANS, |out, peer| peer.put(out));
             }
             Self::Ack => {}
+            Self::Proof(ProofState::Ready(proof)) => {
+                out.push(READY);
+                proof.encode(out);
+            }
+            Self::Proof(ProofState::Making { done_len, retry_ms }) => {
+                out.push(MAKING);
+                put_u64(out, *done_len);
+                put_u32(out, *retry_ms);
+            }
             Self::Error { code, text } => {
                 out.push(*code as u8);
                 put_text(out, text, MAX_TEXT_LEN);
@@ -172,6 +201,19 @@ impl TrackerReply {
                 bans: fields.list(MAX_BANS, "bans", PeerId::read)?,
             },
             kind::ACK => Self::Ack,
+            kind::PROOF => Self::Proof(match fields.u8("proof state")? {
+                READY => ProofState::Ready(Box::new(SignedProof::read(&mut fields)?)),
+                MAKING => ProofState::Making {
+                    done_len: fields.u64("done")?,
+                    retry_ms: fields.u32("retry")?,
+                },
+                value => {
+                    return Err(WireError::UnknownTag {
+                        what: "proof state",
+                        value,
+                    });
+                }
+            }),
             kind::ERROR => Self::Error {
                 code: ErrorCode::read(&mut fields)?,
                 text: fields.text(MAX_TEXT_LEN, "error text")?,

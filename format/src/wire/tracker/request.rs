@@ -1,17 +1,14 @@
 //! Requests, agent to tracker. Each carries a request number that its answer repeats.
 
-use super::{
-    BlobInfo, Fault, Goodput, ImageSource, JoinProof, LeaseState, PullProof, StripeRun,
-    StripeState, kind,
-};
+use super::{Fault, Goodput, JoinProof, LeaseState, Open, Prove, StripeRun, StripeState, kind};
 use crate::Digest;
 use crate::wire::fields::{
     Fields, in_bounds, put_bytes, put_digest, put_list, put_u16, put_u32, put_u64,
 };
 use crate::wire::frame::{Frame, put_frame};
 use crate::wire::{
-    Certificate, ChunkId, Grant, MAX_BLOBS, MAX_GOODPUTS, MAX_RUNS, MAX_STRIPES, MAX_TOKEN_LEN,
-    Member, PeerId, Versions, WireError,
+    Certificate, ChunkId, MAX_GOODPUTS, MAX_RUNS, MAX_STRIPES, MAX_TOKEN_LEN, Member, PeerId,
+    Versions, WireError,
 };
 
 /// Asks to be made a member.
@@ -25,19 +22,6 @@ pub struct Join {
     pub member: Member,
     /// Random, new at each start.
     pub boot_id: [u8; 16],
-}
-
-/// Asks for the right to an image's blobs, and for who else has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Open {
-    /// Where the image is.
-    pub image: ImageSource,
-    /// The grant that the sender has, if it has one.
-    pub grant: Option<Grant>,
-    /// Why it should be given one.
-    pub proof: PullProof,
-    /// The image's blobs that it uses, at most 256.
-    pub blobs: Vec<BlobInfo>,
 }
 
 /// What an agent asks of the tracker, or tells it.
@@ -91,6 +75,8 @@ pub enum TrackerRequest {
     },
     /// The sender stops. Answer: ACK.
     Leave,
+    /// Is there a proof of this blob, which has no chunk table? Answer: PROOF.
+    Prove(Box<Prove>),
 }
 
 impl TrackerRequest {
@@ -105,6 +91,7 @@ impl TrackerRequest {
             Self::Heartbeat { .. } => kind::HEARTBEAT,
             Self::Report { .. } => kind::REPORT,
             Self::Leave => kind::LEAVE,
+            Self::Prove(_) => kind::PROVE,
         };
         put_frame(out, kind, request, |out| self.put(out));
     }
@@ -133,21 +120,7 @@ impl TrackerRequest {
                     }
                 }
             }
-            Self::Open(open) => {
-                let Open {
-                    image,
-                    grant,
-                    proof,
-                    blobs,
-                } = &**open;
-                image.put(out);
-                out.push(u8::from(grant.is_some()));
-                if let Some(grant) = grant {
-                    grant.encode(out);
-                }
-                proof.put(out);
-                put_list(out, blobs, MAX_BLOBS, |out, blob| blob.put(out));
-            }
+            Self::Open(open) => open.put(out),
             Self::Lookup { blob, stripes } => {
                 put_digest(out, blob);
                 put_list(out, stripes, MAX_STRIPES, |out, stripe| {
@@ -189,6 +162,7 @@ impl TrackerRequest {
                 put_u32(out, chunk.number);
             }
             Self::Leave => {}
+            Self::Prove(prove) => prove.put(out),
         }
     }
 
@@ -202,7 +176,7 @@ impl TrackerRequest {
         let mut fields = Fields::new(body);
         let message = match kind {
             kind::JOIN => read_join(&mut fields)?,
-            kind::OPEN => read_open(&mut fields)?,
+            kind::OPEN => Self::Open(Box::new(Open::read(&mut fields)?)),
             kind::LOOKUP => Self::Lookup {
                 blob: fields.digest("blob")?,
                 stripes: fields.list(MAX_STRIPES, "stripes", |fields| fields.u32("stripe"))?,
@@ -236,6 +210,7 @@ impl TrackerRequest {
                 },
             },
             kind::LEAVE => Self::Leave,
+            kind::PROVE => Self::Prove(Box::new(Prove::read(&mut fields)?)),
             kind => return Err(WireError::UnknownKind { kind }),
         };
         fields.end("tracker request")?;
@@ -273,21 +248,6 @@ fn read_join(fields: &mut Fields<'_>) -> Result<TrackerRequest, WireError> {
         proof,
         member,
         boot_id,
-    })))
-}
-
-fn read_open(fields: &mut Fields<'_>) -> Result<TrackerRequest, WireError> {
-    let image = ImageSource::read(fields)?;
-    let grant = if fields.flag("grant flag")? {
-        Some(Grant::read(fields)?)
-    } else {
-        None
-    };
-    Ok(TrackerRequest::Open(Box::new(Open {
-        image,
-        grant,
-        proof: PullProof::read(fields)?,
-        blobs: fields.list(MAX_BLOBS, "blobs", BlobInfo::read)?,
     })))
 }
 
