@@ -127,6 +127,8 @@ pub struct AgentOptions {
     pub corrupt_share: f64,
     /// Without a tracker it reads from the registry alone.
     pub tracker: Option<String>,
+    /// Whether it takes the tracker's word on layers without a chunk table.
+    pub trust_tracker: bool,
     /// Lines added to its configuration.
     pub extra: String,
 }
@@ -288,7 +290,7 @@ impl Cluster {
         // A registry, a tracker, three agents and the tests share two cores here: patience enough that slowness of all is
         // not taken for a fault of one.
         let swarm = options.tracker.as_ref().map_or_else(String::new, |tracker| {
-            format!("\n[swarm]\ntracker = {tracker:?}\ntoken = {TOKEN:?}\nlisten = \"127.0.0.1:0\"\ndemand_patience = \"2s\"\n")
+            format!("\n[swarm]\ntracker = {tracker:?}\ntoken = {TOKEN:?}\nlisten = \"127.0.0.1:0\"\ndemand_patience = \"2s\"\ntrust_proofs = {}\n", options.trust_tracker)
         });
         let fault = if options.corrupt_share > 0.0 {
             format!("\n[fault]\ncorrupt_share = {}\n", options.corrupt_share)

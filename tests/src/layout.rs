@@ -45,35 +45,50 @@ pub fn write(layout: &Path, tag: &str, layers: &[(&Path, Stored)]) {
             ),
         };
         descriptors.push(blob(layout, media_type, &bytes));
-        history.push(
-            json!({"created_by": tar.file_name().map(|name| name.to_string_lossy().into_owned())}),
-        );
+        let name = tar.file_name().expect("a tar's name");
+        history.push(name.to_string_lossy().into_owned());
     }
-    let config = json!({
-        "architecture": architecture(), "os": "linux",
-        "config": {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["/bin/sh"]},
-        "rootfs": {"type": "layers", "diff_ids": diff_ids},
-        "history": history,
-    });
-    let config = blob(
-        layout,
-        "application/vnd.oci.image.config.v1+json",
-        config.to_string().as_bytes(),
-    );
-    let manifest = json!({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": config, "layers": descriptors,
-    });
-    let manifest = blob(
-        layout,
-        "application/vnd.oci.image.manifest.v1+json",
-        manifest.to_string().as_bytes(),
-    );
-    write_index(layout, tag, manifest);
+    let image = Documents {
+        environment: &["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+        diff_ids: &diff_ids,
+        history: &history,
+        layers: &descriptors,
+    };
+    image.write(layout, tag);
+}
+
+/// What an image's documents say: one diff id, line of history and descriptor a layer, the bottom one first.
+#[derive(Debug)]
+pub(crate) struct Documents<'d> {
+    pub(crate) environment: &'d [&'d str],
+    pub(crate) diff_ids: &'d [String],
+    pub(crate) history: &'d [String],
+    pub(crate) layers: &'d [serde_json::Value],
+}
+
+impl Documents<'_> {
+    /// Writes config, manifest and index into the folder of the layers' blobs, the image's name being `tag`.
+    pub(crate) fn write(&self, layout: &Path, tag: &str) {
+        let history = self.history.iter().map(|by| json!({"created_by": by}));
+        let config = json!({
+            "architecture": architecture(), "os": "linux",
+            "config": {"Env": self.environment, "Cmd": ["/bin/sh"]},
+            "rootfs": {"type": "layers", "diff_ids": self.diff_ids},
+            "history": history.collect::<Vec<_>>(),
+        });
+        let kind = "application/vnd.oci.image.config.v1+json";
+        let config = blob(layout, kind, config.to_string().as_bytes());
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": kind, "config": config, "layers": self.layers,
+        });
+        let manifest = blob(layout, kind, manifest.to_string().as_bytes());
+        write_index(layout, tag, manifest);
+    }
 }
 
 /// Writes what makes a folder of blobs a layout with one image.
-pub(crate) fn write_index(layout: &Path, tag: &str, mut manifest: serde_json::Value) {
+fn write_index(layout: &Path, tag: &str, mut manifest: serde_json::Value) {
     manifest["annotations"] = json!({"org.opencontainers.image.ref.name": tag});
     let index = json!({"schemaVersion": 2, "manifests": [manifest]});
     fs::write(layout.join("index.json"), index.to_string()).expect("a written index");
@@ -91,7 +106,7 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
 }
 
 /// The architecture's name in OCI's words.
-pub(crate) fn architecture() -> &'static str {
+fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

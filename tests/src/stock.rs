@@ -1,10 +1,14 @@
 //! Images as overlaybd's own converter leaves them: layers of the vectors, with its annotations and nothing of ours.
 
-use crate::layout::{architecture, blob, write_index};
+use crate::command::{need_tools, run};
+use crate::layout::{Documents, blob};
 use serde_json::json;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+
+/// Bytes of the large file in [`shell_disk`], which do not compress.
+pub const LARGE_LEN: usize = 12 << 20;
 
 /// The folder with other people's bytes: `TRANSHIP_VECTORS`, else beside the repository. `None`, said on standard error,
 /// where it is neither: what needs them is then not checked.
@@ -43,28 +47,47 @@ pub fn write(layout: &Path, tag: &str, layers: &[PathBuf]) {
             "containerd.io/snapshot/overlaybd/blob-fs-type": "ext4",
             "containerd.io/snapshot/overlaybd/version": "0.1.0",
         });
-        diff_ids.push(digest);
+        diff_ids.push(digest.as_str().expect("a digest").to_owned());
         descriptors.push(descriptor);
     }
-    let config = json!({
-        "architecture": architecture(), "os": "linux",
-        "config": {"Cmd": ["/bin/sh"]},
-        "rootfs": {"type": "layers", "diff_ids": diff_ids},
-        "history": layers.iter().map(|_| json!({"created_by": "overlaybd"})).collect::<Vec<_>>(),
+    let image = Documents {
+        environment: &[],
+        diff_ids: &diff_ids,
+        history: &vec!["overlaybd".to_owned(); layers.len()],
+        layers: &descriptors,
+    };
+    image.write(layout, tag);
+}
+
+/// Makes a root with a shell, the libraries that it is linked with, and a large file in the folder `root`, and an ext4
+/// filesystem of it in the file `disk`.
+pub fn shell_disk(root: &Path, disk: &Path) {
+    need_tools(&["ldd", "mkfs.ext4"]);
+    let linked = run("ldd", &["/bin/sh"]);
+    let libraries = linked
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'));
+    for path in libraries.chain(["/bin/sh"]) {
+        let inside = root.join(path.trim_start_matches('/'));
+        fs::create_dir_all(inside.parent().expect("a folder")).expect("a folder");
+        fs::copy(path, inside).expect("a program's file");
+    }
+    let mut state = 1_u64;
+    let noise = core::iter::repeat_with(|| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        state.to_le_bytes()[7]
     });
-    let config = blob(
-        layout,
-        "application/vnd.oci.image.config.v1+json",
-        config.to_string().as_bytes(),
+    fs::write(
+        root.join("noise"),
+        noise.take(LARGE_LEN).collect::<Vec<_>>(),
+    )
+    .expect("a file");
+    let shown = |path: &Path| path.display().to_string();
+    let options = ["-q", "-F", "-d", &shown(root), "-E", "root_owner=0:0"];
+    run(
+        "mkfs.ext4",
+        &[&options[..], &[&shown(disk), "64M"]].concat(),
     );
-    let manifest = json!({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": config, "layers": descriptors,
-    });
-    let manifest = blob(
-        layout,
-        "application/vnd.oci.image.manifest.v1+json",
-        manifest.to_string().as_bytes(),
-    );
-    write_index(layout, tag, manifest);
 }

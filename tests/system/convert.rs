@@ -1,13 +1,15 @@
 //! Conversion: the same digest twice, proof that finds one wrong byte, and layers that others can read.
 
 use crate::image::{Converted, LoopMount, convert};
+use std::fs::Permissions;
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
 use tranship_tests::awkward::Awkward;
 use tranship_tests::command::tranship_output;
 use tranship_tests::compare::assert_equal_trees;
 use tranship_tests::registry::DockerRegistry;
-use tranship_tests::{independent, need_tools, run, tranship};
+use tranship_tests::{binary, independent, need_tools, run, tranship};
 
 #[test]
 fn converting_twice_gives_one_digest_and_verify_finds_each_flipped_byte() {
@@ -103,6 +105,52 @@ fn the_kernel_shows_what_each_form_of_tar_says() {
     let mount = LoopMount::of(&device);
     let compared = assert_equal_trees(&image.unpacked(), mount.path());
     assert!(compared.entries > 60, "{compared:?}");
+}
+
+#[test]
+fn whoever_has_no_rights_makes_the_same_image_and_leaves_nothing_behind() {
+    need_tools(&["setpriv"]);
+    let image = Awkward::make();
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    // The program and the image in places that everybody may read, and folders that nobody's user may write to.
+    let at = |name: &str| folder.path().join(name);
+    let open = |path: &Path, mode| {
+        fs::set_permissions(path, Permissions::from_mode(mode)).expect("permissions");
+    };
+    open(folder.path(), 0o755);
+    fs::copy(binary("tranship"), at("tranship")).expect("the program");
+    run(
+        "cp",
+        &[
+            "-r",
+            &image.layout().to_string_lossy(),
+            &at("source").to_string_lossy(),
+        ],
+    );
+    run("chmod", &["-R", "a+rX", &at("source").to_string_lossy()]);
+    for name in ["made", "tmp"] {
+        fs::create_dir(at(name)).expect("a folder");
+        open(&at(name), 0o777);
+    }
+    let made = format!("oci:{}:v1", at("made/image").display());
+    let source = format!("oci:{}:v1", at("source").display());
+    let program = at("tranship").to_string_lossy().into_owned();
+    let temporary = at("tmp").to_string_lossy().into_owned();
+    let user = [
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--inh-caps=-all",
+        "--no-new-privs",
+    ];
+    let convert = [&program, "convert", "--tmp-dir", &temporary, &source, &made];
+    let said = run("setpriv", &[&user[..], &convert[..]].concat());
+    let by_root = format!("oci:{}:v1", at("by-root").display());
+    let digest = |said: &str| said.trim().rsplit('@').next().map(str::to_owned);
+    let again = tranship(&["convert", &image.reference(), &by_root]);
+    assert_eq!(digest(&said), digest(&again));
+    let left: Vec<_> = fs::read_dir(at("tmp")).expect("a folder").collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

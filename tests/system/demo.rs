@@ -1,9 +1,8 @@
 //! The newcomer's command, as its JSON tells it.
 
 use serde_json::Value;
-use std::fs;
 use std::path::Path;
-use tranship_tests::{need_tools, run, tranship};
+use tranship_tests::{stock, tranship};
 
 #[test]
 fn the_demo_compares_every_file_and_reads_the_registry_about_once() {
@@ -28,30 +27,11 @@ fn the_demo_compares_every_file_and_reads_the_registry_about_once() {
 
 #[test]
 fn the_demo_starts_an_image_of_block_device_layers_as_it_is() {
-    need_tools(&["ldd", "mkfs.ext4"]);
     let scratch = tempfile::tempdir().expect("a scratch folder");
     let at = |name: &str| scratch.path().join(name);
-    // A root with a shell and the libraries that it is linked with.
-    let linked = run("ldd", &["/bin/sh"]);
-    let libraries = linked
-        .split_whitespace()
-        .filter(|word| word.starts_with('/'));
-    for path in libraries.chain(["/bin/sh"]) {
-        let inside = at("root").join(path.trim_start_matches('/'));
-        fs::create_dir_all(inside.parent().expect("a folder")).expect("a folder");
-        fs::copy(path, inside).expect("a program's file");
-    }
     let shown = |path: &Path| path.display().to_string();
     let disk = shown(&at("disk.raw"));
-    let options = [
-        "-q",
-        "-F",
-        "-d",
-        &shown(&at("root")),
-        "-E",
-        "root_owner=0:0",
-    ];
-    run("mkfs.ext4", &[&options[..], &[&disk, "64M"]].concat());
+    stock::shell_disk(&at("root"), Path::new(&disk));
     let image = format!("oci:{}:v1", shown(&at("image")));
     tranship(&["convert", &disk, &image]);
 

@@ -15,9 +15,19 @@ mod demo;
 mod devices;
 mod disk;
 mod faults;
+mod foreign;
 mod graduation;
 mod hanging;
 mod image;
 mod restart;
 mod stock;
 mod swarm;
+
+/// The encoder of overlaybd's formats that the format's own tests use.
+#[path = "../../format/tests/stock/encoder.rs"]
+#[expect(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "one file for two crates of tests, of which this one needs a part"
+)]
+mod encoder;
