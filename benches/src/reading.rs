@@ -7,14 +7,16 @@
 mod image;
 mod lookup;
 mod peer;
+mod store;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::path::Path;
 
 use self::image::{Image, LAYER_COUNT};
+use self::store::Stored;
 use crate::cost::{median, thread_seconds};
-use tranship_format::Codec;
+use tranship_format::{Codec, Disk};
 
 /// CPU seconds that one figure is measured over.
 const SPAN: f64 = 0.3;
@@ -37,6 +39,7 @@ pub fn measure(source: &Path, runs: usize) -> Result<Value> {
     let lz4 = Image::make(&plain, Codec::Lz4, LZ4_BLOCK_LEN, scratch.path())?;
     let zstd = Image::make(&plain, Codec::Zstd, ZSTD_BLOCK_LEN, scratch.path())?;
     let ours = Image::make(&plain, Codec::Zstd, 32 << 10, scratch.path())?;
+    let stored = Stored::make(&ours)?;
     let lookup = lookup::Lookup::make();
     let mut figures: Vec<(&str, Vec<f64>)> = Vec::new();
     let mut note = |name, figure| match figures.iter_mut().find(|(other, _)| *other == name) {
@@ -71,7 +74,12 @@ pub fn measure(source: &Path, runs: usize) -> Result<Value> {
             "bare_seq_zstd_16k_mb_per_s",
             peer::megabytes_per_second(&zstd)?,
         );
-        note("open_local_ms", open_ms(&ours)?);
+        note("open_local_ms", open_ms(|| stored.open(KEPT_LEN))?);
+        let store = stored.store()?;
+        let again = open_ms(|| stored.open_in(&store, KEPT_LEN))?;
+        note("open_local_again_ms", again);
+        drop(store);
+        note("open_files_ms", open_ms(|| ours.open(KEPT_LEN))?);
     }
     let mut report = json!({
         "layers": LAYER_COUNT,
@@ -124,9 +132,9 @@ fn sequential(image: &Image) -> Result<f64> {
     })
 }
 
-/// Milliseconds from the files of the blobs to a disk that can be read.
-fn open_ms(image: &Image) -> Result<f64> {
-    let opened = rate(|| image.open(KEPT_LEN).map(|_| 1.0))?;
+/// Milliseconds until a disk can be read.
+fn open_ms(open: impl Fn() -> Result<Disk>) -> Result<f64> {
+    let opened = rate(|| open().map(|_| 1.0))?;
     Ok(1e3 / opened)
 }
 

@@ -9,7 +9,9 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tranship_format::{Codec, Disk, LayerOptions, LayerWriter, ReadAt, SECTOR_LEN, Sector};
+use tranship_format::{
+    ChunkTableRef, Codec, Disk, LayerOptions, LayerWriter, ReadAt, SECTOR_LEN, Sector,
+};
 
 /// Layers of the image.
 pub(super) const LAYER_COUNT: usize = 3;
@@ -62,6 +64,7 @@ pub(super) fn bytes_of(root: &Path) -> Result<Vec<u8>> {
 #[derive(Debug)]
 pub(super) struct Image {
     layers: [PathBuf; LAYER_COUNT],
+    chunks: [ChunkTableRef; LAYER_COUNT],
     codec: Codec,
     len: u64,
 }
@@ -86,10 +89,17 @@ impl Image {
             pieces.filter_map(|(at, from)| Some((at as u64, from?)))
         };
         let [bottom, middle, top] = &layers;
-        write(bottom, &options, core::iter::once((0, plain)), len)?;
-        write(middle, &options, changed(MIDDLE.0, MIDDLE.1), 0)?;
-        write(top, &options, changed(TOP.0, TOP.1), 0)?;
-        Ok(Self { layers, codec, len })
+        let chunks = [
+            write(bottom, &options, core::iter::once((0, plain)), len)?,
+            write(middle, &options, changed(MIDDLE.0, MIDDLE.1), 0)?,
+            write(top, &options, changed(TOP.0, TOP.1), 0)?,
+        ];
+        Ok(Self {
+            layers,
+            chunks,
+            codec,
+            len,
+        })
     }
 
     /// Bytes of the device.
@@ -100,6 +110,11 @@ impl Image {
     /// How its blocks are compressed.
     pub(super) fn codec(&self) -> Codec {
         self.codec
+    }
+
+    /// The layers' files and where their chunk tables are, the bottom one first.
+    pub(super) fn layers(&self) -> impl Iterator<Item = (&PathBuf, ChunkTableRef)> {
+        self.layers.iter().zip(self.chunks)
     }
 
     /// The layers' files, opened.
@@ -123,7 +138,7 @@ fn write<'a>(
     options: &LayerOptions,
     pieces: impl Iterator<Item = (u64, &'a [u8])>,
     virtual_size: u64,
-) -> Result<()> {
+) -> Result<ChunkTableRef> {
     let file = File::create(path).with_context(|| format!("making {}", path.display()))?;
     let mut writer = LayerWriter::new(file, options.clone()).context("beginning a layer")?;
     for (at, bytes) in pieces {
@@ -131,8 +146,8 @@ fn write<'a>(
             .write(Sector(at / SECTOR_LEN), bytes)
             .context("writing a layer")?;
     }
-    writer.finish(virtual_size).context("finishing a layer")?;
-    Ok(())
+    let (_, summary) = writer.finish(virtual_size).context("finishing a layer")?;
+    Ok(summary.chunks)
 }
 
 struct Blob {

@@ -104,7 +104,7 @@ async fn a_proof_outlives_the_tracker() {
         .await
         .unwrap();
     net.stop().await;
-    let (door, dir) = tracker.leave().await;
+    let (door, _, dir) = tracker.leave().await;
     let tracker = TestTracker::again_with(door, dir, SeedMode::OnOpen).await;
     let (net, _dir) = newcomer(&tracker).await;
     let again = net
