@@ -10,12 +10,12 @@ use tranship_format::convert::{ConvertOptions, Converter};
 use tranship_format::wire::{
     BlobInfo, Certificate, ChunkId, Class, ErrorCode, Fault, Goodput, Grant, Hello, ImageSource,
     Join, JoinProof, LeaseState, Member, Open, PeerId, PeerMessage, ProofState, Prove, PullProof,
-    Role, Route, SignedProof,
-    StripeRoute, StripeRun, StripeState, TrackerReply, TrackerRequest, Versions, Want,
+    Role, Route, SignedProof, StripeRoute, StripeRun, StripeState, TrackerReply, TrackerRequest,
+    Versions, Want,
 };
 use tranship_format::{
-    ChunkHash, ChunkTable, ChunkTableBuilder, Codec, Digest, Disk, HashAlgorithm, Layer, LayerOptions,
-    LayerWriter, ReadAt, Sector,
+    ChunkHash, ChunkTable, ChunkTableBuilder, Codec, Digest, Disk, HashAlgorithm, Layer,
+    LayerOptions, LayerWriter, ReadAt, Sector,
 };
 
 /// Where the checksum's flag stands in the headers of ZFile and of the layer file, counted from the header's beginning.
