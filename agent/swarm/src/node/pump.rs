@@ -279,7 +279,9 @@ impl Node {
         // What was asked of a peer, and got nowhere, has its credit already. To wait for more would be to
         // wait for the peer, which may be waiting for us.
         let is_counted = !wanted.attempts.is_empty();
-        if self.reads.len() >= slots || !(is_counted || self.has_credit(class, len)) {
+        // One read at least goes on whatever is asked of peers: they may all be waiting for what only we may read.
+        let is_first = self.reads.is_empty();
+        if self.reads.len() >= slots || !(is_counted || is_first || self.has_credit(class, len)) {
             return Step::Park(Park::Credit);
         }
         let leased = self

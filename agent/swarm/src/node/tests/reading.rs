@@ -49,6 +49,28 @@ fn alone_a_node_reads_the_registry_in_long_runs_and_several_at_once() {
 }
 
 #[test]
+fn a_lease_is_read_though_peers_have_all_the_credit_and_wait_for_it() {
+    let mut bench = Bench::new(|options| options.credit_len = 2 * u64::from(CHUNK_LEN));
+    bench.tell(Input::TrackerUp {
+        epoch: 1,
+        seed: None,
+    });
+    bench.want(0, Class::Demand);
+    bench.want(1, Class::Demand);
+    let asked = bench.route(0, Route::Parents(vec![member(1), member(2)]));
+    assert_eq!(wants(&asked).len(), 2, "all the credit");
+    // The two peers wait for chunks that only the holder of this lease may read.
+    bench.want(64, Class::Demand);
+    bench.want(65, Class::Demand);
+    let read = bench.route(1, lease(9));
+    let read: Vec<_> = reads(&read)
+        .iter()
+        .map(|&(_, from, to)| (from, to))
+        .collect();
+    assert_eq!(read, [(64, 65)], "one chunk, and no more than one");
+}
+
+#[test]
 fn a_lease_holder_reads_what_is_wanted_and_nothing_else() {
     let mut bench = Bench::new(|_| {});
     bench.tell(Input::TrackerUp {
