@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use tranship_format::convert::{ConvertOptions, Converter};
 use tranship_format::wire::{
-    BlobInfo, Certificate, ChunkId, Class, ErrorCode, Fault, Goodput, Grant, Hello, ImageSource,
-    Join, JoinProof, LeaseState, Member, Open, PeerId, PeerMessage, ProofState, Prove, PullProof,
-    Role, Route, SignedProof, StripeRoute, StripeRun, StripeState, TrackerReply, TrackerRequest,
-    Versions, Want,
+    BlobInfo, Certificate, ChunkId, Class, ErrorCode, Fault, Goodput, Grant, Hello, HelloAck,
+    ImageSource, Join, JoinProof, LeaseState, Member, Open, PeerId, PeerMessage, ProofState, Prove,
+    PullProof, Role, Route, SignedProof, StripeRoute, StripeRun, StripeState, TrackerReply,
+    TrackerRequest, Versions, Want,
 };
 use tranship_format::{
     ChunkHash, ChunkTable, ChunkTableBuilder, Codec, Digest, Disk, HashAlgorithm, Layer,
@@ -259,6 +259,11 @@ fn peers(put: &impl Fn(&str, &str, &[u8])) {
             certificate: certificate(),
             boot_id: [3; 16],
         })),
+        PeerMessage::HelloAck(Box::new(HelloAck {
+            version: 1,
+            certificate: certificate(),
+            boot_id: [3; 16],
+        })),
         PeerMessage::Want {
             request: 1,
             want: Want {
@@ -292,11 +297,19 @@ fn peers(put: &impl Fn(&str, &str, &[u8])) {
         message.encode(&mut one);
         message.encode(&mut all);
         put("wire_peer", &format!("message-{number}"), &one);
+        put_message(put, one.get(1..).expect("a frame"));
     }
     put("wire_peer", "all", &all);
     let mut alone = vec![0];
     certificate().encode(&mut alone);
     put("wire_peer", "certificate", &alone);
+}
+
+/// A frame as `wire_message` takes it: each message has a folder, named by its type.
+fn put_message(put: &impl Fn(&str, &str, &[u8]), frame: &[u8]) {
+    let (header, body) = frame.split_at(12);
+    let input = [&header[8..9], body].concat();
+    put("wire_message", &format!("{:02x}/seed", header[4]), &input);
 }
 
 fn trackers(put: &impl Fn(&str, &str, &[u8])) {
@@ -367,6 +380,7 @@ fn trackers(put: &impl Fn(&str, &str, &[u8])) {
     for (number, request) in requests.iter().enumerate() {
         let mut bytes = Vec::new();
         request.encode(1, &mut bytes);
+        put_message(put, &bytes);
         put("wire_tracker", &format!("request-{number}"), &bytes);
     }
     let replies = [
@@ -418,6 +432,7 @@ fn trackers(put: &impl Fn(&str, &str, &[u8])) {
     for (number, reply) in replies.iter().enumerate() {
         let mut bytes = Vec::new();
         reply.encode(1, &mut bytes);
+        put_message(put, &bytes);
         put("wire_tracker", &format!("reply-{number}"), &bytes);
     }
 }
