@@ -333,6 +333,25 @@ fn every_fuzz_target_is_built_and_has_inputs() {
 }
 
 #[test]
+fn every_message_of_the_protocol_has_a_fuzz_target_of_its_own() {
+    let protocol = text(&root().join("docs/protocol.md"));
+    // The tables of messages alone give a type in a cell of its own.
+    let rows = protocol.lines().filter(|line| line.starts_with('|'));
+    let cells = rows.flat_map(|line| line.split('|').map(str::trim));
+    let types = cells.filter_map(|cell| cell.strip_prefix("`0x")?.strip_suffix('`'));
+    let types: BTreeSet<String> = types.map(str::to_owned).collect();
+    assert!(types.len() > 20, "docs/protocol.md lists {types:?}");
+    let dir = root().join("tests/fuzz/corpus/wire_message");
+    let without = types
+        .iter()
+        .filter(|kind| !dir.join(kind).join("seed").is_file());
+    let faults: Vec<String> = without
+        .map(|kind| format!("{} holds no seed", shown(&dir.join(kind))))
+        .collect();
+    report(&faults);
+}
+
+#[test]
 fn no_test_is_left_out_and_nothing_is_left_open() {
     let open = [
         "#[ignore",
