@@ -5,6 +5,7 @@
 //! Whatever the machines ask for is checked here against what may never happen.
 
 mod doing;
+mod ledger;
 mod tracking;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,8 @@ use tranship_swarm::node::{self, Input, Node, NodeOptions};
 use tranship_swarm::tracker::{self, Tracker, TrackerOptions};
 
 use crate::random::Random;
+
+pub(crate) use ledger::{Credit, Ledger};
 
 /// What does not change during a history.
 #[derive(Clone, Debug)]
@@ -94,6 +97,7 @@ pub(crate) struct Host {
     wake_at: Option<Duration>,
     reads: BTreeMap<u64, (Digest, std::ops::Range<u32>)>,
     joined: bool,
+    pub(crate) ledger: Ledger,
 }
 
 pub(crate) struct World {
@@ -120,6 +124,8 @@ pub(crate) struct World {
     pub(crate) all_start_by: Duration,
     /// Whether the tracker stays long enough to tell everybody of everybody.
     pub(crate) members_know_each_other: bool,
+    /// What may be under way at once, if not what a node chooses.
+    pub(crate) credit: Option<Credit>,
     steps: u64,
     /// More events than this are a swarm that talks without getting anywhere.
     pub(crate) max_steps: u64,
@@ -154,6 +160,7 @@ impl World {
             tracker_messages: 0,
             all_start_by: Duration::ZERO,
             members_know_each_other: false,
+            credit: None,
             steps: 0,
             max_steps: 50_000_000,
             tells: crate::number("TRANSHIP_SWARM_TELL").is_some(),
@@ -212,6 +219,10 @@ impl World {
         };
         let mut options = NodeOptions::new(member.clone(), self.random.next());
         options.stripe_chunks = self.terms.stripe_chunks;
+        if let Some(credit) = self.credit {
+            credit.set(&mut options);
+        }
+        let ledger = Ledger::new(Credit::of(&options));
         self.hosts.push(Host {
             node: Node::new(options),
             member,
@@ -239,6 +250,7 @@ impl World {
             wake_at: None,
             reads: BTreeMap::new(),
             joined: false,
+            ledger,
         });
         self.by_peer.insert(peer, number);
         self.at(Duration::ZERO, Event::Join(number));

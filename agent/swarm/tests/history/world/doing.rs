@@ -17,6 +17,7 @@ impl World {
             return;
         }
         let now = self.now;
+        self.hosts[host].ledger.tell(&input);
         match &input {
             Input::Data { peer, request, .. }
                 if self.hosts[host].node.requested(peer, *request).is_none() =>
@@ -71,6 +72,9 @@ impl World {
 
     /// A verified chunk goes into a node's store if there is room.
     pub(super) fn keep(&mut self, host: usize, chunk: ChunkId) -> Arrival {
+        if self.hosts[host].has.contains(&chunk) {
+            self.hosts[host].ledger.comes_twice();
+        }
         let full = self.hosts[host].full;
         if self.random.chance(full) {
             self.hosts[host].passed.insert(chunk);
@@ -158,6 +162,14 @@ impl World {
                 assert_ne!(other, host, "a node asks itself");
                 let until = self.hosts[host].right_until;
                 assert!(until > self.now, "a peer is asked without a right");
+                let len = u64::from(self.blobs[&want.chunk.blob][want.chunk.number as usize]);
+                let this = &mut self.hosts[host];
+                assert!(
+                    !this.has.contains(&want.chunk),
+                    "a chunk is asked for that is here"
+                );
+                this.ledger
+                    .want(to.peer, request, want.chunk, want.class, len);
                 self.connect(host, other);
                 if self.hosts[other].alive {
                     let right = Right {
@@ -185,6 +197,7 @@ impl World {
                 }
             }
             Action::SendCancel { peer, request } => {
+                self.hosts[host].ledger.cancel(peer, request);
                 self.send(
                     host,
                     self.by_peer[&peer],
@@ -201,8 +214,16 @@ impl World {
                 read,
                 blob,
                 chunks,
-                class: _,
+                class,
             } => {
+                let lens = &self.blobs[&blob];
+                let len = |number: u32| (number, u64::from(lens[number as usize]));
+                let lens = chunks.clone().map(len).collect();
+                let first = ChunkId {
+                    blob,
+                    number: chunks.start,
+                };
+                self.hosts[host].ledger.read(read, first, class, lens);
                 self.read_registry(host, read, blob, chunks);
             }
             Action::Complete { chunk, from: _ } => {
