@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tranship_snapshotter::{SnapshotError, Snapshotter};
 use tranship_source::net::{NetError, SwarmNet};
 use tranship_store::{ChunkStore, StoreError};
 
@@ -26,6 +27,7 @@ use crate::devices::Devices;
 use crate::http::{self, Health};
 use crate::image::{Images, StartImagesError};
 use crate::metrics::{self, Numbers, Reads};
+use crate::snapshots::LazyImages;
 
 /// How long a start waits for devices of an earlier run before it says that it is ready.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -55,6 +57,15 @@ pub enum StartError {
     /// Images.
     #[error("images cannot be opened")]
     Images(#[from] StartImagesError),
+    /// Snapshots.
+    #[error("the snapshots in {} cannot be opened", .root.display())]
+    Snapshots {
+        /// Where they are.
+        root: PathBuf,
+        /// Why.
+        #[source]
+        source: SnapshotError,
+    },
     /// A socket.
     #[error("cannot listen on {address}")]
     Listen {
@@ -86,6 +97,8 @@ impl Agent {
             path: config.state_dir.clone(),
             source,
         };
+        // Before anything else: containerd looks for it once, and calls wait in it.
+        let snapshot_listener = listen_for_containerd(config)?;
         std::fs::create_dir_all(&config.state_dir).map_err(state_error)?;
         // The store's lock keeps a second daemon from everything below.
         let store = ChunkStore::open(&config.store_dir(), config.store_options())?;
@@ -104,19 +117,33 @@ impl Agent {
             config.image_options()?,
             Arc::clone(&device_reads),
         )?;
-        let devices =
-            Devices::open_in(&config.state_dir, Arc::new(images), config.device_options())
-                .map_err(state_error)?;
+        let images = Arc::new(images);
+        let devices = Devices::open_in(
+            &config.state_dir,
+            Arc::clone(&images),
+            config.device_options(),
+        )
+        .map_err(state_error)?;
         let devices = Arc::new(devices);
+        devices.recover(PATIENCE).await;
+        devices.begin_graduation();
+        let (servers, stop) = (TaskTracker::new(), CancellationToken::new());
+        let mut snapshots = None;
+        if let Some(listener) = snapshot_listener {
+            let settings = &config.snapshotter;
+            let lazy = LazyImages::new(images, Arc::clone(&devices), settings);
+            let (snapshotter, lazy) = open_snapshots(settings.root.clone(), lazy).await?;
+            let serving = tranship_snapshotter::serve(listener, snapshotter.clone(), stop.clone());
+            servers.spawn(watch("snapshotter", serving));
+            snapshots = Some((snapshotter, lazy));
+        }
         let numbers: Arc<dyn Numbers> = Arc::new(Gauges {
             devices: Arc::clone(&devices),
             net: Arc::clone(&net),
             store: store.clone(),
+            snapshots,
         });
 
-        devices.recover(PATIENCE).await;
-        devices.begin_graduation();
-        let (servers, stop) = (TaskTracker::new(), CancellationToken::new());
         let control = Control {
             devices: Arc::clone(&devices),
             numbers: Arc::clone(&numbers),
@@ -198,6 +225,41 @@ async fn sync(store: &ChunkStore, grace: Duration) {
     }
 }
 
+/// The socket on which containerd calls, if it is to.
+fn listen_for_containerd(config: &Config) -> Result<Option<UnixListener>, StartError> {
+    let Some(socket) = &config.snapshotter.socket else {
+        return Ok(None);
+    };
+    let listener = tranship_snapshotter::listen(socket);
+    listener.map(Some).map_err(|source| StartError::Listen {
+        address: socket.display().to_string(),
+        source,
+    })
+}
+
+/// Opens the snapshots, and begins to take away what was removed before the last stop.
+async fn open_snapshots(
+    root: PathBuf,
+    lazy: LazyImages,
+) -> Result<(Snapshotter, Arc<LazyImages>), StartError> {
+    let (lazy, path) = (Arc::new(lazy), root.clone());
+    let images = Arc::clone(&lazy);
+    let opened = tokio::task::spawn_blocking(move || Snapshotter::open(&path, images)).await;
+    let snapshotter = opened
+        .unwrap_or(Err(SnapshotError::Stopping))
+        .map_err(|source| StartError::Snapshots { root, source })?;
+    let cleaning = snapshotter.clone();
+    tokio::spawn(async move {
+        if let Err(error) = cleaning.clean_up().await {
+            tracing::warn!(
+                error = &error as &dyn Error,
+                "what belonged to removed snapshots stays until containerd asks for a cleanup"
+            );
+        }
+    });
+    Ok((snapshotter, lazy))
+}
+
 async fn listen(listen: HttpListen) -> Result<Option<(TcpListener, SocketAddr)>, StartError> {
     let HttpListen::At(address) = listen else {
         return Ok(None);
@@ -223,6 +285,7 @@ struct Gauges {
     devices: Arc<Devices>,
     net: Arc<SwarmNet>,
     store: ChunkStore,
+    snapshots: Option<(Snapshotter, Arc<LazyImages>)>,
 }
 
 impl Numbers for Gauges {
@@ -272,6 +335,10 @@ impl Numbers for Gauges {
                 .map(|waiting| waiting.longest_ms)
                 .max()
                 .unwrap_or(0),
+            snapshots: self
+                .snapshots
+                .as_ref()
+                .map(|(snapshotter, lazy)| lazy.status(snapshotter)),
         }
     }
 }

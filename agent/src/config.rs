@@ -41,6 +41,8 @@ pub struct Config {
     pub swarm: Swarm,
     /// Devices.
     pub device: Device,
+    /// Containers' root filesystems for containerd.
+    pub snapshotter: Snapshotter,
     /// What is fetched before anyone reads it.
     pub prefetch: Prefetch,
     /// Misbehaviour for tests.
@@ -253,6 +255,32 @@ impl Default for Device {
     }
 }
 
+/// Containers' root filesystems for containerd.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Snapshotter {
+    /// Unix socket on which containerd calls; without one nobody answers it.
+    pub socket: Option<PathBuf>,
+    /// Where snapshots are: on a filesystem that overlays can have their upper directories on. The default is where
+    /// containerd looks for what a snapshotter takes on disk.
+    pub root: PathBuf,
+    /// Registries, or parts of them (`registry.example/team`), none of whose images may be unpacked.
+    pub require_lazy: Vec<String>,
+    /// Registries, or parts of them, whose pushers are trusted that what they attach to an image is the same image, converted.
+    pub trust_referrers: Vec<String>,
+}
+
+impl Default for Snapshotter {
+    fn default() -> Self {
+        Self {
+            socket: None,
+            root: PathBuf::from("/var/lib/containerd/io.containerd.snapshotter.v1.tranship"),
+            require_lazy: Vec::new(),
+            trust_referrers: Vec::new(),
+        }
+    }
+}
+
 /// What is fetched before anyone reads it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -295,6 +323,7 @@ impl Default for Config {
             store: Store::default(),
             swarm: Swarm::default(),
             device: Device::default(),
+            snapshotter: Snapshotter::default(),
             prefetch: Prefetch::default(),
             fault: Fault::default(),
         }

@@ -13,8 +13,8 @@ mod waiting;
 pub use client::{Client, ControlError};
 pub use message::{
     AttachRequest, DetachReply, DeviceInfo, DeviceState, ErrorReply, FillInfo, FrontEndChoice,
-    FrontEndName, MountInfo, MountRequest, ReadyLine, SourceCounters, Status, StoreStatus,
-    SwarmStatus,
+    FrontEndName, MountInfo, MountRequest, QuarantinedSnapshot, ReadyLine, SnapshotImages,
+    SnapshotStatus, SourceCounters, Status, StoreStatus, SwarmStatus,
 };
 pub use waiting::{OrphanInfo, Unserved, WaitInfo};
 

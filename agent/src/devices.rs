@@ -6,6 +6,7 @@
 
 mod error;
 mod graduate;
+mod holding;
 mod lifecycle;
 mod mounting;
 mod recover;
@@ -36,6 +37,7 @@ use crate::records::Records;
 use crate::stale;
 
 pub use error::DeviceError;
+pub(crate) use holding::Holding;
 
 /// How devices are made.
 #[derive(Clone, Debug)]
@@ -59,6 +61,9 @@ struct DeviceRecord {
     reference: String,
     plain_http: Option<bool>,
     manifest: Digest,
+    /// How many of the image's layers make the device, from the bottom; `None` for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    layer_count: Option<u32>,
     front_end: FrontEndName,
     use_count: u32,
     mounts: Vec<MountRecord>,

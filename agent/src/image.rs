@@ -9,6 +9,7 @@
 
 mod ends;
 mod error;
+mod lazy_form;
 mod open;
 mod proof;
 mod resolve;
@@ -43,6 +44,7 @@ use crate::records::Records;
 use crate::waits::Waits;
 
 pub use error::OpenImageError;
+pub(crate) use lazy_form::{LazyForm, NotLazy};
 pub(crate) use proof::{Voucher, Vouchers};
 
 pub(crate) use ends::chunks_of as opening_chunks;
@@ -78,13 +80,38 @@ pub(crate) struct Resolved {
     pub(crate) reference: String,
     pub(crate) manifest: Digest,
     layers: Vec<LayerAnnotations>,
+    /// How many of the layers make the device, from the bottom.
+    shown: usize,
     origin: ImageOrigin,
 }
 
 impl Resolved {
+    /// The layers that make the device.
+    fn shown(&self) -> &[LayerAnnotations] {
+        self.layers.get(..self.shown).unwrap_or(&self.layers)
+    }
+
     /// The filesystem on the device.
     pub(crate) fn fs_name(&self) -> &str {
-        self.layers.last().map_or("", LayerAnnotations::fs_name)
+        self.shown().last().map_or("", LayerAnnotations::fs_name)
+    }
+
+    /// The image that the bottom layers alone make; all of them if there are no more.
+    pub(crate) fn bottom(mut self, layer_count: Option<u32>) -> Self {
+        let wanted = layer_count.and_then(|count| usize::try_from(count).ok());
+        self.shown = wanted.map_or(self.layers.len(), |count| count.clamp(1, self.layers.len()));
+        self
+    }
+
+    /// How many layers make the device, if those are not all.
+    pub(crate) fn part(&self) -> Option<u32> {
+        let is_part = self.shown < self.layers.len();
+        is_part.then(|| u32::try_from(self.shown).unwrap_or(u32::MAX))
+    }
+
+    /// The blob of the uppermost layer that is shown.
+    pub(crate) fn top_blob(&self) -> Option<Digest> {
+        self.shown().last().map(|layer| layer.blob_digest)
     }
 }
 
@@ -219,6 +246,12 @@ impl Images {
             idle: Mutex::default(),
             pins: Mutex::default(),
         })
+    }
+
+    /// Stored bytes of a blob that are here.
+    pub(crate) fn present_len(&self, blob: &Digest) -> u64 {
+        let known = self.store.known(blob);
+        known.map_or(0, |blob| blob.present_len())
     }
 
     /// Gets chunks of open images.

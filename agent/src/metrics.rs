@@ -118,6 +118,21 @@ impl DaemonCollector {
             ConstCounter::new(len).encode(place)?;
         }
 
+        if let Some(snapshots) = &status.snapshots {
+            let mut family = encoder.encode_descriptor(
+                "tranship_snapshot_images",
+                "Images that containerd pulled, by whether they are shown lazily, and why",
+                None,
+                MetricType::Counter,
+            )?;
+            for images in &snapshots.images {
+                let lazy = if images.lazy { "true" } else { "false" };
+                let labels = [("lazy", lazy), ("reason", images.reason.as_str())];
+                let place = family.encode_family(&labels)?;
+                ConstCounter::new(images.count).encode(place)?;
+            }
+        }
+
         let mut counter = |name: &str, help: &str, value: u64| {
             let counter = ConstCounter::new(value);
             let place = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
@@ -236,7 +251,14 @@ fn gauges(encoder: &mut DescriptorEncoder<'_>, status: &Status) -> Result<(), st
             u64::from(status.swarm.joined),
         ),
     ];
-    for (name, help, value) in values {
+    let quarantined = status.snapshots.as_ref().map(|snapshots| {
+        (
+            "tranship_snapshots_quarantined",
+            "Snapshots that cannot be used",
+            snapshots.quarantined.len() as u64,
+        )
+    });
+    for (name, help, value) in values.into_iter().chain(quarantined) {
         let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
         let place = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
         gauge.encode(place)?;

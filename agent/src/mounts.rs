@@ -21,6 +21,14 @@ pub(crate) struct MountRecord {
     pub(crate) target: PathBuf,
     /// The directory of a writable mount's lower, upper and work directories.
     pub(crate) overlay: Option<PathBuf>,
+    /// Whether it is one of the snapshotter's: it counts for an attach, and stays when the daemon stops.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub(crate) is_held: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it so")]
+fn is_not(held: &bool) -> bool {
+    !held
 }
 
 impl MountRecord {

@@ -20,6 +20,9 @@ const CHILDREN: TableDefinition<'static, &str, u64> = TableDefinition::new("chil
 type Rows<'txn> = Table<'txn, &'static str, &'static [u8]>;
 type Counts<'txn> = Table<'txn, &'static str, u64>;
 
+/// A name and its snapshot, or what is wrong with the row.
+pub(crate) type Row = (String, Result<Snapshot, SnapshotError>);
+
 /// How to commit an active snapshot.
 #[derive(Clone, Debug)]
 pub(crate) struct Commit<'a> {
@@ -92,9 +95,7 @@ impl Metadata {
     }
 
     /// All snapshots by name, each with its row or what is wrong with that.
-    pub(crate) fn all(
-        &self,
-    ) -> Result<Vec<(String, Result<Snapshot, SnapshotError>)>, SnapshotError> {
+    pub(crate) fn all(&self) -> Result<Vec<Row>, SnapshotError> {
         self.read(|rows| {
             let mut all = Vec::new();
             for row in rows.iter().map_err(|error| fault("read", error))? {

@@ -210,6 +210,10 @@ fn timestamp(since_1970: Duration) -> Timestamp {
 }
 
 /// The code that containerd goes by, and the whole story for whoever reads its log.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it stands in map_err, which gives the error away"
+)]
 fn status(error: SnapshotError) -> Status {
     let code = match &error {
         SnapshotError::NotFound { .. } => tonic::Code::NotFound,

@@ -13,7 +13,7 @@ pub mod media_type;
 mod platform;
 
 pub use config::{ImageConfig, RootFs};
-pub use document::{Descriptor, ImageIndex, ImageManifest};
+pub use document::{CONVERTED_TYPE, Descriptor, ImageIndex, ImageManifest, SOURCE_DIGEST};
 pub use platform::{ParsePlatformError, Platform};
 
 /// The longest manifest or index that is read or written, in bytes: the size every registry must accept.

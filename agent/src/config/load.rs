@@ -12,7 +12,15 @@ use super::Config;
 const PREFIX: &str = "TRANSHIP_";
 
 /// The tables of the file, which begin the names of their keys in the environment: `TRANSHIP_STORE_QUOTA`.
-const SECTIONS: [&str; 6] = ["registry", "store", "swarm", "device", "prefetch", "fault"];
+const SECTIONS: [&str; 7] = [
+    "registry",
+    "store",
+    "swarm",
+    "device",
+    "snapshotter",
+    "prefetch",
+    "fault",
+];
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -209,6 +209,40 @@ pub struct Status {
     /// How long the longest of them has, in milliseconds.
     #[serde(default)]
     pub longest_wait_ms: u64,
+    /// Containers' root filesystems for containerd, where that calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<SnapshotStatus>,
+}
+
+/// Containers' root filesystems for containerd.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotStatus {
+    /// Images that containerd pulled since the daemon started, by what was decided of them.
+    #[serde(default)]
+    pub images: Vec<SnapshotImages>,
+    /// Snapshots that cannot be used.
+    #[serde(default)]
+    pub quarantined: Vec<QuarantinedSnapshot>,
+}
+
+/// Images of which the same was decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotImages {
+    /// Whether they are shown lazily; else they are unpacked, or refused.
+    pub lazy: bool,
+    /// Why, in one word.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// A snapshot that cannot be used until it is removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantinedSnapshot {
+    /// Its name in containerd's metadata.
+    pub name: String,
+    /// What is wrong with it.
+    pub why: String,
 }
 
 /// The swarm as this node sees it.

@@ -26,6 +26,7 @@ use super::message::{
 use super::waiting::OrphanInfo;
 use crate::devices::{DeviceError, Devices};
 use crate::metrics::Numbers;
+use crate::sentence::sentence;
 
 /// What the API's calls need.
 #[derive(Clone)]
@@ -127,22 +128,6 @@ impl From<QueryRejection> for Refusal {
     fn from(rejection: QueryRejection) -> Self {
         Self::new(rejection.status(), rejection.body_text(), String::new())
     }
-}
-
-/// An error and its causes as one sentence.
-fn sentence(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        // A transparent error repeats the words of the one below it.
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
 }
 
 async fn attach(

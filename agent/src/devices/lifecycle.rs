@@ -4,7 +4,9 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::control::{AttachRequest, DetachReply, DeviceInfo, FrontEndChoice, Unserved};
+use crate::control::{
+    AttachRequest, DetachReply, DeviceInfo, FrontEndChoice, FrontEndName, Unserved,
+};
 use crate::fill;
 use crate::front_end::{self, FUSE_PART, Filesystem, LOOP_PART, Left, Presented};
 use crate::image::Resolved;
@@ -33,18 +35,8 @@ impl Devices {
     async fn attach_now(&self, request: AttachRequest) -> Result<DeviceInfo, DeviceError> {
         let resolving = self.images.resolve(&request.reference, request.plain_http);
         let resolved = self.unless_stopping(Box::pin(resolving)).await??;
-        let choice = match request.front_end {
-            FrontEndChoice::Auto => self.options.front_end,
-            named => named,
-        };
-        let scratch = self.run_dir.join("probe");
-        let probed = self.probed.get_or_try_init(|| async {
-            let probed = self.blocking(move || front_end::probe(&scratch)).await?;
-            Ok::<_, DeviceError>(probed?)
-        });
-        let front_end = front_end::choose(choice, resolved.fs_name(), probed.await?)?;
-        let digits: String = resolved.manifest.hex().chars().take(ID_DIGITS).collect();
-        let slot = self.slot_or_new(&format!("{digits}-{front_end}"));
+        let front_end = self.choose(request.front_end, &resolved).await?;
+        let slot = self.slot_or_new(&device_id(&resolved, front_end));
         let mut work = slot.work.lock().await;
         let fresh = work.record.is_none();
         if let (Some(unserved), Some(attached)) = (request.unserved, &work.attached) {
@@ -54,6 +46,7 @@ impl Devices {
             reference: request.reference.clone(),
             plain_http: request.plain_http,
             manifest: resolved.manifest,
+            layer_count: resolved.part(),
             front_end,
             use_count: 0,
             mounts: Vec::new(),
@@ -83,8 +76,33 @@ impl Devices {
         slot.info().ok_or(DeviceError::Stopping)
     }
 
+    /// The front end of a device that is to be made.
+    pub(super) async fn choose(
+        &self,
+        wish: FrontEndChoice,
+        resolved: &Resolved,
+    ) -> Result<FrontEndName, DeviceError> {
+        let choice = match wish {
+            FrontEndChoice::Auto => self.options.front_end,
+            named => named,
+        };
+        let scratch = self.run_dir.join("probe");
+        let probed = self.probed.get_or_try_init(|| async {
+            let probed = self.blocking(move || front_end::probe(&scratch)).await?;
+            Ok::<_, DeviceError>(probed?)
+        });
+        Ok(front_end::choose(
+            choice,
+            resolved.fs_name(),
+            probed.await?,
+        )?)
+    }
+
     /// Waits for what a registry may hold up, but not while the daemon stops.
-    async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Result<T, DeviceError> {
+    pub(super) async fn unless_stopping<T>(
+        &self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, DeviceError> {
         let done = self.stop.run_until_cancelled(work).await;
         done.ok_or(DeviceError::Stopping)
     }
@@ -210,7 +228,7 @@ impl Devices {
     }
 
     /// Takes the device away and forgets that it should be there.
-    async fn give_up(&self, slot: &Slot, work: &mut Work) {
+    pub(super) async fn give_up(&self, slot: &Slot, work: &mut Work) {
         self.take_down(slot, work, true).await;
         work.record = None;
         let (dir, outcome) = (self.device_dir(&slot.id), self.records.remove(&slot.id));
@@ -299,6 +317,15 @@ fn find_graduated(keeping: &Keeping, id: &str, dir: &Path) -> Option<Presented> 
             );
             None
         }
+    }
+}
+
+/// What a device is called: the same image, or the same part of it, with the same front end is the same device.
+pub(super) fn device_id(resolved: &Resolved, front_end: FrontEndName) -> String {
+    let digits: String = resolved.manifest.hex().chars().take(ID_DIGITS).collect();
+    match resolved.part() {
+        Some(layers) => format!("{digits}.{layers}-{front_end}"),
+        None => format!("{digits}-{front_end}"),
     }
 }
 

@@ -76,7 +76,11 @@ impl Devices {
             return (Some(attached), Err(DeviceError::Filesystem { fs_name }));
         };
         let overlay = writable.then(|| self.overlay_dir(&slot.id, work));
-        let mount = MountRecord { target, overlay };
+        let mount = MountRecord {
+            target,
+            overlay,
+            is_held: false,
+        };
         if let Some(record) = &mut work.record {
             record.mounts.push(mount.clone());
         }
@@ -161,7 +165,7 @@ impl Devices {
         }
     }
 
-    fn forget_mount(&self, slot: &Slot, work: &mut Work, mount: &MountRecord) {
+    pub(super) fn forget_mount(&self, slot: &Slot, work: &mut Work, mount: &MountRecord) {
         if let Some(record) = &mut work.record {
             record.mounts.retain(|other| other != mount);
         }
@@ -190,7 +194,7 @@ impl Devices {
             .unwrap_or(dir)
     }
 
-    fn mounted_at(&self, target: &Path) -> Option<Arc<Slot>> {
+    pub(super) fn mounted_at(&self, target: &Path) -> Option<Arc<Slot>> {
         self.all_slots().into_iter().find(|slot| {
             slot.info()
                 .is_some_and(|info| info.mounts.iter().any(|mount| mount.target == target))

@@ -122,23 +122,12 @@ impl Devices {
         if work.attached.is_some() {
             return Ok(());
         }
-        let known = self
+        // By its digest: what stands on the device is of this image, wherever its tag has moved.
+        let resolved = self
             .images
-            .recall(&record.reference, record.plain_http, record.manifest)?;
-        let resolved = match known {
-            Some(resolved) => resolved,
-            None => {
-                self.images
-                    .resolve(&record.reference, record.plain_http)
-                    .await?
-            }
-        };
-        if resolved.manifest != record.manifest {
-            // A tag that has moved: what stands on the device is of the other image.
-            return Err(DeviceError::NoSuchDevice {
-                id: slot.id.clone(),
-            });
-        }
+            .resolve_manifest(&record.reference, record.plain_http, record.manifest)
+            .await?
+            .bottom(record.layer_count);
         self.bring_up(slot, &mut work, &resolved).await?;
         slot.show(&work, &self.device_dir(&slot.id));
         Ok(())
@@ -165,11 +154,12 @@ impl Devices {
     /// they come back with the next start.
     pub(crate) async fn stop(&self, grace: Duration) {
         self.stop.cancel();
-        let detach = self.options.detach_on_stop;
         let slots = self.all_slots();
         let stopping = slots.iter().map(|slot| async move {
             let mut work = slot.work.lock().await;
             let mounts = work.record.as_ref().map(|record| record.mounts.clone()).unwrap_or_default();
+            // Containers stand on what the snapshotter holds, and outlive us.
+            let detach = self.options.detach_on_stop && mounts.iter().all(|mount| !mount.is_held);
             if detach && work.attached.is_some() {
                 let unmade = self.blocking(move || {
                     for mount in &mounts {

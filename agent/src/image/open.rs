@@ -68,7 +68,7 @@ impl Images {
         };
         let layers: Vec<Arc<LazyBlob>> = blobs
             .into_iter()
-            .zip(&resolved.layers)
+            .zip(resolved.shown())
             .map(|(blob, layer)| {
                 let check = self.whole_check(layer, &blob);
                 Arc::new(LazyBlob::new(blob, check, context.clone()))

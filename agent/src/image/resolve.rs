@@ -85,7 +85,27 @@ impl Images {
         }
     }
 
-    fn origin(
+    /// The image of a manifest in the repository of a reference, wherever that reference leads by now.
+    pub(crate) async fn resolve_manifest(
+        &self,
+        reference: &str,
+        plain_http: Option<bool>,
+        manifest: Digest,
+    ) -> Result<Resolved, OpenImageError> {
+        if let Some(known) = self.recall(reference, plain_http, manifest)? {
+            return Ok(known);
+        }
+        let (_, origin) = self.origin(reference, plain_http)?;
+        let found = read(reference, &manifest.into(), &origin).await?;
+        let image = found
+            .image()
+            .map_err(|source| unusable(reference, source))?;
+        let resolved = resolved(reference, manifest, &image, origin)?;
+        self.keep(reference, &found);
+        Ok(resolved)
+    }
+
+    pub(super) fn origin(
         &self,
         reference: &str,
         plain_http: Option<bool>,
@@ -151,7 +171,7 @@ impl Images {
     }
 
     /// The images of an index that this machine can run, the most fitting one first.
-    fn candidates(&self, index: &ImageIndex) -> Result<Vec<Digest>, Box<ManifestError>> {
+    pub(super) fn candidates(&self, index: &ImageIndex) -> Result<Vec<Digest>, Box<ManifestError>> {
         let best = index.select(&self.options.platform)?;
         let platform = |entry: &Descriptor| {
             entry
@@ -175,7 +195,7 @@ impl Images {
             .collect())
     }
 
-    fn keep(&self, reference: &str, manifest: &Manifest) {
+    pub(super) fn keep(&self, reference: &str, manifest: &Manifest) {
         if let Err(error) = self.try_keep(reference, manifest) {
             tracing::warn!(reference, %error, "the manifest could not be kept; after a restart it must be read again");
         }
@@ -206,7 +226,7 @@ impl Images {
         self.records.save(&name, &record)
     }
 
-    fn kept(&self, digest: Digest) -> Option<Manifest> {
+    pub(super) fn kept(&self, digest: Digest) -> Option<Manifest> {
         let record = self.records.load(&digest.hex())?;
         let manifest = Manifest::new(Bytes::from(record.manifest), Some(&record.media_type));
         (manifest.digest() == digest).then_some(manifest)
@@ -223,7 +243,7 @@ impl Images {
     }
 }
 
-async fn read(
+pub(super) async fn read(
     reference: &str,
     name: &ManifestSelector,
     origin: &ImageOrigin,
@@ -237,14 +257,14 @@ async fn read(
         })
 }
 
-fn unusable(reference: &str, source: impl Into<Box<ManifestError>>) -> OpenImageError {
+pub(super) fn unusable(reference: &str, source: impl Into<Box<ManifestError>>) -> OpenImageError {
     OpenImageError::Manifest {
         reference: reference.to_owned(),
         source: source.into(),
     }
 }
 
-fn is_converted(image: &ImageManifest) -> bool {
+pub(super) fn is_converted(image: &ImageManifest) -> bool {
     !image.layers.is_empty()
         && image
             .device_layers()
@@ -281,6 +301,7 @@ fn resolved(
     Ok(Resolved {
         reference: reference.to_owned(),
         manifest,
+        shown: layers.len(),
         layers,
         origin,
     })

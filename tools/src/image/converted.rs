@@ -6,16 +6,13 @@
 
 use tranship_format::{Digest, LayerAnnotations};
 use tranship_source::ImageStore;
+pub(crate) use tranship_source::manifest::{CONVERTED_TYPE as ARTIFACT_TYPE, SOURCE_DIGEST};
 use tranship_source::manifest::{Descriptor, ImageManifest};
 
 use super::Image;
 
-/// The annotation that names the manifest from which an image was converted: on its manifest, and on its entry in an index.
-pub(crate) const SOURCE_DIGEST: &str = "containerd.io/snapshot/tranship/source-digest";
 /// What a host must know to run a converted image, in an index: others pass it over and run the original.
 pub(crate) const OS_FEATURE: &str = "tranship.v1";
-/// The type of artifact of a converted image that refers to its original.
-pub(crate) const ARTIFACT_TYPE: &str = "application/vnd.tranship.image.v1+json";
 
 /// Entries of one index or list that are looked at.
 const MAX_CANDIDATES: usize = 8;

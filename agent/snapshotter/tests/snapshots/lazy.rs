@@ -160,7 +160,7 @@ async fn a_slow_image_holds_up_no_other_call() {
             tokio::spawn(async move { snapshotter.prepare(plain(&key, &parent)).await })
         })
         .collect();
-    tokio::time::timeout(Duration::from_secs(60), async {
+    tokio::time::timeout(Duration::from_mins(1), async {
         snapshotter
             .prepare(plain("quick", &quick_layer))
             .await

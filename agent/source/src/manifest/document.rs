@@ -15,6 +15,11 @@ use super::{Document, Manifest, ManifestError, Platform, media_type};
 /// The only schema version that images are written in today.
 const SCHEMA_VERSION: u32 = 2;
 
+/// The annotation that names the manifest from which an image was converted: on its manifest, and on its entry in an index.
+pub const SOURCE_DIGEST: &str = "containerd.io/snapshot/tranship/source-digest";
+/// The type of artifact of a converted image that refers to its original.
+pub const CONVERTED_TYPE: &str = "application/vnd.tranship.image.v1+json";
+
 /// What annotation marks a manifest that speaks about another one (buildkit's attestations).
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 
