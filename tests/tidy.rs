@@ -60,7 +60,8 @@ const FLOORS: [(&str, &[&str]); 14] = [
     (
         "benches",
         &[
-            "agent", "device", "format", "simulate", "source", "store", "swarm", "tools", "tracker",
+            "agent", "device", "format", "simulate", "source", "store", "swarm", "tests", "tools",
+            "tracker",
         ],
     ),
     (

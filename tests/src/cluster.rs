@@ -245,6 +245,11 @@ impl Cluster {
         }
     }
 
+    /// The folder of all of them.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// A cluster with a tracker and `count` agents that join it.
     pub fn start(count: usize) -> Self {
         let mut cluster = Self::empty();

@@ -11,9 +11,11 @@ pub fn binary_dir() -> PathBuf {
     if let Some(dir) = std::env::var_os("TRANSHIP_BIN_DIR") {
         return PathBuf::from(dir);
     }
-    let test = std::env::current_exe().expect("the path of this test");
-    let deps = test.parent().expect("target/<profile>/deps");
-    deps.parent().expect("target/<profile>").to_path_buf()
+    let own = std::env::current_exe().expect("the path of this program");
+    let dir = own.parent().expect("the folder of this program");
+    // Tests lie in target/<profile>/deps, programs beside it.
+    let profile = dir.parent().filter(|_| dir.ends_with("deps"));
+    profile.unwrap_or(dir).to_path_buf()
 }
 
 /// One of our binaries; stops the test with the command that builds it where it is not there.

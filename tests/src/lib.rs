@@ -15,6 +15,7 @@ pub mod awkward;
 pub mod cluster;
 pub mod command;
 pub mod compare;
+pub mod containerd;
 pub mod debian;
 pub mod independent;
 pub mod layout;

@@ -19,6 +19,11 @@ pub struct DockerRegistry {
 impl DockerRegistry {
     /// Starts an empty registry without authentication.
     pub fn start() -> Self {
+        Self::behind(Relay::to)
+    }
+
+    /// The same; what its users are given is a relay of their own making.
+    pub fn behind(relay: impl Fn(SocketAddr) -> Relay) -> Self {
         crate::need_tools(&["docker-registry"]);
         let folder = tempfile::tempdir().expect("a scratch folder");
         // docker-registry cannot say which port it took, so a free one is chosen for it; another process may
@@ -43,7 +48,7 @@ impl DockerRegistry {
             if answers(&mut process, direct) {
                 return Self {
                     process,
-                    relay: Relay::to(direct),
+                    relay: relay(direct),
                     direct,
                     folder,
                 };

@@ -10,6 +10,7 @@
 )]
 
 mod bench;
+mod containerd;
 mod convert;
 mod demo;
 mod devices;

@@ -9,8 +9,10 @@ use crate::progress::Watch;
 use tranship_simulate::Rate;
 use tranship_source::Platform;
 
+mod pull;
 mod swarm;
 
+pub(crate) use pull::PullArgs;
 pub(crate) use swarm::{SwarmImageArgs, SwarmPeerArgs, SwarmSeedArgs, SwarmVerb, TrackerArgs};
 
 const EXIT_CODES: &str = "\
@@ -108,6 +110,8 @@ pub(crate) enum Verb {
     Mount(MountArgs),
     /// Unmount what `mount` mounted
     Umount(UmountArgs),
+    /// Have containerd pull an image, lazily where that is possible
+    Pull(PullArgs),
     /// List the agent's devices
     Devices(DevicesArgs),
     /// See how the swarm stands, and give its tracker orders

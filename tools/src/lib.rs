@@ -24,6 +24,7 @@ mod output;
 mod path;
 mod place;
 mod progress;
+mod pull;
 mod simulate;
 mod spool;
 mod swarm;
@@ -90,6 +91,7 @@ async fn verb(cli: &Cli, progress: &Progress) -> Outcome {
         Verb::Detach(args) => detach::run(common, args).await,
         Verb::Mount(args) => mount::run(common, args).await,
         Verb::Umount(args) => umount::run(common, args).await,
+        Verb::Pull(args) => Box::pin(pull::run(common, progress, args)).await,
         Verb::Devices(args) => devices::run(common, args).await,
         Verb::Swarm(verb) => swarm::run(common, progress, verb).await,
         Verb::Config(args) => config::run(common, args),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tranship_format::Digest;
 
-use crate::control::FrontEndChoice;
+use crate::control::{FrontEndChoice, Unserved};
 use crate::front_end::Filesystem;
 use crate::mounts::MountRecord;
 
@@ -65,6 +65,7 @@ impl Devices {
             use_count: 0,
             mounts: Vec::new(),
             graduated: None,
+            unserved: Unserved::default(),
         });
         let mount = MountRecord {
             target,
