@@ -43,13 +43,24 @@ pub fn thread_seconds() -> f64 {
 
 /// The most memory that was resident at any one time, in MiB.
 pub fn peak_rss_mib() -> Result<f64> {
-    let status = fs::read_to_string("/proc/self/status").context("reading /proc/self/status")?;
+    memory_mib_of("self", "VmHWM")
+}
+
+/// A figure of a process's memory in MiB, by its name in the kernel's status: `VmHWM` is the peak, `VmRSS` what is resident.
+pub fn memory_mib_of(process: &str, field: &str) -> Result<f64> {
+    let path = format!("/proc/{process}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
     status
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"))
+        .find_map(|line| {
+            line.strip_prefix(field)?
+                .strip_prefix(':')?
+                .trim()
+                .strip_suffix(" kB")
+        })
         .and_then(|kib| kib.trim().parse::<f64>().ok())
         .map(|kib| kib / 1024.0)
-        .context("/proc/self/status has no VmHWM")
+        .with_context(|| format!("{path} has no {field}"))
 }
 
 /// The median of some figures; of an even number, the lower of the middle two.

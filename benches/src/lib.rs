@@ -10,4 +10,5 @@ pub mod device;
 pub mod format;
 pub mod reading;
 pub mod swarm;
+pub mod tracker;
 pub mod transport;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use tokio::signal::unix::{SignalKind, signal};
-use tranship_bench::{chunks, convert, device, format, reading, swarm, transport};
+use tranship_bench::{chunks, convert, device, format, reading, swarm, tracker, transport};
 
 /// Measures tranship beside what it is compared with.
 #[derive(Debug, Parser)]
@@ -80,6 +80,24 @@ enum What {
         /// How often each is done; the medians are printed.
         #[arg(long, default_value_t = 3)]
         runs: usize,
+    },
+    /// The tracker while many nodes start one image: its decisions alone, then the service over real connections.
+    Tracker {
+        /// Nodes that start the image.
+        #[arg(long, default_value_t = 1000)]
+        nodes: usize,
+        /// Stripes of the image, 16 MiB each.
+        #[arg(long, default_value_t = 16)]
+        stripes: u32,
+        /// Form of the figures
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// The tracker that is measured, in a process of its own.
+    #[command(name = tracker::SERVICE, hide = true)]
+    TrackerService {
+        /// Its state.
+        dir: PathBuf,
     },
     /// Look-ups, reads and opening in one process, beside bare decompression of the same blocks.
     Reading {
@@ -244,6 +262,22 @@ fn main() -> Result<ExitCode> {
                 return Ok(ExitCode::SUCCESS);
             }
             figures
+        }
+        What::Tracker {
+            nodes,
+            stripes,
+            output,
+        } => {
+            let figures = tracker::measure(tracker::Load { nodes, stripes })?;
+            if let Output::Lines = output {
+                print_lines(&figures);
+                return Ok(ExitCode::SUCCESS);
+            }
+            figures
+        }
+        What::TrackerService { dir } => {
+            tracker::serve(&dir)?;
+            return Ok(ExitCode::SUCCESS);
         }
         What::TransportGiver { carrier, len } => {
             transport::give(carrier, len)?;
