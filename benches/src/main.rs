@@ -195,11 +195,7 @@ fn main() -> Result<ExitCode> {
             output,
         } => {
             let figures = format::measure(input.as_deref(), runs)?;
-            if let Output::Lines = output {
-                print_lines(&figures);
-                return Ok(ExitCode::SUCCESS);
-            }
-            figures
+            return Ok(print(output, &figures));
         }
         What::Device {
             input,
@@ -214,11 +210,7 @@ fn main() -> Result<ExitCode> {
                 runs,
                 crowd,
             })?;
-            if let Output::Lines = output {
-                print_lines(&figures);
-                return Ok(ExitCode::SUCCESS);
-            }
-            figures
+            return Ok(print(output, &figures));
         }
         What::Swarm {
             hosts, list: true, ..
@@ -269,11 +261,7 @@ fn main() -> Result<ExitCode> {
             output,
         } => {
             let figures = tracker::measure(tracker::Load { nodes, stripes })?;
-            if let Output::Lines = output {
-                print_lines(&figures);
-                return Ok(ExitCode::SUCCESS);
-            }
-            figures
+            return Ok(print(output, &figures));
         }
         What::TrackerService { dir } => {
             tracker::serve(&dir)?;
@@ -293,10 +281,16 @@ fn main() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_lines(figures: &serde_json::Value) {
-    for (name, figure) in figures.as_object().into_iter().flatten() {
-        println!("{name}\t{figure}");
+fn print(output: Output, figures: &serde_json::Value) -> ExitCode {
+    match output {
+        Output::Lines => {
+            for (name, figure) in figures.as_object().into_iter().flatten() {
+                println!("{name}\t{figure}");
+            }
+        }
+        Output::Json => println!("{figures:#}"),
     }
+    ExitCode::SUCCESS
 }
 
 /// A bench that is told to stop leaves no namespace and no process behind.

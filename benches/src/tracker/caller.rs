@@ -16,6 +16,8 @@ pub(super) struct Caller {
     writer: FrameWriter,
     last_request: u32,
     _arrivals: mpsc::Receiver<Arrival>,
+    /// Connections end with the last handle.
+    _transport: Transport,
     _stop: DropGuard,
 }
 
@@ -35,6 +37,7 @@ impl Caller {
             writer,
             last_request: 0,
             _arrivals: arrivals,
+            _transport: transport,
             _stop: guard,
         })
     }
