@@ -122,6 +122,7 @@ impl Agent {
             &config.state_dir,
             Arc::clone(&images),
             config.device_options(),
+            Arc::clone(&device_reads),
         )
         .map_err(state_error)?;
         let devices = Arc::new(devices);

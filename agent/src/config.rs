@@ -230,6 +230,8 @@ pub struct Device {
     /// How long each step of stopping may take.
     #[serde(with = "humantime_serde")]
     pub stop_grace: Duration,
+    /// Whether each device is answered by a process of its own, which outlives the daemon.
+    pub processes: bool,
     /// How long readers of devices wait for the daemon to come back after it died, before they get errors.
     #[serde(with = "humantime_serde")]
     pub agent_patience: Duration,
@@ -248,6 +250,7 @@ impl Default for Device {
             read_deadline: Duration::from_mins(5),
             detach_on_stop: true,
             stop_grace: Duration::from_secs(10),
+            processes: false,
             agent_patience: Duration::from_mins(10),
             graduate: false,
             graduate_quota: ByteSize::gib(20),

@@ -31,8 +31,10 @@ use crate::control::{
 use crate::front_end::{FrontEndOptions, Presented};
 use crate::image::{Image, Images};
 use crate::keeping::Keeping;
+use crate::metrics::Reads;
 use crate::mounts::MountRecord;
 use crate::plain::PlainBudget;
+use crate::process::Supply;
 use crate::records::Records;
 use crate::stale;
 
@@ -47,6 +49,8 @@ pub(crate) struct DeviceOptions {
     pub(crate) bounds: FrontEndOptions,
     /// How long devices wait for another agent after this one has died.
     pub(crate) agent_patience: Duration,
+    /// Whether each device has a process of its own.
+    pub(crate) processes: bool,
     /// Whether stopping takes devices and mounts away.
     pub(crate) detach_on_stop: bool,
     /// Chunks under way at once to fill an attached image; `None` leaves it lazy.
@@ -177,6 +181,7 @@ impl Slot {
                 graduated: attached.is_some_and(Attached::is_graduated),
                 unserved: record.unserved,
                 waiting: None,
+                process: None,
             };
             Shown {
                 info,
@@ -201,6 +206,8 @@ pub(crate) struct Devices {
     images: Arc<Images>,
     options: DeviceOptions,
     keeping: Arc<Keeping>,
+    /// Gives chunks to device processes, where devices have some.
+    supply: Option<Arc<Supply>>,
     records: Records<DeviceRecord>,
     /// One directory a device, for sockets, FUSE mounts and what was written to writable mounts.
     run_dir: PathBuf,
@@ -217,13 +224,21 @@ impl Devices {
         state_dir: &Path,
         images: Arc<Images>,
         options: DeviceOptions,
+        reads: Arc<Reads>,
     ) -> io::Result<Self> {
         let run_dir = state_dir.join("run");
         std::fs::create_dir_all(&run_dir)?;
         // The kernel shows paths without symbolic links, and ours are compared with what it shows.
         let run_dir = run_dir.canonicalize()?;
+        let tasks = TaskTracker::new();
+        let supply = if options.processes {
+            Some(Supply::begin(&run_dir, reads, &tasks)?)
+        } else {
+            None
+        };
         Ok(Self {
             images,
+            supply,
             keeping: Keeping::begin(&run_dir, options.agent_patience),
             options,
             records: Records::open(state_dir.join("devices"))?,
@@ -231,16 +246,21 @@ impl Devices {
             slots: Mutex::default(),
             targets: tokio::sync::Mutex::default(),
             probed: OnceCell::new(),
-            tasks: TaskTracker::new(),
+            tasks,
             stop: CancellationToken::new(),
         })
     }
 
     /// All devices, by id.
     pub(crate) fn list(&self) -> Vec<DeviceInfo> {
+        let process = |id: &str| self.supply.as_ref()?.process(id);
         self.all_slots()
             .iter()
             .filter_map(|slot| slot.info())
+            .map(|info| DeviceInfo {
+                process: process(&info.id),
+                ..info
+            })
             .collect()
     }
 

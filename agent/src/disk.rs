@@ -122,7 +122,7 @@ impl fmt::Debug for ImageDisk {
 
 /// Says in the words of devices what a layer or a blob said in its own.
 fn explain(offset: u64, len: u64, error: io::Error) -> BlockReadError {
-    match find_lazy(&error) {
+    match find::<LazyReadError>(&error) {
         Some(LazyReadError::TimedOut { .. }) => BlockReadError::TimedOut { offset, len },
         Some(LazyReadError::Stopping) => BlockReadError::Stopping,
         Some(LazyReadError::WrongProof { .. }) => BlockReadError::Corrupt {
@@ -149,11 +149,12 @@ fn explain(offset: u64, len: u64, error: io::Error) -> BlockReadError {
     }
 }
 
-fn find_lazy(error: &io::Error) -> Option<&LazyReadError> {
+/// An error of one kind among the causes of an input-output error.
+pub(crate) fn find<E: Error + 'static>(error: &io::Error) -> Option<&E> {
     let mut next: Option<&(dyn Error + 'static)> =
         error.get_ref().map(|inner| inner as &(dyn Error + 'static));
     while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<LazyReadError>() {
+        if let Some(found) = error.downcast_ref::<E>() {
             return Some(found);
         }
         next = match error.downcast_ref::<io::Error>() {

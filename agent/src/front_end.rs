@@ -2,6 +2,8 @@
 //!
 //! Everything here blocks on the kernel and runs on threads that may.
 
+mod served;
+
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,16 +13,18 @@ use std::time::Duration;
 
 use tranship_device::front_end::Probed;
 use tranship_device::{
-    BlockRead, Export, FrontEnd, FuseError, FuseFile, FuseOptions, LoopDevice, LoopError,
-    MountError, NbdError, NbdOptions, NbdServer, front_end, mount,
+    BlockRead, Export, FrontEnd, FuseError, FuseOptions, LoopDevice, LoopError, MountError,
+    NbdError, NbdOptions, NbdServer, front_end, mount,
 };
 
 use crate::control::{FrontEndChoice, FrontEndName};
 
+pub(crate) use served::{Processes, Served, Server};
+
 mod graduated;
 
 /// Name of the one file in a device's FUSE mount.
-const FILE: &str = "device";
+pub(crate) const FILE: &str = "device";
 /// Where that is mounted, in the device's directory.
 const FUSE_DIR: &str = "fuse";
 /// Name of an NBD server's socket.
@@ -59,6 +63,19 @@ pub enum FrontEndError {
     /// A mount.
     #[error("the mount does not work")]
     Mount(#[from] MountError),
+    /// The process of a device does not start.
+    #[error("the process of the device does not start")]
+    Process {
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It started and does not answer.
+    #[error("the process of the device does not answer the kernel within {patience:?}")]
+    NoProcess {
+        /// How long was waited.
+        patience: Duration,
+    },
     /// Only EROFS is mounted from a file.
     #[error("the front end erofs-file shows EROFS only, and this image holds {filesystem}")]
     NoBlockDevice {
@@ -124,7 +141,7 @@ pub(crate) struct Left {
 #[derive(Debug)]
 pub(crate) enum Presented {
     FuseLoop {
-        fuse: FuseFile,
+        fuse: Served,
         device: LoopDevice,
     },
     /// A fuse-loop device under which a plain file of this node has taken the place of the FUSE file.
@@ -132,7 +149,7 @@ pub(crate) enum Presented {
         device: LoopDevice,
     },
     ErofsFile {
-        fuse: FuseFile,
+        fuse: Served,
     },
     Nbd {
         server: NbdServer,
@@ -197,43 +214,50 @@ fn name(front_end: FrontEnd) -> FrontEndName {
 }
 
 impl Presented {
-    /// Makes a device of `content`; what it needs lies in `dir`, which is its own.
+    /// Makes a device whose reads `server` answers; what it needs lies in `dir`, which is its own.
     pub(crate) fn new(
         front_end: FrontEndName,
+        dir: &Path,
+        server: Server,
+        options: FrontEndOptions,
+    ) -> Result<Self, FrontEndError> {
+        let fuse_dir = fuse_dir(dir);
+        fs::create_dir_all(&fuse_dir).map_err(|source| FrontEndError::Directory {
+            path: fuse_dir.clone(),
+            source,
+        })?;
+        let fuse = server.begin(dir, &fuse_dir, options)?;
+        Ok(match front_end {
+            FrontEndName::FuseLoop => {
+                let device = LoopDevice::attach_read_only(fuse.path())?;
+                Self::FuseLoop { fuse, device }
+            }
+            FrontEndName::ErofsFile | FrontEndName::Nbd => Self::ErofsFile { fuse },
+        })
+    }
+
+    /// Serves `content` on an NBD socket in `dir`.
+    pub(crate) fn nbd(
         dir: &Path,
         description: &str,
         content: Arc<dyn BlockRead>,
         options: FrontEndOptions,
     ) -> Result<Self, FrontEndError> {
-        let fuse_dir = dir.join(FUSE_DIR);
-        fs::create_dir_all(&fuse_dir).map_err(|source| FrontEndError::Directory {
-            path: fuse_dir.clone(),
+        fs::create_dir_all(dir).map_err(|source| FrontEndError::Directory {
+            path: dir.to_owned(),
             source,
         })?;
-        let fuse = |content| FuseFile::mount(&fuse_dir, FILE, content, options.fuse());
-        Ok(match front_end {
-            FrontEndName::ErofsFile => Self::ErofsFile {
-                fuse: fuse(content)?,
-            },
-            FrontEndName::FuseLoop => {
-                let fuse = fuse(content)?;
-                let device = LoopDevice::attach_read_only(fuse.path())?;
-                Self::FuseLoop { fuse, device }
-            }
-            FrontEndName::Nbd => {
-                let export = Export {
-                    name: "device".to_owned(),
-                    description: description.chars().take(1000).collect(),
-                    content,
-                };
-                let options = NbdOptions {
-                    stop_grace: options.stop_grace,
-                    ..NbdOptions::default()
-                };
-                Self::Nbd {
-                    server: NbdServer::bind(&dir.join(SOCKET), vec![export], options)?,
-                }
-            }
+        let export = Export {
+            name: "device".to_owned(),
+            description: description.chars().take(1000).collect(),
+            content,
+        };
+        let options = NbdOptions {
+            stop_grace: options.stop_grace,
+            ..NbdOptions::default()
+        };
+        Ok(Self::Nbd {
+            server: NbdServer::bind(&dir.join(SOCKET), vec![export], options)?,
         })
     }
 
@@ -241,12 +265,11 @@ impl Presented {
     pub(crate) fn take_over(
         front_end: FrontEndName,
         dir: &Path,
-        content: Arc<dyn BlockRead>,
+        server: Server,
         options: FrontEndOptions,
         left: Left,
     ) -> Result<Self, FrontEndError> {
-        let fuse_dir = dir.join(FUSE_DIR);
-        let fuse = FuseFile::take_over(&fuse_dir, left.fuse, FILE, content, options.fuse())?;
+        let fuse = server.take_over(dir, &fuse_dir(dir), left.fuse, options)?;
         Ok(match (front_end, left.device) {
             (FrontEndName::FuseLoop, Some(device)) => Self::FuseLoop {
                 fuse,
@@ -264,13 +287,10 @@ impl Presented {
     pub(crate) fn descriptors(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
         match self {
             Self::FuseLoop { fuse, device } => {
-                vec![
-                    (FUSE_PART, fuse.session().fd()),
-                    (LOOP_PART, device.as_fd()),
-                ]
+                vec![(FUSE_PART, fuse.fd()), (LOOP_PART, device.as_fd())]
             }
             Self::Graduated { device } => vec![(LOOP_PART, device.as_fd())],
-            Self::ErofsFile { fuse } => vec![(FUSE_PART, fuse.session().fd())],
+            Self::ErofsFile { fuse } => vec![(FUSE_PART, fuse.fd())],
             Self::Nbd { .. } => Vec::new(),
         }
     }
@@ -332,7 +352,7 @@ impl Presented {
     /// From now on a read that cannot be served is left to the successor, and the others are answered as ever.
     pub(crate) fn retire(&self) {
         match self {
-            Self::FuseLoop { fuse, .. } | Self::ErofsFile { fuse } => fuse.session().retire(),
+            Self::FuseLoop { fuse, .. } | Self::ErofsFile { fuse } => fuse.retire(),
             Self::Graduated { .. } | Self::Nbd { .. } => {}
         }
     }
@@ -341,20 +361,24 @@ impl Presented {
     pub(crate) fn leave(self) -> Result<(), FrontEndError> {
         match self {
             Self::FuseLoop { fuse, device } => {
-                drop(fuse.leave()?);
+                fuse.leave()?;
                 drop(device);
             }
             Self::Graduated { device } => drop(device),
-            Self::ErofsFile { fuse } => drop(fuse.leave()?),
+            Self::ErofsFile { fuse } => fuse.leave()?,
             Self::Nbd { server } => server.stop()?,
         }
         Ok(())
     }
 }
 
+fn fuse_dir(dir: &Path) -> PathBuf {
+    dir.join(FUSE_DIR)
+}
+
 /// The file under a device's loop device, in the device's directory.
 pub(crate) fn backing_file(dir: &Path) -> PathBuf {
-    dir.join(FUSE_DIR).join(FILE)
+    fuse_dir(dir).join(FILE)
 }
 
 #[cfg(test)]

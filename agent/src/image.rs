@@ -143,6 +143,20 @@ impl Image {
         self.layers.iter().map(|layer| layer.blob())
     }
 
+    /// One of its layers, counted from the bottom.
+    pub(crate) fn layer(&self, layer: usize) -> Option<&Arc<LazyBlob>> {
+        self.layers.get(layer)
+    }
+
+    /// Counts a read of a chunk that a device process made.
+    pub(crate) fn touch(&self, layer: usize, chunk: u32) {
+        let blob = self.layer(layer).map(|layer| layer.blob());
+        if let Some((blob, index)) = blob.and_then(|blob| Some((blob, blob.table().index(chunk)?)))
+        {
+            blob.touch(index);
+        }
+    }
+
     /// How much of it is here.
     pub(crate) fn fill(&self) -> FillInfo {
         self.blobs()
@@ -252,6 +266,18 @@ impl Images {
     pub(crate) fn present_len(&self, blob: &Digest) -> u64 {
         let known = self.store.known(blob);
         known.map_or(0, |blob| blob.present_len())
+    }
+
+    /// How images are opened.
+    pub(crate) fn options(&self) -> &ImageOptions {
+        &self.options
+    }
+
+    /// The store's directory.
+    pub(crate) fn store_dir(&self) -> PathBuf {
+        let dir = self.store.dir();
+        // Device processes work in another directory than this one.
+        std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned())
     }
 
     /// Gets chunks of open images.

@@ -189,6 +189,16 @@ impl Keeping {
             .collect()
     }
 
+    /// Where the keeper listens.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Whether there is a keeper.
+    pub(crate) fn has_keeper(&self) -> bool {
+        self.state().keeper.is_some()
+    }
+
     /// Leaves the keeper, which goes too when it holds nothing.
     pub(crate) fn end(&self) {
         let mut state = self.state();
@@ -203,6 +213,7 @@ impl Keeping {
     }
 }
 
-fn name(device: &str, part: &str) -> String {
+/// The name under which a part of a device is held.
+pub(crate) fn name(device: &str, part: &str) -> String {
     format!("{device}/{part}")
 }

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tranship_format::{ByteRange, ChunkIndex, Digest, ReadAt};
+use tranship_format::{ByteRange, ChunkIndex, ChunkTable, Digest, ReadAt};
 use tranship_source::fetch::{Class, FetchError, Fetcher};
 use tranship_store::BlobStore;
 
@@ -240,27 +240,31 @@ impl LazyBlob {
             ahead.touched(index.get(), table.count())
         };
         for index in wanted.filter_map(|number| table.index(number)) {
-            if self.blob.has(index) {
-                continue;
-            }
-            let Ok(permit) = Arc::clone(&self.context.ahead).try_acquire_owned() else {
-                // As much as is useful is on its way already.
-                return;
-            };
-            let (fetcher, blob, stop) = (
-                self.context.fetcher.clone(),
-                self.blob.clone(),
-                self.context.stop.clone(),
-            );
-            let fetch = async move {
-                let _permit = permit;
-                // Nobody waits for it: whoever comes to need it asks again and hears of the error.
-                let _ = stop
-                    .run_until_cancelled(copy_or_fetch(&fetcher, &blob, index, Class::Prefetch))
-                    .await;
-            };
-            self.context.tasks.spawn_on(fetch, &self.context.runtime);
+            self.fetch_ahead(index);
         }
+    }
+
+    /// Fetches a chunk that somebody will read soon, unless as much as is useful is on its way already.
+    pub(crate) fn fetch_ahead(&self, index: ChunkIndex) {
+        if self.blob.has(index) {
+            return;
+        }
+        let Ok(permit) = Arc::clone(&self.context.ahead).try_acquire_owned() else {
+            return;
+        };
+        let (fetcher, blob, stop) = (
+            self.context.fetcher.clone(),
+            self.blob.clone(),
+            self.context.stop.clone(),
+        );
+        let fetch = async move {
+            let _permit = permit;
+            // Nobody waits for it: whoever comes to need it asks again and hears of the error.
+            let _ = stop
+                .run_until_cancelled(copy_or_fetch(&fetcher, &blob, index, Class::Prefetch))
+                .await;
+        };
+        self.context.tasks.spawn_on(fetch, &self.context.runtime);
     }
 }
 
@@ -292,29 +296,40 @@ impl ReadAt for LazyBlob {
     }
 
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let table = self.blob.table();
-        let end = u64::try_from(buf.len())
-            .ok()
-            .and_then(|len| offset.checked_add(len))
-            .filter(|end| *end <= table.covered_len())
-            .ok_or_else(|| {
-                io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    format!("{} bytes at {offset} are not all in chunks", buf.len()),
-                )
-            })?;
-        let mut rest = buf;
-        let mut at = offset;
-        for index in table.over(ByteRange::new(offset, end)) {
-            let part = table.range(index).end.min(end).saturating_sub(at);
-            let (head, tail) = usize::try_from(part)
-                .ok()
-                .and_then(|part| rest.split_at_mut_checked(part))
-                .ok_or_else(|| io::Error::other("the chunk table has a gap"))?;
-            self.read_part(index, at, head)?;
-            at = at.saturating_add(part);
-            rest = tail;
-        }
-        Ok(())
+        read_in_chunks(self.blob.table(), offset, buf, |index, offset, part| {
+            self.read_part(index, offset, part)
+        })
     }
+}
+
+/// Fills `buf` with the bytes at `offset` of a blob by reading the part of it that lies in each chunk.
+pub(crate) fn read_in_chunks(
+    table: &ChunkTable,
+    offset: u64,
+    buf: &mut [u8],
+    read_part: impl Fn(ChunkIndex, u64, &mut [u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let end = u64::try_from(buf.len())
+        .ok()
+        .and_then(|len| offset.checked_add(len))
+        .filter(|end| *end <= table.covered_len())
+        .ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("{} bytes at {offset} are not all in chunks", buf.len()),
+            )
+        })?;
+    let mut rest = buf;
+    let mut at = offset;
+    for index in table.over(ByteRange::new(offset, end)) {
+        let part = table.range(index).end.min(end).saturating_sub(at);
+        let (head, tail) = usize::try_from(part)
+            .ok()
+            .and_then(|part| rest.split_at_mut_checked(part))
+            .ok_or_else(|| io::Error::other("the chunk table has a gap"))?;
+        read_part(index, at, head)?;
+        at = at.saturating_add(part);
+        rest = tail;
+    }
+    Ok(())
 }

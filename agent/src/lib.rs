@@ -21,6 +21,7 @@ mod metrics;
 mod mounts;
 mod origin;
 mod plain;
+pub mod process;
 mod read_ahead;
 mod recent;
 mod records;

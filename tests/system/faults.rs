@@ -199,6 +199,24 @@ impl Scene {
         &mut self.cluster.agents[0]
     }
 
+    /// The process of the one device.
+    fn process(&mut self) -> Pid {
+        let begun = Instant::now();
+        loop {
+            let devices = self.agent().call("GET", "/v1/devices", "");
+            let process = devices[0]["process"].as_i64();
+            if let Some(pid) = process.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
+                return pid;
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "the device has no process: {devices}\n{}",
+                self.agent().log()
+            );
+            thread::yield_now();
+        }
+    }
+
     /// The process id of the agent's keeper.
     fn keeper(&self) -> Pid {
         let socket = self.cluster.agents[0]
@@ -284,6 +302,34 @@ fn readers_notice_no_death_of_agent_or_keeper() {
         }
         let longest = readers.finish();
         println!("{front_end}: 3 agents and 3 keepers killed, 0 errors, longest read {longest:?}");
+        scene.end();
+    }
+}
+
+#[test]
+fn readers_notice_no_death_of_a_device_process_and_no_absence_of_the_agent() {
+    for front_end in ["fuse-loop", "erofs-file"] {
+        let mut scene = Scene::set(front_end, "[device]\nprocesses = true\n");
+        let readers = scene.readers();
+        // More than twice all files: everything is here.
+        readers.wait_for(48 << 20);
+        for _ in 0..3 {
+            let process = scene.process();
+            kill_process(process, Signal::KILL).expect("a device process that is killed");
+            readers.wait_for_progress();
+            assert_ne!(scene.process(), process);
+            scene.kill_keeper();
+            readers.wait_for_progress();
+            scene.agent().kill();
+            // What is here is read without an agent.
+            readers.wait_for_progress();
+            scene.agent().restart();
+            readers.wait_for_progress();
+        }
+        let longest = readers.finish();
+        println!(
+            "{front_end}: 3 device processes, keepers and agents killed, 0 errors, longest read {longest:?}"
+        );
         scene.end();
     }
 }

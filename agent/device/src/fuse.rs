@@ -8,23 +8,22 @@ mod abi;
 mod answer;
 mod channel;
 mod connection;
+mod mounted;
 mod session;
 
 use std::error::Error;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-
-use rustix::fs::{Mode, OFlags};
-use rustix::mount::MountFlags;
 
 use crate::block_read::BlockRead;
 use crate::mount::{self, MountError};
 
 use abi::READ_LEN_MAX;
 
+pub use mounted::FuseMount;
 pub use session::Session;
 
 /// Choices when mounting a file.
@@ -127,30 +126,7 @@ impl FuseFile {
         content: Arc<dyn BlockRead>,
         options: FuseOptions,
     ) -> Result<Self, FuseError> {
-        let mount_error = |source| FuseError::Mount {
-            source: MountError::Mount {
-                kind: KIND,
-                what: PathBuf::from(name),
-                target: dir.to_owned(),
-                source,
-            },
-        };
-        let dir_found = dir.canonicalize().map_err(mount_error)?;
-        let fd = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|error| FuseError::Open {
-                source: error.into(),
-            })?;
-        let flags =
-            MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOATIME;
-        let words = mount_options(fd.as_raw_fd(), options.allow_other);
-        mount::mount(
-            Path::new("tranship"),
-            &dir_found,
-            KIND,
-            flags,
-            words.as_bytes(),
-        )
-        .map_err(mount_error)?;
+        let (dir_found, fd) = mounted::make(dir, name, options.allow_other)?;
         let mounted = Self::at(dir_found.clone(), name, options.read_ahead_len, || {
             Session::new(fd, name, content, options)
         });
@@ -170,7 +146,6 @@ impl FuseFile {
         content: Arc<dyn BlockRead>,
         options: FuseOptions,
     ) -> Result<Self, FuseError> {
-        // The folder itself is not looked at: that would ask a server that is not there.
         Self::at(dir.to_owned(), name, options.read_ahead_len, || {
             Session::take_over(fd, name, content, options)
         })
@@ -182,13 +157,7 @@ impl FuseFile {
         read_ahead_len: u32,
         begin: impl FnOnce() -> Result<Session, FuseError>,
     ) -> Result<Self, FuseError> {
-        let entry = mount::entry_at(&dir).map_err(|source| FuseError::Mount { source })?;
-        let Some(entry) = entry.filter(|entry| entry.kind == KIND) else {
-            return Err(FuseError::Mount {
-                source: MountError::NotMounted { target: dir },
-            });
-        };
-        let connection = entry.device.1;
+        let connection = mounted::connection_at(&dir)?;
         let session = begin()?;
         if let Err(error) = connection::set_read_ahead(connection, read_ahead_len) {
             tracing::debug!(error = &error as &dyn Error, "read-ahead stays as it is");
@@ -233,14 +202,7 @@ impl FuseFile {
         let Some(MountedAt { dir, connection }) = self.mount.take() else {
             return Ok(());
         };
-        let mut removed = match mount::unmount_now(&dir) {
-            // Out of sight, so that no new users come while the present ones may finish.
-            Err(MountError::Busy { .. }) => mount::unmount_lazily(&dir),
-            removed => removed,
-        };
-        if let Err(MountError::NotMounted { .. }) = removed {
-            removed = Ok(());
-        }
+        let removed = mounted::remove(&dir);
         if !self.session.wait_for_end(self.session.grace())
             && let Err(error) = connection::abort(connection)
         {

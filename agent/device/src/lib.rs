@@ -30,7 +30,7 @@ mod nbd;
 
 pub use block_read::{Allocation, BlockRead, BlockReadError};
 pub use front_end::{FrontEnd, UnknownFrontEnd};
-pub use fuse::{FuseError, FuseFile, FuseOptions, Session};
+pub use fuse::{FuseError, FuseFile, FuseMount, FuseOptions, Session};
 pub use loop_device::{LoopDevice, LoopError, LoopOptions};
 pub use memory::Memory;
 pub use mount::{BackingIo, MountError};

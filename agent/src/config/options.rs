@@ -153,6 +153,7 @@ impl Config {
                 stop_grace: self.device.stop_grace,
             },
             agent_patience: self.device.agent_patience,
+            processes: self.device.processes,
             detach_on_stop: self.device.detach_on_stop,
             fill: self.prefetch.background.then_some(self.prefetch.in_flight),
             graduate: self.device.graduate.then(|| PlainBudget {

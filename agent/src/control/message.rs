@@ -147,6 +147,9 @@ pub struct DeviceInfo {
     /// What its reads do that no source serves.
     #[serde(default)]
     pub unserved: Unserved,
+    /// The id of the process that answers its reads, if it has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<u32>,
     /// Its reads that hang at the moment, if any do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<WaitInfo>,

@@ -5,15 +5,15 @@
 //! leaves is told from what the kernel says, see [`recover`](super::recover).
 
 use std::error::Error;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
-use tranship_device::FuseFile;
 use tranship_format::Digest;
 
 use crate::control::FrontEndName;
-use crate::front_end::{FUSE_PART, FrontEndError};
+use crate::front_end::{FUSE_PART, FrontEndError, Presented};
 use crate::image::Image;
 use crate::plain::{self, PlainBudget, PlainError};
 
@@ -160,7 +160,7 @@ impl Devices {
         }
         let plain = plain::path_in(&self.device_dir(&slot.id));
         let (keeping, id) = (Arc::clone(&self.keeping), slot.id.clone());
-        let moved = self.change(&mut work, move |presented, _| {
+        let moved = self.change(&mut work, move |presented| {
             let (presented, outcome) = presented.graduate(&plain);
             let ended = outcome.and_then(|fuse| fuse.map_or(Ok(()), |fuse| Ok(fuse.stop()?)));
             if presented.is_graduated() {
@@ -190,9 +190,17 @@ impl Devices {
             slot.id.clone(),
             self.options.bounds,
         );
-        let moved = self.change(&mut work, move |presented, image| {
-            let hold = |fuse: &FuseFile| keeping.keep(&id, FUSE_PART, fuse.session().fd());
-            let (presented, outcome) = presented.come_back(&dir, image.content(), bounds, hold);
+        let Some(image) = work
+            .attached
+            .as_ref()
+            .map(|attached| Arc::clone(&attached.image))
+        else {
+            return;
+        };
+        let server = self.server(slot, &image, FrontEndName::FuseLoop);
+        let moved = self.change(&mut work, move |presented| {
+            let hold = |fd: BorrowedFd<'_>| keeping.keep(&id, FUSE_PART, fd);
+            let (presented, outcome) = presented.come_back(&dir, server, bounds, hold);
             if outcome.is_ok() {
                 plain::remove(&dir);
             } else {
@@ -227,19 +235,14 @@ impl Devices {
     async fn change(
         &self,
         work: &mut Work,
-        change: impl FnOnce(
-            crate::front_end::Presented,
-            &Image,
-        ) -> (crate::front_end::Presented, Result<(), FrontEndError>)
-        + Send
-        + 'static,
+        change: impl FnOnce(Presented) -> (Presented, Result<(), FrontEndError>) + Send + 'static,
     ) -> Result<(), DeviceError> {
         let Some(Attached { image, presented }) = work.attached.take() else {
             return Err(DeviceError::Stopping);
         };
         let (attached, outcome) = self
             .blocking(move || {
-                let (presented, outcome) = change(presented, &image);
+                let (presented, outcome) = change(presented);
                 (Attached { image, presented }, outcome)
             })
             .await?;

@@ -4,14 +4,19 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
+use tranship_store::BlobStore;
+
 use crate::control::{
     AttachRequest, DetachReply, DeviceInfo, FrontEndChoice, FrontEndName, Unserved,
 };
 use crate::fill;
-use crate::front_end::{self, FUSE_PART, Filesystem, LOOP_PART, Left, Presented};
-use crate::image::Resolved;
+use crate::front_end::{
+    self, FILE, FUSE_PART, Filesystem, LOOP_PART, Left, Presented, Processes, Server,
+};
+use crate::image::{Image, Resolved};
 use crate::keeping::Keeping;
 use crate::plain;
+use crate::process::Description;
 use crate::stale;
 
 use super::{Attached, DeviceError, DeviceRecord, Devices, Slot, Work};
@@ -128,6 +133,7 @@ impl Devices {
             image.content(),
             self.options.bounds,
         );
+        let server = self.server(slot, &image, record.front_end);
         let front_end = record.front_end;
         let filesystem = Filesystem::named(&image.fs_name);
         let (keeping, id, run_dir) = (
@@ -139,7 +145,7 @@ impl Devices {
             .blocking(move || {
                 let graduated = find_graduated(&keeping, &id, &dir);
                 let taken = graduated.or_else(|| take_back(&keeping, &id).and_then(|left| {
-                    let taken = Presented::take_over(front_end, &dir, Arc::clone(&content), bounds, left);
+                    let taken = Presented::take_over(front_end, &dir, server.clone(), bounds, left);
                     if let Err(error) = &taken {
                         tracing::warn!(device = id, error = error as &dyn Error, "a device of an earlier run is made anew, and its readers get errors");
                         keeping.let_go(&id, LOOP_PART);
@@ -149,7 +155,10 @@ impl Devices {
                 }));
                 let presented = match taken {
                     Some(presented) => presented,
-                    None => Presented::new(front_end, &dir, &record.reference, content, bounds)?,
+                    None if front_end == FrontEndName::Nbd => {
+                        Presented::nbd(&dir, &record.reference, content, bounds)?
+                    }
+                    None => Presented::new(front_end, &dir, server, bounds)?,
                 };
                 for (part, fd) in presented.descriptors() {
                     keeping.keep(&id, part, fd);
@@ -174,10 +183,52 @@ impl Devices {
                 Ok(())
             }
             Err(error) => {
+                if let Some(supply) = &self.supply {
+                    supply.remove(&slot.id);
+                }
                 self.images.close(&image).await;
                 Err(error)
             }
         }
+    }
+
+    /// Who answers the reads of a device: a process of its own where the operator wishes that and a keeper is there to let one follow
+    /// another, and this process elsewhere.
+    pub(super) fn server(
+        &self,
+        slot: &Slot,
+        image: &Arc<Image>,
+        front_end: FrontEndName,
+    ) -> Server {
+        let Some(supply) = &self.supply else {
+            return Server::Here(image.content());
+        };
+        if front_end == FrontEndName::Nbd || !self.keeping.has_keeper() {
+            return Server::Here(image.content());
+        }
+        supply.add(&slot.id, image);
+        Server::Process(Box::new(Processes {
+            keeping: Arc::clone(&self.keeping),
+            supply: Arc::clone(supply),
+            runtime: tokio::runtime::Handle::current(),
+            description: Description {
+                device: slot.id.clone(),
+                store: self.images.store_dir(),
+                layers: image.blobs().map(BlobStore::digest).collect(),
+                file: FILE.to_owned(),
+                keeper: self.keeping.socket().to_owned(),
+                supply: supply.socket().to_owned(),
+                block_cache_len: self.images.options().block_cache_len,
+                worker_count: self.options.bounds.worker_count,
+                read_ahead: self.images.options().read_ahead,
+                deadline: self
+                    .images
+                    .options()
+                    .read_deadline
+                    .saturating_add(self.options.agent_patience),
+                stop_grace: self.options.bounds.stop_grace,
+            },
+        }))
     }
 
     /// Gives up one attach; the last one takes the device away. By `force` it goes at once, whoever shares, mounts or reads it.
@@ -283,6 +334,9 @@ impl Devices {
                 error = &error as &dyn Error,
                 "a device stops badly"
             );
+        }
+        if let Some(supply) = &self.supply {
+            supply.remove(&slot.id);
         }
         self.images.close(&image).await;
     }

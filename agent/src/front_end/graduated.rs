@@ -4,17 +4,17 @@
 //! readers stay as they are. Which of the two files a device is on stands in the kernel, and is read there after a crash.
 
 use std::fs;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::sync::Arc;
 
-use tranship_device::{BlockRead, FuseFile, LoopDevice, mount};
+use tranship_device::{LoopDevice, mount};
 
-use super::{FILE, FUSE_DIR, FrontEndError, FrontEndOptions, Presented};
+use super::{FUSE_DIR, FrontEndError, FrontEndOptions, Presented, Served, Server};
 
 impl Presented {
     /// Puts the file `plain` in the place of the FUSE file of a fuse-loop device. The FUSE file comes back too, for the caller to
-    /// [stop](FuseFile::stop): nothing reads it any more. Any other device stays as it is.
-    pub(crate) fn graduate(self, plain: &Path) -> (Self, Result<Option<FuseFile>, FrontEndError>) {
+    /// [stop](Served::stop): nothing reads it any more. Any other device stays as it is.
+    pub(crate) fn graduate(self, plain: &Path) -> (Self, Result<Option<Served>, FrontEndError>) {
         match self {
             Self::FuseLoop { fuse, device } => match device.change_backing(plain) {
                 Ok(()) => (Self::Graduated { device }, Ok(Some(fuse))),
@@ -24,22 +24,22 @@ impl Presented {
         }
     }
 
-    /// Puts a FUSE file again in the place of the plain one. `hold` is given the FUSE file before anyone reads it. Any other device
-    /// stays as it is.
+    /// Puts a FUSE file that `server` answers again in the place of the plain one. `hold` is given its descriptor before anyone reads
+    /// it. Any other device stays as it is.
     pub(crate) fn come_back(
         self,
         dir: &Path,
-        content: Arc<dyn BlockRead>,
+        server: Server,
         options: FrontEndOptions,
-        hold: impl FnOnce(&FuseFile),
+        hold: impl FnOnce(BorrowedFd<'_>),
     ) -> (Self, Result<(), FrontEndError>) {
         let Self::Graduated { device } = self else {
             return (self, Ok(()));
         };
-        match fuse_file(dir, content, options) {
+        match fuse_file(dir, server, options) {
             Err(error) => (Self::Graduated { device }, Err(error)),
             Ok(fuse) => {
-                hold(&fuse);
+                hold(fuse.fd());
                 match device.change_backing(fuse.path()) {
                     Ok(()) => (Self::FuseLoop { fuse, device }, Ok(())),
                     Err(error) => (Self::Graduated { device }, Err(error.into())),
@@ -69,13 +69,13 @@ impl Presented {
 
 fn fuse_file(
     dir: &Path,
-    content: Arc<dyn BlockRead>,
+    server: Server,
     options: FrontEndOptions,
-) -> Result<FuseFile, FrontEndError> {
+) -> Result<Served, FrontEndError> {
     let fuse_dir = dir.join(FUSE_DIR);
     fs::create_dir_all(&fuse_dir).map_err(|source| FrontEndError::Directory {
         path: fuse_dir.clone(),
         source,
     })?;
-    Ok(FuseFile::mount(&fuse_dir, FILE, content, options.fuse())?)
+    server.begin(dir, &fuse_dir, options)
 }

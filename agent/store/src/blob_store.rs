@@ -155,6 +155,14 @@ impl BlobStore {
         Ok(None)
     }
 
+    /// Counts a read of the chunk that another process made by a [`BlobReader`](crate::BlobReader).
+    pub fn touch(&self, index: ChunkIndex) {
+        let len = self.table().range(index).len();
+        self.blob
+            .presence()
+            .warm(index.get(), self.space.moved(len));
+    }
+
     /// Whether a chunk with the same content is elsewhere in the store, as far as is known. Layers of different images
     /// hold the same large files, and those are the same chunks.
     pub fn has_equal(&self, index: ChunkIndex) -> bool {

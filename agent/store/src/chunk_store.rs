@@ -204,6 +204,11 @@ impl ChunkStore {
         Ok(true)
     }
 
+    /// Where it is; [`BlobReader`](crate::BlobReader) reads there.
+    pub fn dir(&self) -> &Path {
+        self.inner.layout.dir()
+    }
+
     /// Stored bytes that are here or being written.
     pub fn used_len(&self) -> u64 {
         self.inner.space.used()

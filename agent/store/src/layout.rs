@@ -98,7 +98,7 @@ impl Layout {
 
     /// The directory of one blob.
     pub(crate) fn blob_dir(&self, digest: &Digest) -> PathBuf {
-        self.dir.join(BLOBS).join(digest.hex())
+        blob_dir(&self.dir, digest)
     }
 
     /// The blobs that have a directory. What is not named like one is left alone.
@@ -119,6 +119,11 @@ impl Layout {
         }
         Ok(found)
     }
+}
+
+/// The directory of one blob of the store in `store_dir`.
+pub(crate) fn blob_dir(store_dir: &Path, digest: &Digest) -> PathBuf {
+    store_dir.join(BLOBS).join(digest.hex())
 }
 
 /// What a blob's `about` file says.

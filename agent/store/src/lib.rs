@@ -23,6 +23,7 @@ mod evict;
 mod file;
 mod layout;
 mod presence;
+mod reader;
 mod space;
 
 #[cfg(test)]
@@ -31,3 +32,4 @@ mod crash;
 pub use blob_store::BlobStore;
 pub use chunk_store::{ChunkStore, StoreCounters, StoreOptions};
 pub use error::StoreError;
+pub use reader::BlobReader;

@@ -48,13 +48,18 @@ impl Word {
         (self.0 & !TRUSTED).to_le_bytes()
     }
 
-    fn from_entry(entry: [u8; 4]) -> Self {
+    pub(crate) fn from_entry(entry: [u8; 4]) -> Self {
         let word = u32::from_le_bytes(entry);
         // No writer sets this flag in the file, so an entry that has it is damage and says nothing.
         if word & TRUSTED != 0 {
             return Self(word & !(PRESENT | TRUSTED));
         }
         Self(word)
+    }
+
+    /// The word as a number; not zero when the chunk is present.
+    pub(crate) fn number(self) -> u32 {
+        self.0
     }
 
     /// Whether the chunk stayed the same between the two moments.

@@ -6,7 +6,7 @@ use std::thread;
 
 use bytes::Bytes;
 use tranship_format::{ChunkTableBuilder, Digest, HashAlgorithm, Verified};
-use tranship_store::{ChunkStore, StoreOptions};
+use tranship_store::{BlobReader, ChunkStore, StoreOptions};
 
 const CHUNK_LEN: usize = 40_000;
 const CHUNK_COUNT: usize = 12;
@@ -48,12 +48,20 @@ fn read_that_races_with_eviction_is_right_or_not_given() {
                 .unwrap()
         })
         .collect();
+    let first = blob.table().index(0).unwrap();
+    blob.put(first, &chunks[0]).unwrap();
+    // What another process has of the store: its files.
+    let from_files = BlobReader::open(dir.path(), &blob.digest())
+        .unwrap()
+        .unwrap();
     let (given, refused) = (AtomicU64::new(0), AtomicU64::new(0));
-    let (start, reading) = (Barrier::new(5), AtomicU64::new(3));
+    let given_from_files = AtomicU64::new(0);
+    let (start, reading) = (Barrier::new(6), AtomicU64::new(4));
     // However threads are scheduled, the race is only over when both sides of it were seen often.
     let seen_enough = || {
         given.load(Ordering::Relaxed) > 1000
             && refused.load(Ordering::Relaxed) > 1000
+            && given_from_files.load(Ordering::Relaxed) > 1000
             && store.counters().evicted_count > 1000
     };
     thread::scope(|scope| {
@@ -73,6 +81,11 @@ fn read_that_races_with_eviction_is_right_or_not_given() {
                 }
             });
         }
+        scope.spawn(|| {
+            let _leaving = Leaving(&reading);
+            start.wait();
+            read_from_files(&from_files, &content, &given_from_files, &seen_enough);
+        });
         for reader in 0..3_usize {
             let (blob, content, start, seen_enough) = (&blob, &content, &start, &seen_enough);
             let (given, refused, reading) = (&given, &refused, &reading);
@@ -114,6 +127,33 @@ fn read_that_races_with_eviction_is_right_or_not_given() {
     assert_eq!(counters.corrupt_count, 0, "a race is not corruption");
     assert_eq!(store.used_len(), blob.present_len());
     assert!(store.used_len() <= 4 * CHUNK_LEN as u64);
+}
+
+/// Reads parts of chunks until enough was seen.
+#[expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should stop, with the place named"
+)]
+fn read_from_files(
+    blob: &BlobReader,
+    content: &[u8],
+    given: &AtomicU64,
+    seen_enough: &dyn Fn() -> bool,
+) {
+    let mut buf = vec![0; 9_000];
+    for round in 0..MOST_ROUNDS {
+        if round >= ROUNDS && round % 64 == 0 && seen_enough() {
+            return;
+        }
+        let number = round % CHUNK_COUNT;
+        let at = number * CHUNK_LEN + round * 7_919 % (CHUNK_LEN - buf.len());
+        let index = blob.table().index(u32::try_from(number).unwrap()).unwrap();
+        if blob.read_in(index, at as u64, &mut buf).unwrap() {
+            assert!(buf == content[at..at + buf.len()], "wrong bytes at {at}");
+            given.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 #[test]

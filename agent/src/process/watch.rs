@@ -1,0 +1,115 @@
+//! The agent's eye on a device process: there is one as long as there should be.
+//!
+//! A process has a file locked for as long as it lives, which it is handed with the lock on: nobody else can get the lock before it is
+//! dead, and two never serve one device. Whose child it is does not matter, so a new agent watches the processes of the last one.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::{DESCRIPTION, LOCK, PROGRAM};
+
+/// One that lived shorter than that is not replaced at once.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
+/// Pauses before the next.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The watching thread does little.
+const STACK_LEN: usize = 128 << 10;
+
+/// Sees to it that a device has a process, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    is_over: Arc<AtomicBool>,
+}
+
+impl Watch {
+    /// Starts a process for the device in `dir` as soon as there is none; `is_fresh` when nobody has served the device yet.
+    pub(crate) fn begin(dir: &Path, is_fresh: bool) -> io::Result<Self> {
+        let is_over = Arc::<AtomicBool>::default();
+        let watcher = Watcher {
+            dir: dir.to_owned(),
+            program: std::env::current_exe()?.with_file_name(PROGRAM),
+            is_over: Arc::clone(&is_over),
+        };
+        thread::Builder::new()
+            .name("device-watch".to_owned())
+            .stack_size(STACK_LEN)
+            .spawn(move || watcher.watch(is_fresh))?;
+        Ok(Self { is_over })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Release);
+    }
+}
+
+struct Watcher {
+    dir: PathBuf,
+    program: PathBuf,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Watcher {
+    fn watch(&self, mut is_fresh: bool) {
+        let mut pause = FIRST_PAUSE;
+        let mut last: Option<(Child, Instant)> = None;
+        loop {
+            let mut open = File::options();
+            open.write(true).create(true).truncate(false);
+            let locked = open.open(self.dir.join(LOCK)).and_then(|file| {
+                flock(&file, FlockOperation::LockExclusive)?;
+                Ok(file)
+            });
+            if self.is_over.load(Ordering::Acquire) {
+                return;
+            }
+            let lived = last.take().map(|(mut child, started)| {
+                // Only to have it buried: it has let go of the lock, so it is dead.
+                let _ = child.wait();
+                started.elapsed()
+            });
+            match lived {
+                Some(lived) if lived < SHORT_LIFE => {
+                    thread::sleep(pause);
+                    pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+                }
+                _ => pause = FIRST_PAUSE,
+            }
+            let started = locked.and_then(|lock| self.start(lock, is_fresh));
+            match started {
+                Ok(child) => {
+                    if !is_fresh {
+                        tracing::warn!(dir = %self.dir.display(), process = child.id(), "a device process was gone; there is a new one");
+                    }
+                    is_fresh = false;
+                    last = Some((child, Instant::now()));
+                }
+                Err(error) => {
+                    tracing::error!(dir = %self.dir.display(), %error, "a device process does not start");
+                    thread::sleep(pause);
+                    pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    fn start(&self, lock: File, is_fresh: bool) -> io::Result<Child> {
+        Command::new(&self.program)
+            .arg(if is_fresh { "begin" } else { "go-on" })
+            .arg(self.dir.join(DESCRIPTION))
+            .current_dir("/")
+            .stdin(Stdio::from(lock))
+            .stdout(Stdio::null())
+            .spawn()
+    }
+}
