@@ -2,6 +2,7 @@
 
 use futures::future::join_all;
 use tempfile::TempDir;
+use tokio::time::timeout;
 use tranship_format::wire::ImageSource;
 use tranship_format::{ChunkTable, Digest};
 use tranship_source::fetch::{Class, RegistryOrigin};
@@ -11,7 +12,7 @@ use tranship_tracker::Config;
 use tranship_tracker::config::{Check, SeedMode};
 
 use crate::MIB;
-use crate::cluster::{TestNode, TestTracker, login, newcomer};
+use crate::cluster::{PATIENCE, TestNode, TestTracker, login, newcomer};
 use crate::image::Image;
 use crate::registry::{PASSWORD, REPOSITORY, Registry, docker_config};
 
@@ -207,11 +208,28 @@ async fn a_grant_that_holds_brings_the_proof_while_the_registry_says_nothing() {
     let reader = origin(&registry, Some(PASSWORD));
     let lent = ask(&tracker, &here, &image, &reader).await;
     assert_eq!(lent.unwrap(), image.table);
+    let granted = tracker.status().await.granted_count;
     let node = TestNode::member_with(Some(PASSWORD), &tracker, &image, &registry).await;
     node.chunk(0, Class::Demand).await.unwrap();
+    // The chunk may be here before the grant: nobody waits for the tracker who can read the registry.
+    let is_granted = async {
+        while tracker.status().await.granted_count == granted {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, is_granted).await.expect("a grant");
     registry.go_down();
     let (nobody, len) = (origin(&registry, None), image.blob.len() as u64);
-    let asked = node.net.lent_proof(&here, &nobody, image.digest, len).await;
+    // That the tracker gave it does not mean that the node has heard of it.
+    let asked = async {
+        loop {
+            let asked = node.net.lent_proof(&here, &nobody, image.digest, len).await;
+            if !matches!(asked, Err(LentError::Refused { .. })) {
+                return asked;
+            }
+        }
+    };
+    let asked = timeout(PATIENCE, asked).await.expect("a proof");
     assert_eq!(asked.unwrap(), image.table);
 }
 
