@@ -204,7 +204,7 @@ impl Default for Swarm {
             in_flight: ByteSize::mib(64),
             upload_rate: ByteSize::b(0),
             // What the swarm's simulation was tuned with.
-            demand_patience: Duration::from_millis(250),
+            demand_patience: Duration::from_millis(500),
             idle_images: 16,
             trust_proofs: false,
         }

@@ -236,7 +236,7 @@ fn node_options(asked: &NetOptions, member: Member, boot_id: &[u8; 16]) -> NodeO
         // for all, and has a machine for it.
         Role::Seed => NodeOptions {
             registry_reads: options.registry_reads * SEED_FACTOR,
-            upload_slots: options.upload_slots * SEED_FACTOR,
+            upload_slots_most: options.upload_slots * SEED_FACTOR,
             upload_queue: options.upload_queue * SEED_FACTOR,
             waiters: options.waiters * SEED_FACTOR,
             ..options

@@ -37,7 +37,7 @@ impl Node {
         }
         let len = self.chunk_len(chunk);
         // The second parent is the one for odd chunks: see the tracker's stripes. Who is the parent in the
-        // one tree may be below this node in the other, and so is asked last there.
+        // one tree may be below this node in the other, and so is not asked there: it would wait for us.
         let (parents, by_tracker): (&[Arc<Member>], bool) = match self
             .stripe(self.stripe_of(chunk))
             .map(|stripe| &stripe.route)
@@ -48,19 +48,12 @@ impl Node {
             }) => (parents, *by_tracker),
             _ => (&[], false),
         };
-        let (mut even, rest) = parents.split_at(parents.len().min(1));
-        let (mut odd, mut rest) = rest.split_at(rest.len().min(1));
-        if !by_tracker {
-            (odd, rest) = (&[], parents.get(1..).unwrap_or_default());
-        } else if chunk.number % 2 == 1 {
-            // Alone it is the parent for both.
-            (even, odd) = if odd.is_empty() {
-                (even, odd)
-            } else {
-                (odd, even)
-            };
-        }
-        let parents = even.iter().chain(rest).chain(odd);
+        let parent = usize::from(by_tracker && chunk.number % 2 == 1 && parents.len() > 1);
+        let reserves = if by_tracker { 2 } else { 1 };
+        let parents = parents
+            .get(parent)
+            .into_iter()
+            .chain(parents.get(reserves..).unwrap_or_default());
         let named = wanted.alternatives.iter().map(|member| (member, true));
         let parents = parents.map(|member| (member, false));
         let mut later = None;

@@ -29,7 +29,7 @@ pub struct NodeOptions {
     /// Stripes in which other classes than demand may be under way at once: of a stripe a start
     /// may read a few chunks only. 16.
     pub bulk_stripes: usize,
-    /// A demand read of peers that say nothing goes to the registry after this. 250 ms.
+    /// A demand read of peers that say nothing goes to the registry after this. 500 ms.
     pub demand_patience: Duration,
     /// The same when they say WAIT, but that nothing moves: behind them is whoever reads the registry, and
     /// the tracker gives his lease to another sooner. 1 s.
@@ -42,8 +42,8 @@ pub struct NodeOptions {
     pub lookup_patience: Duration,
     /// A request is hedged no sooner than this. 5 ms.
     pub hedge_min: Duration,
-    /// A silent request is hedged no later than this: a chunk takes 20 ms at 100 Mbit/s, and some may be
-    /// before it. 100 ms.
+    /// A silent request is hedged no later than this: a chunk takes 20 ms at 100 Mbit/s, some may be before it,
+    /// and words wait in full queues too, where a hedge makes them fuller. 250 ms.
     pub hedge_max: Duration,
     /// Hedges saved up at most; each request earns a tenth of one. 10.
     pub hedge_burst: u32,
@@ -52,6 +52,8 @@ pub struct NodeOptions {
     /// Chunks being sent at once; demand may add half as many again. The fewer, the sooner each is
     /// there; but some may wait for a receiver whose own link is full. 4.
     pub upload_slots: usize,
+    /// The same on a link that takes each of them in a moment. 4.
+    pub upload_slots_most: usize,
     /// Chunks queued for sending; beyond it WANT is answered BUSY. 16.
     pub upload_queue: usize,
     /// Peers that wait for one chunk on its way; beyond it they are told BUSY and of each other. 8.
@@ -88,16 +90,17 @@ impl NodeOptions {
             registry_reads: 4,
             registry_demand_reads: 32,
             bulk_stripes: 16,
-            demand_patience: Duration::from_millis(250),
+            demand_patience: Duration::from_millis(500),
             waiting_patience: Duration::from_secs(1),
             bulk_patience: Duration::from_secs(2),
             registry_patience: Duration::from_millis(500),
             lookup_patience: Duration::from_millis(500),
             hedge_min: Duration::from_millis(5),
-            hedge_max: Duration::from_millis(100),
+            hedge_max: Duration::from_millis(250),
             hedge_burst: 10,
             wait_repeat: Duration::from_millis(100),
             upload_slots: 4,
+            upload_slots_most: 4,
             upload_queue: 16,
             waiters_per_chunk: 8,
             waiters: 1_024,

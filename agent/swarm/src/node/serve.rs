@@ -83,7 +83,7 @@ impl Node {
     /// Puts a request in the place of an earlier one of that peer for the same chunk, which is told so.
     /// False if the earlier one is being answered, or was so lately that the two passed each other.
     fn replaces(&mut self, now: Duration, child: Child, chunk: ChunkId) -> bool {
-        let lately = now.saturating_sub(self.options.wait_repeat);
+        let lately = now.saturating_sub(self.options.bulk_patience);
         if self.uploads.is_sending(child.peer, chunk)
             || self.uploads.has_just_sent(lately, child.peer, chunk)
         {

@@ -48,6 +48,11 @@ fn chunk(number: u32) -> ChunkId {
     }
 }
 
+/// The parent for even chunks, the one for odd ones, and reserves.
+fn parents(names: &[u8]) -> Route {
+    Route::Parents(names.iter().copied().map(member).collect())
+}
+
 impl Bench {
     /// The node 0 with a blob of 192 chunks, three stripes, none of them present.
     fn new(change: impl FnOnce(&mut NodeOptions)) -> Self {
@@ -71,7 +76,7 @@ impl Bench {
         bench
     }
 
-    /// The same with a tracker, and stripe 0 routed to peers 1 and 2.
+    /// The same with a tracker, and stripe 0 routed to peer 1, with peer 2 in reserve.
     fn routed() -> Self {
         let mut bench = Self::new(|_| {});
         bench.tell(Input::TrackerUp {
@@ -79,7 +84,7 @@ impl Bench {
             seed: None,
         });
         bench.want(0, Class::Demand);
-        bench.route(0, Route::Parents(vec![member(1), member(2)]));
+        bench.route(0, parents(&[1, 1, 2]));
         bench.tell(Input::Unwanted { chunk: chunk(0) });
         bench
     }

@@ -18,6 +18,9 @@ const MAX_UNANSWERED: u32 = 1;
 /// Times all sources of a chunk may be exhausted before it is read from the registry unasked.
 pub(super) const MAX_ROUNDS: u32 = 3;
 
+/// Repetitions of WAIT that may be missed before silence means something: words wait in full queues too.
+const MISSED_WAITS: u32 = 5;
+
 /// Hops up to which patience grows.
 const MOST_STAGGERED: u8 = 24;
 
@@ -124,7 +127,7 @@ impl Node {
             return;
         };
         let repeat = self.options.wait_repeat;
-        let silent_at = self.peers.heard_at(&attempt.peer) + repeat * 2;
+        let silent_at = self.peers.heard_at(&attempt.peer) + repeat * MISSED_WAITS;
         let stale_at = wanted.progress_at + patience.saturating_sub(repeat / 2);
         // What the peer has and does not get sent is the peer's own slowness.
         let slow_at = attempt
@@ -141,18 +144,60 @@ impl Node {
         } else if wanted.hedged || !self.pace.may_hedge() {
             return;
         }
-        if let Choice::Ask(member) = self.choose(now, chunk) {
-            if silent_at > now {
-                self.pace.spend_hedge();
-                self.counters.hedges += 1;
-            } else {
-                self.counters.silent += 1;
+        match self.choose(now, chunk) {
+            Choice::Ask(member) => {
+                if silent_at > now {
+                    self.pace.spend_hedge();
+                    self.counters.hedges += 1;
+                } else {
+                    self.counters.silent += 1;
+                }
+                if let Some(wanted) = self.wants.get_mut(&chunk) {
+                    wanted.hedged = true;
+                }
+                self.send_want(now, chunk, member, true);
             }
-            if let Some(wanted) = self.wants.get_mut(&chunk) {
-                wanted.hedged = true;
-            }
-            self.send_want(now, chunk, member, true);
+            Choice::Nobody | Choice::OnlySlow => self.find_others(now, chunk, attempt),
+            Choice::NoCredit | Choice::Later(_) => self.hedge_later(now, chunk, attempt),
         }
+    }
+
+    fn hedge_later(&mut self, now: Duration, chunk: ChunkId, attempt: Attempt) {
+        let at = now + self.pace.slow_delay();
+        self.timers
+            .insert((at, Timer::Hedge(chunk, attempt.request)));
+    }
+
+    /// Nobody is left to ask beside a peer that does not get on: the tracker may know others.
+    fn find_others(&mut self, now: Duration, chunk: ChunkId, attempt: Attempt) {
+        self.hedge_later(now, chunk, attempt);
+        let kept = attempt.here_at.map(|at| now.saturating_sub(at));
+        if kept.is_some_and(|kept| kept < self.options.bulk_patience) {
+            // A queue that moves; and every question moves whole branches of the tree.
+            return;
+        }
+        let id = self.stripe_of(chunk);
+        let until = now + self.options.lookup_patience;
+        let tracker_up = self.tracker.is_some();
+        let Some(stripe) = self.stripe_mut(id) else {
+            return;
+        };
+        // Once for all chunks that this peer keeps waiting.
+        let is_its_child = match &stripe.route {
+            Route::Parents {
+                parents,
+                by_tracker: true,
+            } => parents.iter().any(|parent| parent.peer == attempt.peer),
+            _ => false,
+        };
+        if !tracker_up || !is_its_child {
+            return;
+        }
+        stripe.route = Route::Asked { until };
+        self.timers.insert((until, Timer::Lookup(id)));
+        self.counters.lookups += 1;
+        let (blob, stripes) = (id.blob, vec![id.number]);
+        self.actions.push_back(Action::Lookup { blob, stripes });
     }
 
     fn patience(&self, chunk: ChunkId) -> Option<Duration> {
@@ -274,7 +319,7 @@ impl Node {
         // One that says nothing at all, not even WAIT again, is as good as gone.
         let silent = now.saturating_sub(self.peers.heard_at(&attempt.peer));
         let avoid = self.options.avoid;
-        let avoided = if silent > self.options.wait_repeat * 2 {
+        let avoided = if silent > self.options.wait_repeat * MISSED_WAITS {
             self.peers.mark_slow(now, attempt.peer, avoid)
         } else {
             self.peers.strike(now, attempt.peer, avoid)

@@ -12,13 +12,17 @@ use super::wanted::{Child, Order};
 
 /// Chunks of which is remembered who got them from here.
 const MAX_RECENT: usize = 4_096;
+/// A link that takes a chunk in less carries more of them at once.
+const QUICK: Duration = Duration::from_millis(25);
+/// One that needs longer is shared by too many: each would be there later and none sooner.
+const LONG: Duration = Duration::from_millis(100);
 
 /// A chunk on its way to a peer.
 #[derive(Clone, Copy, Debug)]
 struct Upload {
     child: Child,
     chunk: ChunkId,
-    /// When it was asked for, or came.
+    /// When it was asked for, or came, or began to be sent.
     since: Duration,
 }
 
@@ -38,6 +42,8 @@ pub(super) struct Uploads {
     repeats: bool,
     /// When a chunk last was on its way entirely.
     moved_at: Duration,
+    /// Slots beyond the least, as many as the link was found to carry.
+    more_slots: usize,
 }
 
 impl Uploads {
@@ -72,6 +78,10 @@ impl Uploads {
     pub(super) fn forget(&mut self, peer: PeerId) {
         self.queue.retain(|_, of| of.child.peer != peer);
         self.active.retain(|&(to, _), _| to != peer);
+        // What was on its way to it is lost, and nobody is to be sent to it.
+        for known in self.recent.values_mut() {
+            known.retain(|(to, _)| *to != peer);
+        }
     }
 
     /// Whether a chunk went to a peer so lately that it may not be there yet.
@@ -152,7 +162,7 @@ impl Node {
     }
 
     fn has_slot(&self, class: Class) -> bool {
-        let slots = self.options.upload_slots;
+        let slots = self.options.upload_slots + self.uploads.more_slots;
         let slots = if class == Class::Demand {
             slots + slots.div_ceil(2)
         } else {
@@ -185,7 +195,11 @@ impl Node {
             chunk,
             ..
         } = upload;
-        self.uploads.active.insert((peer, request), upload);
+        let begun = Upload {
+            since: now,
+            ..upload
+        };
+        self.uploads.active.insert((peer, request), begun);
         if !std::mem::replace(&mut self.uploads.repeats, true) {
             self.timers
                 .insert((now + self.options.wait_repeat, Timer::UploadWait));
@@ -200,11 +214,24 @@ impl Node {
     }
 
     pub(super) fn sent(&mut self, now: Duration, peer: PeerId, request: u32) {
-        if let Some(Upload { chunk, .. }) = self.uploads.active.remove(&(peer, request)) {
+        if let Some(Upload { chunk, since, .. }) = self.uploads.active.remove(&(peer, request)) {
+            self.adapt_slots(now.saturating_sub(since));
             self.counters.chunks_sent += 1;
             self.counters.bytes_sent += self.chunk_len(chunk);
             self.uploads.moved_at = now;
             self.fill_slots(now);
+        }
+    }
+
+    /// As many chunks at once as the link carries quickly: a seed may have a hundred times a node's link, or the same.
+    fn adapt_slots(&mut self, took: Duration) {
+        let most = self.options.upload_slots_most;
+        let most = most.saturating_sub(self.options.upload_slots);
+        let more = &mut self.uploads.more_slots;
+        if took > LONG {
+            *more = more.saturating_sub(1);
+        } else if took < QUICK && !self.uploads.queue.is_empty() {
+            *more = (*more + 1).min(most);
         }
     }
 
@@ -249,7 +276,7 @@ impl Node {
 
     /// How full the upload side is, 0 to 1,000, for HEARTBEAT.
     pub fn load_permille(&self) -> u16 {
-        let room = self.options.upload_slots + self.options.upload_queue;
+        let room = self.options.upload_slots + self.uploads.more_slots + self.options.upload_queue;
         let used = self.uploads.active.len() + self.uploads.queue.len();
         let permille = used.saturating_mul(1_000) / room.max(1);
         u16::try_from(permille).unwrap_or(u16::MAX).min(1_000)

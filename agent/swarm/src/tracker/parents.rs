@@ -104,10 +104,19 @@ impl Tracker {
         let [Some(even), Some(odd)] = chosen else {
             return None;
         };
-        let others = reserve.iter().map(|&(_, member)| member);
-        let others = others.filter(|member| *member != even && *member != odd);
         let mut numbers = vec![even, odd];
-        numbers.extend(others.take(MAX_PARENTS - TREES));
+        // Who is the parent in one tree may stand in for the other's, if there is nobody else.
+        let (mine_already, others): (Vec<MemberNo>, Vec<MemberNo>) = reserve
+            .iter()
+            .map(|&(_, member)| member)
+            .partition(|member| *member == even || *member == odd);
+        let mine_already = mine_already.into_iter().filter(|_| even != odd);
+        numbers.extend(
+            others
+                .into_iter()
+                .chain(mine_already)
+                .take(MAX_PARENTS - TREES),
+        );
         if numbers.len() == TREES && even == odd {
             numbers.pop();
         }
@@ -149,13 +158,12 @@ impl Tracker {
         }
         let stripe = self.blobs.stripe_mut(id)?;
         stripe.displace(me, leaf, tree);
-        let member = |number: Option<MemberNo>| Some(self.members.get(number?)?.member.clone());
-        let [even, odd] = self.blobs.stripe(id)?.parents(leaf);
-        let theirs: Vec<Member> = [even, odd, Some(above)]
-            .into_iter()
-            .filter_map(member)
-            .collect();
-        let higher = member(Some(above))?;
+        let stripe = self.blobs.stripe(id)?;
+        let member = |number: MemberNo| Some(self.members.get(number)?.member.clone());
+        let theirs = stripe.parents(leaf);
+        // Its former parent stays in reserve, unless it is behind it in the other tree.
+        let former = stripe.is_before(above, leaf).then_some(above);
+        let higher = member(above)?;
         // One parent stands for both.
         if told.len() == 1 {
             told.extend_from_within(..);
@@ -163,12 +171,13 @@ impl Tracker {
         if let Some(place) = told.get_mut(tree) {
             *place = higher;
         }
-        // A reserve that is a parent now is none.
+        // Who is below this one now is no reserve.
+        let below = member(leaf)?;
         let reserve = told.split_off(TREES.min(told.len()));
-        let reserve = reserve.into_iter().filter(|other| !told.contains(other));
-        let reserve: Vec<Member> = reserve.collect();
-        told.extend(reserve);
-        if theirs.len() > TREES {
+        told.extend(reserve.into_iter().filter(|other| *other != below));
+        if let [Some(even), Some(odd)] = theirs {
+            let theirs = [Some(even), Some(odd), former].into_iter().flatten();
+            let theirs = theirs.filter_map(member).collect();
             self.push(id, leaf, Route::Parents(theirs));
         }
         Some(Route::Parents(told))

@@ -219,6 +219,12 @@ impl Stripe {
         })
     }
 
+    /// Whether `member` may have `other` as its parent in either tree.
+    pub(super) fn is_before(&self, other: MemberNo, member: MemberNo) -> bool {
+        let mut candidates = self.candidates(member);
+        candidates.any(|(_, joiner, may)| joiner.member == other && may == [true; TREES])
+    }
+
     /// A leaf of a tree that may make room for a newcomer: nobody waits for it there.
     pub(super) fn may_yield(joiner: &Joiner, tree: usize) -> bool {
         !joiner.complete

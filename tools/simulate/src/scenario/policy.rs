@@ -76,6 +76,7 @@ impl PolicyTerms {
         set(&mut options.hedge_burst, self.hedge_burst);
         set(&mut options.wait_repeat, self.wait_repeat);
         set(&mut options.upload_slots, self.upload_slots);
+        set(&mut options.upload_slots_most, self.upload_slots);
         set(&mut options.upload_queue, self.upload_queue);
         set(&mut options.waiters_per_chunk, self.waiters_per_chunk);
         set(&mut options.announce_every, self.announce_every);

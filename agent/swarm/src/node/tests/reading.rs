@@ -57,7 +57,7 @@ fn a_lease_is_read_though_peers_have_all_the_credit_and_wait_for_it() {
     });
     bench.want(0, Class::Demand);
     bench.want(1, Class::Demand);
-    let asked = bench.route(0, Route::Parents(vec![member(1), member(2)]));
+    let asked = bench.route(0, parents(&[1, 2]));
     assert_eq!(wants(&asked).len(), 2, "all the credit");
     // The two peers wait for chunks that only the holder of this lease may read.
     bench.want(64, Class::Demand);
@@ -295,7 +295,7 @@ fn a_chunk_that_is_wrong_at_the_registry_too_fails() {
 fn a_chunk_that_came_from_a_peer_first_is_complete_once() {
     let mut bench = Bench::routed();
     let (_, request, _) = wants(&bench.want(4, Class::Demand))[0];
-    let (read, _, _) = reads(&bench.pass(300))[0];
+    let (read, _, _) = reads(&bench.pass(520))[0];
     let done = bench.tell(Input::Data {
         peer: peer(1),
         request,

@@ -41,7 +41,7 @@ fn a_peer_without_a_right_is_answered_as_if_the_blob_were_not_here() {
 #[test]
 fn a_right_is_good_until_it_ends_and_its_peer_goes() {
     let mut bench = Bench::routed();
-    bench.hold([7]);
+    bench.hold([7, 8]);
     let served = |actions: &[Action]| matches!(actions, [Action::SendData { .. }]);
     bench.grant(99, "registry", bench.now + Duration::from_secs(1));
     assert!(served(&bench.asked(99, 1, 7, Class::Demand)));
@@ -52,7 +52,7 @@ fn a_right_is_good_until_it_ends_and_its_peer_goes() {
     bench.pass(1_000);
     assert!(!served(&bench.asked(99, 2, 7, Class::Demand)));
     bench.grant(99, "registry", bench.now + Duration::from_secs(1));
-    assert!(served(&bench.asked(99, 3, 7, Class::Demand)));
+    assert!(served(&bench.asked(99, 3, 8, Class::Demand)));
     bench.tell(Input::PeerGone { peer: peer(99) });
     assert!(!served(&bench.asked(99, 4, 7, Class::Demand)));
 }

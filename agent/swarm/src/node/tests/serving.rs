@@ -188,6 +188,28 @@ fn a_request_for_what_was_asked_before_takes_its_place_unless_it_is_being_sent()
     assert_eq!((misses(&urgent), sent(&urgent)), (1, vec![(9, 5)]));
 }
 
+// What was read ahead and then demanded came twice wherever a link was full: the second request found the first
+// one's chunk gone from here, and it was still on its way.
+#[test]
+fn what_left_lately_is_not_sent_again() {
+    let mut bench = Bench::routed();
+    bench.hold(0..64);
+    assert_eq!(sent(&bench.asked(9, 1, 10, Class::Prefetch)), [(9, 1)]);
+    bench.tell(Input::Sent {
+        peer: peer(9),
+        request: 1,
+    });
+    bench.pass(1_500);
+    let again = bench.asked(9, 2, 10, Class::Demand);
+    assert_eq!((misses(&again), sent(&again)), (1, vec![]));
+    bench.pass(1_000);
+    assert_eq!(sent(&bench.asked(9, 3, 10, Class::Demand)), [(9, 3)]);
+    bench.tell(Input::PeerGone { peer: peer(9) });
+    bench.grant(9, "registry", FOR_EVER);
+    let anew = bench.asked(9, 4, 10, Class::Demand);
+    assert_eq!(sent(&anew), [(9, 4)], "it was lost with the connection");
+}
+
 #[test]
 fn demand_is_served_though_bulk_fills_every_place() {
     let mut bench = Bench::routed();

