@@ -15,6 +15,7 @@ use super::transport::Purpose;
 
 impl Driver {
     pub(super) fn act(&mut self, action: Action) {
+        tracing::trace!(now = ?self.now(), ?action, "does");
         match action {
             Action::OpenBlobs { blobs } => self.open_blobs(&blobs),
             Action::Lookup { blob, stripes } => {

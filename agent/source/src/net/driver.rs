@@ -111,6 +111,7 @@ impl Driver {
 
     pub(super) fn handle(&mut self, input: Input) {
         let now = self.now();
+        tracing::trace!(?now, ?input, "hears");
         self.node.handle(now, input);
     }
 

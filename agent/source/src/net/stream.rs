@@ -2,7 +2,8 @@
 //!
 //! What is queued is written in batches, short frames in one buffer, and flushed
 //! when the queue is empty: half the processor time of a small request is
-//! otherwise spent on flushing. A chunk is encrypted from where it lies.
+//! otherwise spent on flushing. A chunk is encrypted from where it lies. Words go
+//! before chunks: a WAIT that came behind four of them would come too late.
 
 use std::io;
 use std::time::Duration;
@@ -23,7 +24,7 @@ const BATCH_LEN: usize = 16 << 10;
 /// A stream of which the other end takes nothing for so long is given up: what is
 /// on its way to it holds memory, and a place that others wait for.
 const STALL: Duration = Duration::from_secs(15);
-/// Frames that may wait in a queue. A peer that lets so many pile up is not reading.
+/// Frames of each kind that may wait. A peer that lets so many pile up is not reading.
 const QUEUE: usize = 4096;
 
 /// Why a stream is of no use any more.
@@ -110,8 +111,13 @@ impl FrameWriter {
         Outbox,
         impl Future<Output = Result<(), StreamError>> + Send + 'static,
     ) {
-        let (sender, queue) = mpsc::channel(QUEUE);
-        (Outbox { queue: sender }, write(self.stream, queue))
+        let (words, of_words) = mpsc::channel(QUEUE);
+        let (chunks, of_chunks) = mpsc::channel(QUEUE);
+        let queue = Queue {
+            words: of_words,
+            chunks: of_chunks,
+        };
+        (Outbox { words, chunks }, write(self.stream, queue))
     }
 }
 
@@ -139,19 +145,52 @@ pub struct Outgoing {
 /// Queue of one stream. The stream ends when all clones are gone.
 #[derive(Clone, Debug)]
 pub struct Outbox {
-    queue: mpsc::Sender<Outgoing>,
+    words: mpsc::Sender<Outgoing>,
+    chunks: mpsc::Sender<Outgoing>,
+}
+
+/// What waits to be written.
+struct Queue {
+    words: mpsc::Receiver<Outgoing>,
+    chunks: mpsc::Receiver<Outgoing>,
+}
+
+impl Queue {
+    /// The next frame, words first; `None` once all handles are gone and everything was taken.
+    async fn next(&mut self) -> Option<Outgoing> {
+        tokio::select! {
+            biased;
+            Some(word) = self.words.recv() => Some(word),
+            Some(chunk) = self.chunks.recv() => Some(chunk),
+            else => None,
+        }
+    }
+
+    fn next_now(&mut self) -> Option<Outgoing> {
+        let word = self.words.try_recv();
+        word.or_else(|_| self.chunks.try_recv()).ok()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.words.is_empty() && self.chunks.is_empty()
+    }
 }
 
 impl Outbox {
     /// Queues a frame without waiting. `false`: the stream has ended, or the
     /// other end reads so slowly that it should.
     pub fn send(&self, outgoing: Outgoing) -> bool {
-        self.queue.try_send(outgoing).is_ok()
+        let queue = if outgoing.body.is_empty() {
+            &self.words
+        } else {
+            &self.chunks
+        };
+        queue.try_send(outgoing).is_ok()
     }
 
     /// Whether two handles are of one stream.
     pub fn same_as(&self, other: &Self) -> bool {
-        self.queue.same_channel(&other.queue)
+        self.words.same_channel(&other.words)
     }
 }
 
@@ -171,13 +210,10 @@ async fn put(stream: &mut WriteHalf<ByteStream>, mut bytes: &[u8]) -> Result<(),
     Ok(())
 }
 
-async fn write(
-    mut stream: WriteHalf<ByteStream>,
-    mut queue: mpsc::Receiver<Outgoing>,
-) -> Result<(), StreamError> {
+async fn write(mut stream: WriteHalf<ByteStream>, mut queue: Queue) -> Result<(), StreamError> {
     let mut batch = Vec::new();
     let mut written = Vec::new();
-    while let Some(first) = queue.recv().await {
+    while let Some(first) = queue.next().await {
         let mut next = Some(first);
         while let Some(outgoing) = next {
             batch.extend_from_slice(&outgoing.head);
@@ -192,7 +228,7 @@ async fn write(
                 put(&mut stream, rest).await?;
             }
             next = (batch.len() < BATCH_LEN && rest.is_empty())
-                .then(|| queue.try_recv().ok())
+                .then(|| queue.next_now())
                 .flatten();
         }
         put(&mut stream, &batch).await?;
@@ -212,6 +248,43 @@ async fn write(
 mod tests {
     use super::*;
     use tokio::time::Instant;
+    use tranship_format::wire::PeerMessage;
+
+    fn queued(message: &PeerMessage) -> Outgoing {
+        let mut outgoing = Outgoing::default();
+        if let Some(body) = message.encode_head(&mut outgoing.head) {
+            outgoing.body = body.clone();
+        }
+        outgoing
+    }
+
+    // On full links WAIT came a second late, behind chunks for the same peer, and who waited for it
+    // had given its parent up and read the registry.
+    #[tokio::test]
+    async fn words_go_before_chunks_that_are_not_begun() {
+        let (ours, theirs) = tokio::io::duplex(1 << 10);
+        let (_, writer) = frames(Box::new(ours), 1 << 20);
+        let (outbox, writing) = writer.queued();
+        for request in 1..=2 {
+            let bytes = Bytes::from(vec![0; 64 << 10]);
+            assert!(outbox.send(queued(&PeerMessage::Data { request, bytes })));
+        }
+        let writing = tokio::spawn(writing);
+        let (mut reader, _) = frames(Box::new(theirs), 1 << 20);
+        let first = reader.next();
+        tokio::pin!(first);
+        // As much of the first chunk as the stream takes is on its way.
+        assert!(futures::poll!(&mut first).is_pending());
+        tokio::task::yield_now().await;
+        assert!(outbox.send(queued(&PeerMessage::Miss { request: 3 })));
+        drop(outbox);
+        let mut came = vec![first.await.unwrap().unwrap().request];
+        while let Some(frame) = reader.next().await.unwrap() {
+            came.push(frame.request);
+        }
+        assert_eq!(came, [1, 3, 2]);
+        writing.await.unwrap().unwrap();
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_whose_other_end_takes_nothing_is_given_up_and_a_slow_one_is_not() {

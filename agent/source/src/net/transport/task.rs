@@ -11,6 +11,7 @@ use libp2p::core::upgrade::Version;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, tcp};
+use socket2::SockRef;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,6 +29,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Connections that may be in the middle of their handshake, each way: strangers
 /// cost processor time before they can be told from members.
 const MAX_PENDING: u32 = 512;
+
+/// Bytes that may wait unsent in the kernel, a connection: enough that the link never idles while we are woken,
+/// and no more, for whatever waits there is out of reach of our order of what is urgent, and counts as sent.
+const UNSENT_LEN: u32 = 128 << 10;
 
 /// How many connections a node holds at once; what comes beyond is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +78,13 @@ pub(super) struct Behaviour {
     streams: Streams,
 }
 
+/// Without a bound the kernel takes in megabytes that a slow link needs seconds for.
+fn keep_little_unsent(stream: &tokio::net::TcpStream) {
+    if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_LEN) {
+        tracing::debug!(%error, "a connection keeps the kernel's own bound on unsent bytes");
+    }
+}
+
 /// A swarm that listens nowhere yet; streams that peers open go to `arrived`.
 pub(super) fn swarm(
     identity: &Identity,
@@ -82,6 +94,10 @@ pub(super) fn swarm(
 ) -> Result<Swarm<Behaviour>, TransportError> {
     let tls = Tls::new(identity.keypair())?;
     let transport = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .map(|stream, _| {
+            keep_little_unsent(&stream.0);
+            stream
+        })
         .upgrade(Version::V1Lazy)
         .authenticate(tls)
         .multiplex(Single)
