@@ -37,6 +37,14 @@ fn keep_best(best: &mut Vec<(Score, MemberNo)>, scored: (Score, MemberNo)) {
     best.truncate(MAX_PARENTS);
 }
 
+/// A number that is another for each pair in each tree, and the same whenever it is asked for.
+fn scattered(me: MemberNo, other: MemberNo, tree: usize) -> usize {
+    let pair = (u64::from(me) << 32 | u64::from(other)).wrapping_add(tree as u64 + 1);
+    let mixed = (pair ^ (pair >> 31)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    usize::try_from(mixed >> 33).unwrap_or(0)
+}
+
 impl Tracker {
     /// Gives a member the best parent there is for it in each tree, and up to two others in reserve.
     /// `asks` as above.
@@ -50,6 +58,7 @@ impl Tracker {
         let stripe = self.blobs.stripe(id)?;
         let mine = self.members.get(me)?;
         let before = stripe.parents(me);
+        let is_entered = stripe.get(me).is_some();
         let mut best: [Option<(Score, MemberNo)>; TREES] = [None; TREES];
         let mut reserve: Vec<(Score, MemberNo)> = Vec::with_capacity(MAX_PARENTS + 1);
         let mut room = [0_usize; TREES];
@@ -63,9 +72,22 @@ impl Tracker {
             }
             let is_holder = stripe.is_holder(joiner.member);
             let is_near = theirs.member.zone == mine.member.zone;
+            let bad = u16::from(theirs.slow_until > now) * 2 + u16::from(!is_near);
+            if !is_entered {
+                // Nobody counts whose child it becomes, so all such would go to the same best: each goes where chance
+                // sends it, and waits for nobody who waits for it.
+                for (tree, best) in best.iter_mut().enumerate() {
+                    let scored = ((bad, 0, scattered(me, joiner.member, tree)), joiner.member);
+                    if best.is_none_or(|best| scored < best) {
+                        *best = Some(scored);
+                    }
+                }
+                let chance = scattered(me, joiner.member, TREES);
+                keep_best(&mut reserve, ((bad, 0, chance), joiner.member));
+                continue;
+            }
             if may == [true; TREES] {
                 // Those who came just before: else everybody's reserves are the same few.
-                let bad = u16::from(theirs.slow_until > now) * 2 + u16::from(!is_near);
                 let back = usize::MAX - place;
                 keep_best(
                     &mut reserve,

@@ -63,6 +63,31 @@ fn a_full_stripe_still_routes_but_registers_nobody() {
     assert!(!parents(&lookup(&mut tracker, START, 4)).contains(&3));
 }
 
+// Of 5,000 machines that read one image 900 found its stripes full, and all of them were sent to the same parent:
+// the swarm said nothing but BUSY from then on.
+#[test]
+fn those_for_whom_a_full_stripe_has_no_room_are_spread() {
+    let options = TrackerOptions {
+        stripe_members: 20,
+        ..TrackerOptions::default()
+    };
+    let mut tracker = Tracker::new(options, 1, []);
+    for name in 1..=60 {
+        join(&mut tracker, member(name, "a", Role::Agent));
+    }
+    for name in 1..=20 {
+        lookup(&mut tracker, START, name);
+    }
+    let mut children = [0; 61];
+    for name in 21..=60 {
+        for &parent in parents(&lookup(&mut tracker, START, name)).iter().take(2) {
+            children[usize::from(parent)] += 1;
+        }
+    }
+    let most = children.iter().max().unwrap();
+    assert!(*most <= 12, "{children:?}");
+}
+
 #[test]
 fn the_blob_unused_longest_makes_room() {
     let options = TrackerOptions {
