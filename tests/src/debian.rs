@@ -21,7 +21,7 @@ pub const SPARSE_LEN: u64 = 3 << 30;
 pub const SMALL_FILES: usize = 10_000;
 
 /// The folder that is kept between runs.
-fn cache() -> PathBuf {
+pub(crate) fn cache() -> PathBuf {
     let dir = std::env::var_os("TRANSHIP_TEST_CACHE").map_or_else(
         || {
             let base = std::env::var_os("XDG_CACHE_HOME").map_or_else(

@@ -17,6 +17,7 @@ pub mod command;
 pub mod compare;
 pub mod containerd;
 pub mod debian;
+pub mod guest;
 pub mod independent;
 pub mod layout;
 pub mod registry;
@@ -25,4 +26,5 @@ pub mod stock;
 
 pub use cluster::{Agent, AgentOptions, Cluster, Tracker};
 pub use command::{binary, need_tools, run, tranship};
+pub use guest::{Guest, Kernel};
 pub use relay::Relay;
