@@ -78,7 +78,7 @@ const FLOORS: [(&str, &[&str]); 14] = [
         ],
     ),
     // A workspace of its own: everything in it is compiled with coverage counters.
-    ("tests/fuzz", &["format"]),
+    ("tests/fuzz", &["device", "format"]),
 ];
 
 /// The only crate that may say `unsafe`.

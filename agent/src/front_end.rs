@@ -8,13 +8,12 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tranship_device::front_end::Probed;
 use tranship_device::{
-    BlockRead, Export, FrontEnd, FuseError, FuseOptions, LoopDevice, LoopError, MountError,
-    NbdError, NbdOptions, NbdServer, front_end, mount,
+    FrontEnd, FuseError, FuseOptions, KernelNbd, KernelNbdError, LoopDevice, LoopError, MountError,
+    NbdError, NbdServer, Ublk, UblkError, VhostUserError, VhostUserServer, front_end, mount,
 };
 
 use crate::control::{FrontEndChoice, FrontEndName};
@@ -22,13 +21,13 @@ use crate::control::{FrontEndChoice, FrontEndName};
 pub(crate) use served::{Processes, Served, Server};
 
 mod graduated;
+pub(crate) mod numbered;
+mod sockets;
 
 /// Name of the one file in a device's FUSE mount.
 pub(crate) const FILE: &str = "device";
 /// Where that is mounted, in the device's directory.
 const FUSE_DIR: &str = "fuse";
-/// Name of an NBD server's socket.
-const SOCKET: &str = "nbd.sock";
 
 /// Why a front end did not do as it was told.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +59,15 @@ pub enum FrontEndError {
     /// The NBD server.
     #[error("the NBD server does not work")]
     Nbd(#[from] NbdError),
+    /// The device of the kernel's ublk driver.
+    #[error("the ublk device does not work")]
+    Ublk(#[from] UblkError),
+    /// The device of the kernel's NBD driver.
+    #[error("the kernel's NBD device does not work")]
+    KernelNbd(#[from] KernelNbdError),
+    /// The vhost-user-blk server.
+    #[error("the vhost-user-blk server does not work")]
+    VhostUser(#[from] VhostUserError),
     /// A mount.
     #[error("the mount does not work")]
     Mount(#[from] MountError),
@@ -82,9 +90,12 @@ pub enum FrontEndError {
         /// What it holds.
         filesystem: String,
     },
-    /// NBD devices are not mounted here.
-    #[error("a device with the front end nbd cannot be mounted by the agent")]
-    NotMountable,
+    /// Sockets are not mounted here.
+    #[error("a device with the front end {front_end} cannot be mounted by the agent")]
+    NotMountable {
+        /// The front end.
+        front_end: FrontEndName,
+    },
 }
 
 /// A filesystem that is mounted here.
@@ -112,6 +123,8 @@ impl Filesystem {
 pub(crate) struct FrontEndOptions {
     pub(crate) worker_count: usize,
     pub(crate) stop_grace: Duration,
+    /// How long readers wait for the next agent.
+    pub(crate) agent_patience: Duration,
 }
 
 impl FrontEndOptions {
@@ -151,8 +164,17 @@ pub(crate) enum Presented {
     ErofsFile {
         fuse: Served,
     },
+    Ublk {
+        device: Ublk,
+    },
+    KernelNbd {
+        device: KernelNbd,
+    },
     Nbd {
         server: NbdServer,
+    },
+    VhostUser {
+        server: VhostUserServer,
     },
 }
 
@@ -182,7 +204,10 @@ pub(crate) fn choose(
         FrontEndChoice::Auto => None,
         FrontEndChoice::FuseLoop => Some(FrontEnd::FuseLoop),
         FrontEndChoice::ErofsFile => Some(FrontEnd::ErofsFile),
+        FrontEndChoice::Ublk => Some(FrontEnd::Ublk),
+        FrontEndChoice::KernelNbd => Some(FrontEnd::KernelNbd),
         FrontEndChoice::Nbd => Some(FrontEnd::Nbd),
+        FrontEndChoice::VhostUserBlk => Some(FrontEnd::VhostUserBlk),
     };
     let mut refused = None;
     for probed in probed {
@@ -209,7 +234,10 @@ fn name(front_end: FrontEnd) -> FrontEndName {
     match front_end {
         FrontEnd::ErofsFile => FrontEndName::ErofsFile,
         FrontEnd::FuseLoop => FrontEndName::FuseLoop,
+        FrontEnd::Ublk => FrontEndName::Ublk,
+        FrontEnd::KernelNbd => FrontEndName::KernelNbd,
         FrontEnd::Nbd => FrontEndName::Nbd,
+        FrontEnd::VhostUserBlk => FrontEndName::VhostUserBlk,
     }
 }
 
@@ -232,32 +260,7 @@ impl Presented {
                 let device = LoopDevice::attach_read_only(fuse.path())?;
                 Self::FuseLoop { fuse, device }
             }
-            FrontEndName::ErofsFile | FrontEndName::Nbd => Self::ErofsFile { fuse },
-        })
-    }
-
-    /// Serves `content` on an NBD socket in `dir`.
-    pub(crate) fn nbd(
-        dir: &Path,
-        description: &str,
-        content: Arc<dyn BlockRead>,
-        options: FrontEndOptions,
-    ) -> Result<Self, FrontEndError> {
-        fs::create_dir_all(dir).map_err(|source| FrontEndError::Directory {
-            path: dir.to_owned(),
-            source,
-        })?;
-        let export = Export {
-            name: "device".to_owned(),
-            description: description.chars().take(1000).collect(),
-            content,
-        };
-        let options = NbdOptions {
-            stop_grace: options.stop_grace,
-            ..NbdOptions::default()
-        };
-        Ok(Self::Nbd {
-            server: NbdServer::bind(&dir.join(SOCKET), vec![export], options)?,
+            _ => Self::ErofsFile { fuse },
         })
     }
 
@@ -279,7 +282,7 @@ impl Presented {
                 let device = LoopDevice::attach_read_only(fuse.path())?;
                 Self::FuseLoop { fuse, device }
             }
-            (FrontEndName::ErofsFile | FrontEndName::Nbd, _) => Self::ErofsFile { fuse },
+            (_, _) => Self::ErofsFile { fuse },
         })
     }
 
@@ -291,36 +294,36 @@ impl Presented {
             }
             Self::Graduated { device } => vec![(LOOP_PART, device.as_fd())],
             Self::ErofsFile { fuse } => vec![(FUSE_PART, fuse.fd())],
-            Self::Nbd { .. } => Vec::new(),
+            Self::Ublk { .. }
+            | Self::KernelNbd { .. }
+            | Self::Nbd { .. }
+            | Self::VhostUser { .. } => Vec::new(),
         }
     }
 
-    /// The block device, the FUSE file or the NBD socket.
+    /// The block device, the FUSE file or the socket.
     pub(crate) fn path(&self) -> &Path {
         match self {
             Self::FuseLoop { device, .. } | Self::Graduated { device } => device.path(),
             Self::ErofsFile { fuse } => fuse.path(),
+            Self::Ublk { device } => device.path(),
+            Self::KernelNbd { device } => device.path(),
             Self::Nbd { server } => server.path(),
+            Self::VhostUser { server } => server.path(),
         }
     }
 
     /// The same for NBD clients.
     pub(crate) fn nbd_uri(&self) -> Option<String> {
         match self {
-            Self::FuseLoop { .. } | Self::Graduated { .. } | Self::ErofsFile { .. } => None,
             Self::Nbd { server } => Some(server.uri("")),
+            _ => None,
         }
     }
 
     /// Mounts the device's filesystem at an existing directory, read-only.
     pub(crate) fn mount(&self, filesystem: Filesystem, target: &Path) -> Result<(), FrontEndError> {
         match (self, filesystem) {
-            (Self::FuseLoop { device, .. } | Self::Graduated { device }, Filesystem::Erofs) => {
-                mount::erofs_device(device.path(), target)?;
-            }
-            (Self::FuseLoop { device, .. } | Self::Graduated { device }, Filesystem::Ext4) => {
-                mount::ext4_device(device.path(), target)?;
-            }
             (Self::ErofsFile { fuse }, Filesystem::Erofs) => {
                 mount::erofs_file(fuse.path(), target)?;
             }
@@ -329,7 +332,10 @@ impl Presented {
                     filesystem: "ext4".to_owned(),
                 });
             }
-            (Self::Nbd { .. }, _) => return Err(FrontEndError::NotMountable),
+            (Self::Nbd { .. }, _) => return Err(NOT_NBD),
+            (Self::VhostUser { .. }, _) => return Err(NOT_VHOST_USER),
+            (block_device, Filesystem::Erofs) => mount::erofs_device(block_device.path(), target)?,
+            (block_device, Filesystem::Ext4) => mount::ext4_device(block_device.path(), target)?,
         }
         Ok(())
     }
@@ -344,7 +350,10 @@ impl Presented {
             }
             Self::Graduated { device } => device.detach()?,
             Self::ErofsFile { fuse } => fuse.stop()?,
+            Self::Ublk { device } => device.detach()?,
+            Self::KernelNbd { device } => device.detach()?,
             Self::Nbd { server } => server.stop()?,
+            Self::VhostUser { server } => server.stop()?,
         }
         Ok(())
     }
@@ -353,7 +362,8 @@ impl Presented {
     pub(crate) fn retire(&self) {
         match self {
             Self::FuseLoop { fuse, .. } | Self::ErofsFile { fuse } => fuse.retire(),
-            Self::Graduated { .. } | Self::Nbd { .. } => {}
+            // A plain file's reads do not fail; kernel and virtual machines are left what fails because the device stops.
+            _ => {}
         }
     }
 
@@ -366,11 +376,22 @@ impl Presented {
             }
             Self::Graduated { device } => drop(device),
             Self::ErofsFile { fuse } => fuse.leave()?,
+            Self::Ublk { device } => device.leave()?,
+            Self::KernelNbd { device } => device.leave()?,
             Self::Nbd { server } => server.stop()?,
+            Self::VhostUser { server } => server.stop()?,
         }
         Ok(())
     }
 }
+
+/// What is said of sockets that somebody wants to mount.
+const NOT_NBD: FrontEndError = FrontEndError::NotMountable {
+    front_end: FrontEndName::Nbd,
+};
+const NOT_VHOST_USER: FrontEndError = FrontEndError::NotMountable {
+    front_end: FrontEndName::VhostUserBlk,
+};
 
 fn fuse_dir(dir: &Path) -> PathBuf {
     dir.join(FUSE_DIR)

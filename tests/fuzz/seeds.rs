@@ -18,6 +18,9 @@ use tranship_format::{
     LayerOptions, LayerWriter, ReadAt, Sector,
 };
 
+#[path = "seeds/sockets.rs"]
+mod sockets;
+
 /// Where the checksum's flag stands in the headers of ZFile and of the layer file, counted from the header's beginning.
 const ZFILE_FLAGS: usize = 32;
 
@@ -33,6 +36,8 @@ fn main() {
     tars(&put);
     peers(&put);
     trackers(&put);
+    sockets::clients(&put);
+    sockets::guests(&put);
 }
 
 /// A small blob with data, zeros, a cut and an overwrite.

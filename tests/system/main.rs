@@ -18,6 +18,7 @@ mod disk;
 mod faults;
 mod foreign;
 mod graduation;
+mod guests;
 mod hanging;
 mod image;
 mod restart;

@@ -1,6 +1,8 @@
 //! `tranship attach`: makes a device of an image through the agent.
 
-use tranship_agent::control::{AttachRequest, Client, DeviceInfo, FrontEndChoice, Unserved};
+use tranship_agent::control::{
+    AttachRequest, Client, DeviceInfo, FrontEndChoice, FrontEndName, Unserved,
+};
 
 use crate::agent;
 use crate::cli::{AttachArgs, Common};
@@ -20,8 +22,34 @@ pub(crate) async fn run(common: &Common, args: &AttachArgs) -> Outcome {
     )
     .await?;
     match common.output {
-        Format::Table => output::print(&format!("{}\t{}\n", device.id, device.path.display())),
+        Format::Table => output::print(&table(&device)),
         Format::Json => output::print_json(&device),
+    }
+}
+
+/// The device and, where a virtual machine is to use it, what qemu is started with for that.
+fn table(device: &DeviceInfo) -> String {
+    let mut table = format!("{}\t{}\n", device.id, device.path.display());
+    if let Some(arguments) = qemu_arguments(device) {
+        table.push_str(&arguments);
+        table.push('\n');
+    }
+    table
+}
+
+/// What qemu is started with to have the device as a disk; nothing where it is a device of this machine.
+fn qemu_arguments(device: &DeviceInfo) -> Option<String> {
+    // qemu splits its options at commas, and takes two for one.
+    let path = device.path.display().to_string().replace(',', ",,");
+    match device.front_end {
+        FrontEndName::Nbd => Some(format!(
+            "-drive file.driver=nbd,file.server.type=unix,file.server.path={path},file.reconnect-delay=600,format=raw,if=virtio,read-only=on"
+        )),
+        FrontEndName::VhostUserBlk => Some(format!(
+            "-chardev socket,id=tranship,path={path},reconnect=1 -device vhost-user-blk-pci,chardev=tranship \
+             -object memory-backend-memfd,id=memory,size=MEMORY,share=on -machine memory-backend=memory"
+        )),
+        _ => None,
     }
 }
 

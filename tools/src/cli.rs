@@ -298,7 +298,7 @@ pub(crate) struct AttachArgs {
     /// Converted image
     #[arg(value_name = "REF")]
     pub(crate) reference: String,
-    /// How the kernel or a VM sees it: auto, fuse-loop, erofs-file or nbd
+    /// How the kernel or a VM sees it: auto, fuse-loop, erofs-file, ublk, kernel-nbd, nbd or vhost-user-blk
     #[arg(long, default_value = "auto", value_name = "NAME")]
     pub(crate) front_end: String,
     /// What reads do that no source serves: wait, wait=TIME or error [default: wait, for as long as the agent is told]
@@ -343,7 +343,7 @@ pub(crate) struct MountArgs {
     /// Directory to mount at
     #[arg(value_name = "DIR")]
     pub(crate) target: PathBuf,
-    /// How the kernel sees the device, if it has to be attached: auto, fuse-loop or erofs-file
+    /// How the kernel sees the device, if it has to be attached: auto, fuse-loop, erofs-file, ublk or kernel-nbd
     #[arg(long, default_value = "auto", value_name = "NAME")]
     pub(crate) front_end: String,
     /// Put a writable overlay on top

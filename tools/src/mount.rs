@@ -1,6 +1,6 @@
 //! `tranship mount`: mounts an image's filesystem, attaching the image first if nobody has.
 
-use tranship_agent::control::{DeviceInfo, FrontEndChoice, FrontEndName, MountRequest};
+use tranship_agent::control::{DeviceInfo, FrontEndChoice, MountRequest};
 
 use crate::agent;
 use crate::attach::{attach, front_end, unserved};
@@ -12,9 +12,11 @@ pub(crate) async fn run(common: &Common, args: &MountArgs) -> Outcome {
     let client = agent::client(&args.agent);
     let target = agent::absolute(&args.target)?;
     let front_end = front_end(&args.front_end)?;
-    let mountable = |device: &DeviceInfo| match device.front_end {
-        FrontEndName::Nbd => false,
-        name => front_end == FrontEndChoice::Auto || name.to_string() == front_end.to_string(),
+    let mountable = |device: &DeviceInfo| {
+        let name = device.front_end;
+        let is_wanted =
+            front_end == FrontEndChoice::Auto || name.to_string() == front_end.to_string();
+        is_wanted && name.is_mountable()
     };
     let (device, ours) = match agent::find(&client, &args.reference, mountable).await? {
         Some(device) => (device, false),

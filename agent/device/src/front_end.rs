@@ -18,13 +18,21 @@ pub enum FrontEnd {
     ErofsFile,
     /// A loop device with direct I/O on a FUSE file.
     FuseLoop,
+    /// A block device of the kernel's ublk driver.
+    Ublk,
+    /// A block device of the kernel's NBD driver, for machines without FUSE.
+    KernelNbd,
     /// An NBD server on a unix socket: no block device on this machine, but one for virtual machines and copies.
     Nbd,
+    /// A vhost-user-blk server on a unix socket: a disk for virtual machines, whose memory it shares.
+    VhostUserBlk,
 }
 
 /// A name that no front end has.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("there is no front end {name:?}; there are erofs-file, fuse-loop, nbd")]
+#[error(
+    "there is no front end {name:?}; there are erofs-file, fuse-loop, ublk, kernel-nbd, nbd, vhost-user-blk"
+)]
 pub struct UnknownFrontEnd {
     /// The name.
     pub name: String,
@@ -32,14 +40,24 @@ pub struct UnknownFrontEnd {
 
 impl FrontEnd {
     /// All front ends, the one to be preferred first.
-    pub const ALL: [Self; 3] = [Self::ErofsFile, Self::FuseLoop, Self::Nbd];
+    pub const ALL: [Self; 6] = [
+        Self::ErofsFile,
+        Self::FuseLoop,
+        Self::Ublk,
+        Self::KernelNbd,
+        Self::Nbd,
+        Self::VhostUserBlk,
+    ];
 
     /// The name in options and reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::ErofsFile => "erofs-file",
             Self::FuseLoop => "fuse-loop",
+            Self::Ublk => "ublk",
+            Self::KernelNbd => "kernel-nbd",
             Self::Nbd => "nbd",
+            Self::VhostUserBlk => "vhost-user-blk",
         }
     }
 }
@@ -88,6 +106,6 @@ mod tests {
         for front_end in FrontEnd::ALL {
             assert_eq!(front_end.to_string().parse(), Ok(front_end));
         }
-        assert!("ublk".parse::<FrontEnd>().is_err());
+        assert!("scsi".parse::<FrontEnd>().is_err());
     }
 }

@@ -22,16 +22,25 @@ mod crew;
 mod errno;
 pub mod front_end;
 mod fuse;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod keeper;
 mod loop_device;
 mod memory;
 pub mod mount;
 mod nbd;
+mod socket;
+pub mod ublk;
+mod vhost_user;
 
 pub use block_read::{Allocation, BlockRead, BlockReadError};
 pub use front_end::{FrontEnd, UnknownFrontEnd};
 pub use fuse::{FuseError, FuseFile, FuseMount, FuseOptions, Session};
+pub use kernel_nbd::{KernelNbd, KernelNbdError, KernelNbdOptions};
 pub use loop_device::{LoopDevice, LoopError, LoopOptions};
 pub use memory::Memory;
 pub use mount::{BackingIo, MountError};
+pub use nbd::kernel as kernel_nbd;
 pub use nbd::{Export, NbdError, NbdOptions, NbdServer};
+pub use ublk::{Ublk, UblkError, UblkOptions};
+pub use vhost_user::{VhostUserError, VhostUserOptions, VhostUserServer};

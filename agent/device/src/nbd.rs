@@ -6,22 +6,21 @@
 mod accept;
 mod buffers;
 mod handshake;
+pub mod kernel;
 mod protocol;
 mod transmission;
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
-use std::fs;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::block_read::BlockRead;
-use crate::errno::{Refusal, refusal};
+use crate::socket;
 
 use accept::Shared;
 
@@ -120,14 +119,12 @@ impl NbdServer {
             path: path.to_owned(),
             source,
         };
-        let listener = listen(path).map_err(listen_error)?;
+        let listener = socket::listen(path).map_err(listen_error)?;
         let server = Self {
             path: path.to_owned(),
-            socket: identity(path),
+            socket: socket::identity(path),
             shared: Arc::new(Shared::new(exports, options).map_err(listen_error)?),
         };
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(listen_error)?;
-        listener.set_nonblocking(true).map_err(listen_error)?;
         let shared = Arc::clone(&server.shared);
         server
             .shared
@@ -162,11 +159,7 @@ impl NbdServer {
         let Some(socket) = self.socket.take() else {
             return Ok(());
         };
-        if identity(&self.path) == Some(socket)
-            && let Err(error) = fs::remove_file(&self.path)
-        {
-            tracing::debug!(error = &error as &dyn Error, "an NBD socket stays");
-        }
+        socket::remove(&self.path, socket);
         match self.shared.stop() {
             0 => Ok(()),
             count => Err(NbdError::StillReading { count }),
@@ -182,24 +175,18 @@ impl Drop for NbdServer {
     }
 }
 
-/// Listens at `path`; a socket there that nobody listens on any longer is removed.
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    let error = match UnixListener::bind(path) {
-        Err(error) if refusal(&error) == Refusal::InUse => error,
-        bound => return bound,
-    };
-    match UnixStream::connect(path) {
-        Err(answer) if refusal(&answer) == Refusal::NobodyListens => {
-            fs::remove_file(path)?;
-            UnixListener::bind(path)
-        }
-        _ => Err(error),
-    }
+/// What a client that speaks over `stream` agrees on, if it does; for fuzz targets.
+pub(crate) fn negotiated<'a>(
+    stream: &mut (impl Read + Write),
+    exports: &'a [Export],
+) -> Option<handshake::Agreed<'a>> {
+    handshake::negotiate(stream, exports).ok().flatten()
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    let status = fs::symlink_metadata(path).ok()?;
-    Some((status.dev(), status.ino()))
+/// Answers what comes over `stream` after that.
+pub(crate) fn transmit(agreed: handshake::Agreed<'_>, stream: &UnixStream) {
+    let buffers = buffers::Buffers::new(0, protocol::PAYLOAD_LEN_MAX as usize);
+    transmission::Transmission::new(agreed, stream, &buffers, 2).run();
 }
 
 /// Appends `bytes` to a URI. What is neither plain nor in `also_plain` is written as a number.
@@ -215,6 +202,8 @@ fn percent_encode(uri: &mut String, bytes: &[u8], also_plain: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
     use crate::memory::Memory;
 

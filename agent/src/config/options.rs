@@ -149,6 +149,7 @@ impl Config {
         DeviceOptions {
             front_end: self.device.front_end,
             bounds: FrontEndOptions {
+                agent_patience: self.device.agent_patience,
                 worker_count: self.device.workers,
                 stop_grace: self.device.stop_grace,
             },

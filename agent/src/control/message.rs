@@ -22,8 +22,14 @@ pub enum FrontEndChoice {
     FuseLoop,
     /// A FUSE file that EROFS mounts directly, without a block device between (Linux 6.12 and later).
     ErofsFile,
+    /// A block device of the kernel's ublk driver.
+    Ublk,
+    /// A block device of the kernel's NBD driver, for machines without FUSE.
+    KernelNbd,
     /// A unix socket that speaks NBD, for virtual machines and copying tools.
     Nbd,
+    /// A unix socket that speaks vhost-user-blk: a disk for virtual machines, whose memory it shares.
+    VhostUserBlk,
 }
 
 /// The front end that a device has.
@@ -34,8 +40,32 @@ pub enum FrontEndName {
     FuseLoop,
     /// See [`FrontEndChoice::ErofsFile`].
     ErofsFile,
+    /// See [`FrontEndChoice::Ublk`].
+    Ublk,
+    /// See [`FrontEndChoice::KernelNbd`].
+    KernelNbd,
     /// See [`FrontEndChoice::Nbd`].
     Nbd,
+    /// See [`FrontEndChoice::VhostUserBlk`].
+    VhostUserBlk,
+}
+
+impl FrontEndName {
+    /// Whether it makes a device of this machine, which can be mounted here; else it is a socket for virtual machines and tools.
+    pub const fn is_mountable(self) -> bool {
+        match self {
+            Self::FuseLoop | Self::ErofsFile | Self::Ublk | Self::KernelNbd => true,
+            Self::Nbd | Self::VhostUserBlk => false,
+        }
+    }
+
+    /// Whether the kernel reads it through a FUSE file, which a device process can answer and a keeper hold.
+    pub(crate) const fn is_by_fuse(self) -> bool {
+        match self {
+            Self::FuseLoop | Self::ErofsFile => true,
+            Self::Ublk | Self::KernelNbd | Self::Nbd | Self::VhostUserBlk => false,
+        }
+    }
 }
 
 impl fmt::Display for FrontEndName {
@@ -43,7 +73,10 @@ impl fmt::Display for FrontEndName {
         f.write_str(match self {
             Self::FuseLoop => "fuse-loop",
             Self::ErofsFile => "erofs-file",
+            Self::Ublk => "ublk",
+            Self::KernelNbd => "kernel-nbd",
             Self::Nbd => "nbd",
+            Self::VhostUserBlk => "vhost-user-blk",
         })
     }
 }
@@ -54,7 +87,10 @@ impl fmt::Display for FrontEndChoice {
             Self::Auto => "auto",
             Self::FuseLoop => "fuse-loop",
             Self::ErofsFile => "erofs-file",
+            Self::Ublk => "ublk",
+            Self::KernelNbd => "kernel-nbd",
             Self::Nbd => "nbd",
+            Self::VhostUserBlk => "vhost-user-blk",
         })
     }
 }
@@ -67,9 +103,12 @@ impl FromStr for FrontEndChoice {
             "auto" => Ok(Self::Auto),
             "fuse-loop" => Ok(Self::FuseLoop),
             "erofs-file" => Ok(Self::ErofsFile),
+            "ublk" => Ok(Self::Ublk),
+            "kernel-nbd" => Ok(Self::KernelNbd),
             "nbd" => Ok(Self::Nbd),
+            "vhost-user-blk" => Ok(Self::VhostUserBlk),
             other => Err(format!(
-                "{other:?} is no front end; there are auto, fuse-loop, erofs-file and nbd"
+                "{other:?} is no front end; there are auto, fuse-loop, erofs-file, ublk, kernel-nbd, nbd and vhost-user-blk"
             )),
         }
     }
@@ -124,7 +163,7 @@ pub struct DeviceInfo {
     pub front_end: FrontEndName,
     /// Length of the device, in bytes.
     pub size: u64,
-    /// The block device, the FUSE file, or the NBD socket.
+    /// The block device, the FUSE file, or the socket.
     pub path: PathBuf,
     /// The same as a URI for NBD clients; only with that front end.
     #[serde(default, skip_serializing_if = "Option::is_none")]

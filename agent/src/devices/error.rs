@@ -92,8 +92,8 @@ impl DeviceError {
             Self::FrontEnd(FrontEndError::NoBlockDevice { .. }) => {
                 "attach it with fuse-loop, which makes a block device, or with auto".to_owned()
             }
-            Self::FrontEnd(FrontEndError::NotMountable) => {
-                "attach it with fuse-loop or erofs-file to mount it; nbd is for virtual machines and copies".to_owned()
+            Self::FrontEnd(FrontEndError::NotMountable { .. }) => {
+                "attach it with fuse-loop or erofs-file to mount it; sockets are for virtual machines and copies".to_owned()
             }
             Self::FrontEnd(_) => "does the agent run as root, and are /dev/fuse and /dev/loop-control there?".to_owned(),
             Self::NoSuchDevice { .. } | Self::NoSuchMount { .. } => "tranship devices lists what there is".to_owned(),
@@ -118,7 +118,7 @@ impl DeviceError {
             Self::FrontEnd(
                 FrontEndError::Obstacle { .. }
                 | FrontEndError::NoBlockDevice { .. }
-                | FrontEndError::NotMountable,
+                | FrontEndError::NotMountable { .. },
             )
             | Self::Filesystem { .. } => 422,
             Self::FrontEnd(_) | Self::Record { .. } => 500,

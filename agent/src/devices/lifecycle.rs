@@ -11,7 +11,7 @@ use crate::control::{
 };
 use crate::fill;
 use crate::front_end::{
-    self, FILE, FUSE_PART, Filesystem, LOOP_PART, Left, Presented, Processes, Server,
+    self, FILE, FUSE_PART, Filesystem, LOOP_PART, Left, Presented, Processes, Server, numbered,
 };
 use crate::image::{Image, Resolved};
 use crate::keeping::Keeping;
@@ -155,8 +155,8 @@ impl Devices {
                 }));
                 let presented = match taken {
                     Some(presented) => presented,
-                    None if front_end == FrontEndName::Nbd => {
-                        Presented::nbd(&dir, &record.reference, content, bounds)?
+                    None if !front_end.is_by_fuse() => {
+                        Presented::without_fuse(front_end, &dir, &record.reference, content, bounds)?
                     }
                     None => Presented::new(front_end, &dir, server, bounds)?,
                 };
@@ -203,7 +203,7 @@ impl Devices {
         let Some(supply) = &self.supply else {
             return Server::Here(image.content());
         };
-        if front_end == FrontEndName::Nbd || !self.keeping.has_keeper() {
+        if !front_end.is_by_fuse() || !self.keeping.has_keeper() {
             return Server::Here(image.content());
         }
         supply.add(&slot.id, image);
@@ -287,6 +287,7 @@ impl Devices {
             tracing::warn!(device = slot.id, %error, "the record of a detached device stays");
         }
         plain::remove(&dir);
+        numbered::forget(&dir);
         // Only empty directories: whatever else lies there is worth a look.
         for dir in [dir.join("fuse"), dir] {
             let _ = std::fs::remove_dir(dir);

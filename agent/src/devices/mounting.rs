@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::control::{MountInfo, MountRequest};
-use crate::front_end::{Filesystem, FrontEndError, Presented};
+use crate::front_end::{Filesystem, FrontEndError};
 use crate::mounts::{self, MountRecord};
 
 use super::{Attached, DeviceError, Devices, Slot, Work, mount_info};
@@ -68,8 +68,10 @@ impl Devices {
         target: PathBuf,
         writable: bool,
     ) -> (Option<Attached>, Result<MountInfo, DeviceError>) {
-        if matches!(attached.presented, Presented::Nbd { .. }) {
-            return (Some(attached), Err(FrontEndError::NotMountable.into()));
+        let front_end = work.record.as_ref().map(|record| record.front_end);
+        if let Some(front_end) = front_end.filter(|front_end| !front_end.is_mountable()) {
+            let refused = FrontEndError::NotMountable { front_end };
+            return (Some(attached), Err(refused.into()));
         }
         let Some(filesystem) = Filesystem::named(&attached.image.fs_name) else {
             let fs_name = attached.image.fs_name.clone();

@@ -5,13 +5,14 @@
 //! anything. A graduated device is wholly in the kernel, and is found there by its plain file; then each device is taken over or made again beside the others, as long as it takes. A device that cannot come
 //! back keeps nobody from starting.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
-use tranship_device::LoopDevice;
+use tranship_device::{KernelNbd, LoopDevice};
 
-use crate::front_end::{FUSE_PART, LOOP_PART};
+use crate::front_end::{FUSE_PART, LOOP_PART, numbered};
 use crate::plain;
 use crate::stale;
 
@@ -41,9 +42,16 @@ impl Devices {
                 LoopDevice::find(&plain::path_in(&run_dir.join(id)))
                     .is_ok_and(|devices| !devices.is_empty())
             };
+            let is_kernel_nbd = |dir: &Path| {
+                let found = KernelNbd::find(&dir.display().to_string());
+                found.is_ok_and(|number| number.is_some())
+            };
             let is_left = |id: &str| {
                 let mut parts = held.iter();
-                parts.any(|(device, part)| device == id && part == FUSE_PART) || is_graduated(id)
+                parts.any(|(device, part)| device == id && part == FUSE_PART)
+                    || is_graduated(id)
+                    || is_kernel_nbd(&run_dir.join(id))
+                    || numbered::number_in(&run_dir.join(id)).is_some()
             };
             let kept: Vec<String> = known.into_iter().filter(|id| is_left(id)).collect();
             let is_kept = |id: &str| kept.iter().any(|kept| kept == id);

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use crate::errno::{Refusal, refusal};
 use crate::mount::{self, MountError};
-use crate::{Export, FrontEnd, FuseFile, FuseOptions, LoopDevice, Memory, NbdOptions, NbdServer};
+use crate::{
+    Export, FrontEnd, FuseFile, FuseOptions, KernelNbd, KernelNbdOptions, LoopDevice, Memory,
+    NbdOptions, NbdServer, Ublk, UblkOptions, VhostUserOptions, VhostUserServer, ublk,
+};
 
 use super::Probed;
 
@@ -71,7 +74,10 @@ impl Ground {
         match front_end {
             FrontEnd::ErofsFile => self.try_erofs_file(),
             FrontEnd::FuseLoop => self.try_fuse_loop(),
+            FrontEnd::Ublk => try_ublk(),
+            FrontEnd::KernelNbd => self.try_kernel_nbd(),
             FrontEnd::Nbd => self.try_nbd(),
+            FrontEnd::VhostUserBlk => self.try_vhost_user(),
         }
     }
 
@@ -104,6 +110,24 @@ impl Ground {
         tried.and(stopped)
     }
 
+    fn try_kernel_nbd(&self) -> Result<(), String> {
+        let identifier = self.dir.display().to_string();
+        let content = Arc::new(Memory::new(smallest_filesystem()));
+        let device = KernelNbd::attach(&identifier, content, KernelNbdOptions::default())
+            .map_err(|error| in_words(&error))?;
+        let read = has_the_bytes(device.path());
+        let detached = device.detach().map_err(|error| in_words(&error));
+        read.and(detached)
+    }
+
+    fn try_vhost_user(&self) -> Result<(), String> {
+        let content = Arc::new(Memory::new(smallest_filesystem()));
+        let options = VhostUserOptions::default();
+        VhostUserServer::bind(&self.dir.join("socket"), "probe", content, options)
+            .and_then(VhostUserServer::stop)
+            .map_err(|error| in_words(&error))
+    }
+
     fn try_nbd(&self) -> Result<(), String> {
         let export = Export {
             name: "probe".to_owned(),
@@ -131,13 +155,30 @@ impl Drop for Ground {
 
 fn try_loop(file: &Path) -> Result<(), String> {
     let device = LoopDevice::attach_read_only(file).map_err(|error| in_words(&error))?;
-    let read = match fs::read(device.path()) {
-        Ok(bytes) if bytes == smallest_filesystem() => Ok(()),
-        Ok(_) => Err("the loop device does not have the bytes of the file below".to_owned()),
-        Err(error) => Err(in_words(&error)),
-    };
+    let read = has_the_bytes(device.path());
     let detached = device.detach().map_err(|error| in_words(&error));
     read.and(detached)
+}
+
+fn try_ublk() -> Result<(), String> {
+    let content = Arc::new(Memory::new(smallest_filesystem()));
+    let options = UblkOptions {
+        worker_count: 1,
+        ..UblkOptions::default()
+    };
+    let device = Ublk::attach(ublk::free_number(), content, options);
+    let device = device.map_err(|error| in_words(&error))?;
+    let read = has_the_bytes(device.path());
+    let detached = device.detach().map_err(|error| in_words(&error));
+    read.and(detached)
+}
+
+fn has_the_bytes(device: &Path) -> Result<(), String> {
+    match fs::read(device) {
+        Ok(bytes) if bytes == smallest_filesystem() => Ok(()),
+        Ok(_) => Err("the block device does not have the bytes that it was given".to_owned()),
+        Err(error) => Err(in_words(&error)),
+    }
 }
 
 fn why_no_erofs_file(error: &MountError) -> String {
@@ -209,8 +250,10 @@ mod tests {
             println!("{}: {:?}", probed.front_end, probed.obstacle);
         }
         assert_eq!(probed.len(), FrontEnd::ALL.len());
-        let nbd = probed.last().unwrap();
-        assert!(nbd.is_available(), "needs no privilege");
+        let sockets = [FrontEnd::Nbd, FrontEnd::VhostUserBlk];
+        for probed in probed.iter().filter(|one| sockets.contains(&one.front_end)) {
+            assert!(probed.is_available(), "needs no privilege");
+        }
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
         let under_scratch = mount::entries()
             .unwrap()

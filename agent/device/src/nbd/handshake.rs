@@ -20,7 +20,7 @@ const OPTION_COUNT_MAX: usize = 1000;
 
 /// What client and server agreed on.
 #[derive(Debug)]
-pub(super) struct Agreed<'a> {
+pub(crate) struct Agreed<'a> {
     pub(super) export: &'a Export,
     /// Whether reads are answered in chunks.
     pub(super) structured: bool,

@@ -37,6 +37,8 @@ pub(super) struct Transmission<'a> {
     incoming: Mutex<Incoming<'a>>,
     /// Held while a reply, or a chunk of it, is written.
     outgoing: Mutex<()>,
+    /// Whether the connection ends where a read fails because the device is stopping, so that a successor answers it.
+    leaves_what_stops: bool,
 }
 
 struct Incoming<'a> {
@@ -63,6 +65,15 @@ impl<'a> Transmission<'a> {
                 ended: false,
             }),
             outgoing: Mutex::new(()),
+            leaves_what_stops: false,
+        }
+    }
+
+    /// Leaves reads that fail because the device is stopping to whoever serves the client next.
+    pub(super) fn leaving_what_stops(self) -> Self {
+        Self {
+            leaves_what_stops: true,
+            ..self
         }
     }
 
@@ -210,8 +221,12 @@ impl<'a> Transmission<'a> {
     fn read_simple(&self, request: Request) -> io::Result<()> {
         let len = request.len as usize;
         let mut buffer = self.buffers.take(len);
-        if let Err(errno) = read_or_errno(self.content(), request.offset, buffer.data(len)) {
-            return self.simple(request, Err(errno));
+        match read_or_errno(self.content(), request.offset, buffer.data(len)) {
+            Ok(()) => {}
+            Err(Errno::ShutDown) if self.leaves_what_stops => {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            Err(errno) => return self.simple(request, Err(errno)),
         }
         self.write(buffer.with_header(&simple_header(request.cookie, Ok(())), len))
     }

@@ -5,6 +5,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::host_endian_bytes,
     clippy::print_stderr,
     reason = "a test stops at the first surprise, and says what it leaves out"
 )]
@@ -13,6 +14,9 @@ mod crash;
 mod fuse_file;
 mod ground;
 mod keeper;
+mod kernel_nbd;
 mod loop_device;
 mod mounts;
 mod nbd_server;
+mod ublk;
+mod vhost_user;
