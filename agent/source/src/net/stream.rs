@@ -271,14 +271,17 @@ mod tests {
         }
         let writing = tokio::spawn(writing);
         let (mut reader, _) = frames(Box::new(theirs), 1 << 20);
-        let first = reader.next();
-        tokio::pin!(first);
-        // As much of the first chunk as the stream takes is on its way.
-        assert!(futures::poll!(&mut first).is_pending());
-        tokio::task::yield_now().await;
-        assert!(outbox.send(queued(&PeerMessage::Miss { request: 3 })));
-        drop(outbox);
-        let mut came = vec![first.await.unwrap().unwrap().request];
+        let first = {
+            let first = reader.next();
+            tokio::pin!(first);
+            // As much of the first chunk as the stream takes is on its way.
+            assert!(futures::poll!(&mut first).is_pending());
+            tokio::task::yield_now().await;
+            assert!(outbox.send(queued(&PeerMessage::Miss { request: 3 })));
+            drop(outbox);
+            first.await
+        };
+        let mut came = vec![first.unwrap().unwrap().request];
         while let Some(frame) = reader.next().await.unwrap() {
             came.push(frame.request);
         }
