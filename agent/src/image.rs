@@ -262,10 +262,10 @@ impl Images {
         })
     }
 
-    /// Stored bytes of a blob that are here.
-    pub(crate) fn present_len(&self, blob: &Digest) -> u64 {
+    /// Bytes of disk and files that a blob takes here.
+    pub(crate) fn disk_usage(&self, blob: &Digest) -> (u64, u64) {
         let known = self.store.known(blob);
-        known.map_or(0, |blob| blob.present_len())
+        known.map_or((0, 0), |blob| blob.disk_usage())
     }
 
     /// How images are opened.

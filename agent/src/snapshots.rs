@@ -14,7 +14,8 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tranship_format::Digest;
 use tranship_snapshotter::{
-    ImageError, Images as ImagesForSnapshots, LazyLayers, Snapshotter, Verdict, Wanted, async_trait,
+    ImageError, Images as ImagesForSnapshots, LazyLayers, Snapshotter, Usage, Verdict, Wanted,
+    async_trait,
 };
 use tranship_source::ImageReference;
 use tranship_source::places;
@@ -196,16 +197,17 @@ impl ImagesForSnapshots for LazyImages {
         mounts.map(|mount| mount.target).collect()
     }
 
-    fn present_len(&self, layers: &LazyLayers) -> u64 {
+    fn usage(&self, layers: &LazyLayers) -> Usage {
         let Ok(manifest) = layers.manifest.parse() else {
-            return 0;
+            return Usage::default();
         };
         let known = self.images.recall(&layers.reference, None, manifest);
         let top = known.ok().flatten().and_then(|resolved| {
             let shown = resolved.bottom(Some(layers.layer_count));
             shown.top_blob()
         });
-        top.map_or(0, |blob| self.images.present_len(&blob))
+        let (len, inode_count) = top.map_or((0, 0), |blob| self.images.disk_usage(&blob));
+        Usage { len, inode_count }
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tranship_containerd::tonic::async_trait;
 
-use crate::snapshot::LazyLayers;
+use crate::snapshot::{LazyLayers, Usage};
 
 /// Why an image cannot be shown, in the agent's own words.
 pub type ImageError = Box<dyn Error + Send + Sync>;
@@ -53,6 +53,6 @@ pub trait Images: Debug + Send + Sync + 'static {
     /// Where something is attached, or should be.
     fn attached(&self) -> Vec<PathBuf>;
 
-    /// Stored bytes of the uppermost of these layers that are on this node.
-    fn present_len(&self, layers: &LazyLayers) -> u64;
+    /// What the uppermost of these layers takes on this node's disk.
+    fn usage(&self, layers: &LazyLayers) -> Usage;
 }

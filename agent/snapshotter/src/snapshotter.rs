@@ -187,7 +187,7 @@ impl Snapshotter {
         .await
     }
 
-    /// What a snapshot takes on disk, without what it stands on: of a lazy one, the chunks that are on this node.
+    /// What a snapshot takes on disk, without what it stands on: of a lazy one, the store's files of its layer.
     pub async fn usage(&self, key: &str) -> Result<Usage, SnapshotError> {
         let key = key.to_owned();
         self.blocking(move |inner| {
@@ -196,10 +196,7 @@ impl Snapshotter {
                 .get(&key)?
                 .ok_or_else(|| SnapshotError::not_found(&key))?;
             Ok(match (&snapshot.lazy, snapshot.kind) {
-                (Some(layers), _) => Usage {
-                    len: inner.images.present_len(layers),
-                    inode_count: 1,
-                },
+                (Some(layers), _) => inner.images.usage(layers),
                 (None, Kind::Committed) => snapshot.usage,
                 (None, _) => inner.folders.usage(snapshot.id)?,
             })

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -17,6 +18,8 @@ use crate::layout::About;
 use crate::presence::{ENTRY_LEN, Presence, Word};
 use crate::space::Space;
 
+/// Bytes in a block of stat(2)'s count, whatever the filesystem's own are.
+const STAT_BLOCK_LEN: u64 = 512;
 /// Locks that writers of one blob share out among its chunks.
 const LOCK_COUNT: usize = 16;
 
@@ -97,6 +100,16 @@ impl Blob {
 
     pub(crate) fn presence(&self) -> &Presence {
         &self.presence
+    }
+
+    /// Bytes of disk, and files; what is not there takes nothing.
+    pub(crate) fn disk_usage(&self) -> (u64, u64) {
+        let files = ["about", "data", "present"].map(|name| self.dir.join(name));
+        let found = files.iter().chain([&self.dir]).flat_map(fs::metadata);
+        found.fold((0, 0), |(len, count), found| {
+            let blocks = found.blocks().saturating_mul(STAT_BLOCK_LEN);
+            (blocks.saturating_add(len), count.saturating_add(1))
+        })
     }
 
     /// What a chunk hashes to.

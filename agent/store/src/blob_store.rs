@@ -66,6 +66,12 @@ impl BlobStore {
         self.blob.presence().len()
     }
 
+    /// Bytes of disk and files that the blob takes, its directory among them: what the filesystem says, since chunks share
+    /// blocks with their neighbours and with holes.
+    pub fn disk_usage(&self) -> (u64, u64) {
+        self.blob.disk_usage()
+    }
+
     /// Keeps a chunk. One that is here already is left as it is.
     ///
     /// [`StoreError::Full`] means that the caller hands the bytes on without their being kept.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Semaphore;
 use tranship_snapshotter::{
-    ImageError, Images, LazyLayers, Request, Snapshotter, Verdict, Wanted, async_trait,
+    ImageError, Images, LazyLayers, Request, Snapshotter, Usage, Verdict, Wanted, async_trait,
 };
 
 /// Images of this beginning are lazy; those of `require/` must be, and are not.
@@ -75,8 +75,11 @@ impl Images for Fake {
         self.attached.lock().unwrap().keys().cloned().collect()
     }
 
-    fn present_len(&self, layers: &LazyLayers) -> u64 {
-        u64::from(layers.layer_count) * 1000
+    fn usage(&self, layers: &LazyLayers) -> Usage {
+        Usage {
+            len: u64::from(layers.layer_count) * 1000,
+            inode_count: 4,
+        }
     }
 }
 
