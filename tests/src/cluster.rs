@@ -9,10 +9,14 @@ use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
+
+/// Starts a program with the socket at its input as systemd would: as descriptor 3, said in the environment.
+const AS_SYSTEMD: &str = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\"";
 
 /// The token with which agents join in tests.
 pub const TOKEN: &str = "a-token-for-tests-0123456789abcdef";
@@ -26,17 +30,27 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(name: &str, config: &Path, log: &Path) -> Self {
+    fn start(name: &str, config: &Path, log: &Path, listener: Option<&UnixListener>) -> Self {
         let file = fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(log)
             .expect("a log file");
-        let mut process = Command::new(binary(name))
+        let mut command = if listener.is_some() {
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", AS_SYSTEMD]).arg(binary(name));
+            shell
+        } else {
+            Command::new(binary(name))
+        };
+        let input = listener.map_or_else(Stdio::null, |listener| {
+            OwnedFd::from(listener.try_clone().expect("a second handle")).into()
+        });
+        let mut process = command
             .arg("--config")
             .arg(config)
             .arg("--print-ready")
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(file)
             .spawn()
@@ -138,6 +152,8 @@ pub struct AgentOptions {
 pub struct Agent {
     daemon: Option<Daemon>,
     folder: PathBuf,
+    /// The snapshotter's socket, where somebody else has bound it.
+    listener: Option<UnixListener>,
 }
 
 impl Agent {
@@ -179,7 +195,13 @@ impl Agent {
             "tranship-agent",
             &self.folder.join("agent.toml"),
             &self.folder.join("agent.log"),
+            self.listener.as_ref(),
         ));
+    }
+
+    /// From its next start on it is given the snapshotter's socket, as by systemd.
+    pub fn listen_on(&mut self, listener: UnixListener) {
+        self.listener = Some(listener);
     }
 
     /// Its log so far.
@@ -281,7 +303,12 @@ impl Cluster {
         )
         .expect("a configuration");
         self.tracker = Some(Tracker {
-            daemon: Daemon::start("tranship-tracker", &config, &folder.join("tracker.log")),
+            daemon: Daemon::start(
+                "tranship-tracker",
+                &config,
+                &folder.join("tracker.log"),
+                None,
+            ),
         });
     }
 
@@ -316,6 +343,7 @@ impl Cluster {
         let mut agent = Agent {
             daemon: None,
             folder,
+            listener: None,
         };
         agent.restart();
         self.agents.push(agent);

@@ -4,6 +4,7 @@ use crate::command::{need_tools, run};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -27,6 +28,8 @@ impl Containerd {
     pub fn start(socket: &Path, pause: &str) -> Self {
         need_tools(&["containerd", "ctr", "runc"]);
         let folder = tempfile::tempdir().expect("a scratch folder");
+        // Containers with users of their own go through it to their roots.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).expect("a mode");
         fs::write(
             folder.path().join("config.toml"),
             config(folder.path(), socket, pause),
@@ -51,6 +54,22 @@ impl Containerd {
     /// Its socket.
     pub fn socket(&self) -> PathBuf {
         self.folder.path().join("containerd.sock")
+    }
+
+    /// Has pods' images of the registry at `host` come without TLS; those on this machine do anyway.
+    pub fn speak_plainly_to(&self, host: &str) {
+        let folder = self.folder.path().join("certs.d").join(host);
+        fs::create_dir_all(&folder).expect("a folder");
+        fs::write(
+            folder.join("hosts.toml"),
+            format!("server = \"http://{host}\"\n"),
+        )
+        .expect("a configuration");
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.process)
     }
 
     /// Ends it at once, as a crash would, and starts it again; containers run on.
@@ -218,8 +237,11 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
   sandbox_image = "{pause}"
   disable_apparmor = true
   restrict_oom_score_adj = true
+  stats_collect_period = 1
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "{folder}/certs.d"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{folder}/cni/bin"
     conf_dir = "{folder}/cni/net.d"

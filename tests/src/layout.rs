@@ -17,6 +17,8 @@ pub enum Stored {
     Plain,
     /// gzip, fast.
     Gzip,
+    /// gzip as most builders write it, level 6.
+    GzipUsual,
     /// Several gzip members in a row, as some builders write them.
     GzipMembers,
     /// zstd, level 3.
@@ -25,6 +27,11 @@ pub enum Stored {
 
 /// Writes an image of the given layer tars (bottom first) into the folder `layout` under `tag`.
 pub fn write(layout: &Path, tag: &str, layers: &[(&Path, Stored)]) {
+    write_with_volumes(layout, tag, layers, &[]);
+}
+
+/// The same; its containers have folders of their own at the paths `volumes`.
+pub fn write_with_volumes(layout: &Path, tag: &str, layers: &[(&Path, Stored)], volumes: &[&str]) {
     fs::create_dir_all(layout.join("blobs/sha256")).expect("a layout folder");
     let mut diff_ids = Vec::new();
     let mut descriptors = Vec::new();
@@ -35,6 +42,10 @@ pub fn write(layout: &Path, tag: &str, layers: &[(&Path, Stored)]) {
         let (media_type, bytes) = match stored {
             Stored::Plain => ("application/vnd.oci.image.layer.v1.tar", plain),
             Stored::Gzip => ("application/vnd.oci.image.layer.v1.tar+gzip", gzip(&plain)),
+            Stored::GzipUsual => (
+                "application/vnd.oci.image.layer.v1.tar+gzip",
+                gzip_at(Compression::default(), &plain),
+            ),
             Stored::GzipMembers => (
                 "application/vnd.oci.image.layer.v1.tar+gzip",
                 plain.chunks(7_000).flat_map(gzip).collect(),
@@ -50,6 +61,7 @@ pub fn write(layout: &Path, tag: &str, layers: &[(&Path, Stored)]) {
     }
     let image = Documents {
         environment: &["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+        volumes,
         diff_ids: &diff_ids,
         history: &history,
         layers: &descriptors,
@@ -61,6 +73,7 @@ pub fn write(layout: &Path, tag: &str, layers: &[(&Path, Stored)]) {
 #[derive(Debug)]
 pub(crate) struct Documents<'d> {
     pub(crate) environment: &'d [&'d str],
+    pub(crate) volumes: &'d [&'d str],
     pub(crate) diff_ids: &'d [String],
     pub(crate) history: &'d [String],
     pub(crate) layers: &'d [serde_json::Value],
@@ -70,9 +83,17 @@ impl Documents<'_> {
     /// Writes config, manifest and index into the folder of the layers' blobs, the image's name being `tag`.
     pub(crate) fn write(&self, layout: &Path, tag: &str) {
         let history = self.history.iter().map(|by| json!({"created_by": by}));
+        let mut settings = json!({"Env": self.environment, "Cmd": ["/bin/sh"]});
+        if !self.volumes.is_empty() {
+            let volumes = self
+                .volumes
+                .iter()
+                .map(|path| ((*path).to_owned(), json!({})));
+            settings["Volumes"] = volumes.collect::<serde_json::Map<_, _>>().into();
+        }
         let config = json!({
             "architecture": architecture(), "os": "linux",
-            "config": {"Env": self.environment, "Cmd": ["/bin/sh"]},
+            "config": settings,
             "rootfs": {"type": "layers", "diff_ids": self.diff_ids},
             "history": history.collect::<Vec<_>>(),
         });
@@ -100,7 +121,11 @@ fn write_index(layout: &Path, tag: &str, mut manifest: serde_json::Value) {
 }
 
 fn gzip(plain: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip_at(Compression::fast(), plain)
+}
+
+fn gzip_at(level: Compression, plain: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), level);
     encoder.write_all(plain).expect("memory");
     encoder.finish().expect("memory")
 }

@@ -74,6 +74,11 @@ impl DockerRegistry {
         self.relay.downstream_len()
     }
 
+    /// Connections to it through the relay so far.
+    pub fn connections(&self) -> u64 {
+        self.relay.accepted()
+    }
+
     /// Has it stand still from now on: connections are taken, and nothing is answered.
     pub fn stand_still(&self) {
         self.signal(Signal::STOP);

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 pub struct Relay {
     address: SocketAddr,
     downstream: Arc<AtomicU64>,
+    accepted: Arc<AtomicU64>,
     open: Arc<AtomicBool>,
 }
 
@@ -40,13 +41,16 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("a bound address");
         let downstream = Arc::new(AtomicU64::new(0));
+        let accepted = Arc::new(AtomicU64::new(0));
         let open = Arc::new(AtomicBool::new(true));
         let (count, accepting) = (Arc::clone(&downstream), Arc::clone(&open));
+        let counting = Arc::clone(&accepted);
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if !accepting.load(Ordering::SeqCst) {
                     return;
                 }
+                counting.fetch_add(1, Ordering::SeqCst);
                 let Ok(server) = TcpStream::connect(target) else {
                     continue;
                 };
@@ -64,6 +68,7 @@ impl Relay {
         Self {
             address,
             downstream,
+            accepted,
             open,
         }
     }
@@ -71,6 +76,11 @@ impl Relay {
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Connections that were made so far.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::SeqCst)
     }
 
     /// Bytes that came back from the target so far, HTTP headers included.

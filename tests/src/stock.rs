@@ -52,6 +52,7 @@ pub fn write(layout: &Path, tag: &str, layers: &[PathBuf]) {
     }
     let image = Documents {
         environment: &[],
+        volumes: &[],
         diff_ids: &diff_ids,
         history: &vec!["overlaybd".to_owned(); layers.len()],
         layers: &descriptors,

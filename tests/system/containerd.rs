@@ -1,144 +1,64 @@
 //! containerd, runc and our snapshotter: images start lazily by either reference, ordinary ones are unpacked, everything goes when it is
 //! removed, and crashes on any side leave everything usable.
 
+mod away;
+mod calls;
+mod crowd;
+mod forms;
 mod image;
 mod pods;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::ops::{Deref, DerefMut};
 
 use image::{AppImage, DATA_LEN};
+use tranship_tests::Node;
 use tranship_tests::command::tranship_output;
-use tranship_tests::containerd::{Containerd, mounts_below, until};
-use tranship_tests::{AgentOptions, Cluster, tranship};
 
-/// A registry with the images, an agent that is containerd's snapshotter, and containerd.
-struct Node {
-    /// Dropped first: its containers stand on the agent's mounts.
-    containerd: Containerd,
-    cluster: Cluster,
+/// An image in its registry, and a node that runs it.
+struct Scene {
+    /// Dropped first: what it has mounted reads from the registry.
+    node: Node,
     image: AppImage,
-    root: PathBuf,
 }
 
-impl Node {
+impl Scene {
     fn start() -> Self {
         Self::with(AppImage::make(), "")
     }
 
-    fn with(image: AppImage, extra: &str) -> Self {
-        let mut cluster = Cluster::empty();
-        let folder = cluster.folder().to_path_buf();
-        let (root, socket) = (folder.join("snapshots"), folder.join("snapshotter.sock"));
-        cluster.start_agent(&AgentOptions {
-            extra: format!("\n[device]\nagent_patience = \"20s\"\n\n[snapshotter]\nsocket = \"{}\"\nroot = \"{}\"\n{extra}", socket.display(), root.display()),
-            ..AgentOptions::default()
-        });
-        let containerd = Containerd::start(&socket, &image.pause());
+    fn with(image: AppImage, snapshotter: &str) -> Self {
         Self {
-            containerd,
-            cluster,
+            node: Node::start(&image.pause(), snapshotter),
             image,
-            root,
         }
-    }
-
-    /// containerd leaves a socket alone for a while on which nobody answered; one that systemd holds is never like that.
-    fn wait_for_snapshotter(&self) {
-        let list = ["snapshots", "--snapshotter", "tranship", "ls"];
-        until("containerd finds the snapshotter again", || {
-            self.containerd.try_ctr("test", &list).is_ok()
-        });
-    }
-
-    fn pull(&self, namespace: &str, reference: &str) -> serde_json::Value {
-        let socket = self.containerd.socket();
-        let printed = tranship(&[
-            "pull",
-            "--output",
-            "json",
-            "--containerd",
-            &socket.to_string_lossy(),
-            "--namespace",
-            namespace,
-            reference,
-        ]);
-        serde_json::from_str(&printed).expect("JSON")
     }
 
     /// The sum of the data file, taken in a container.
     fn sum(&self, namespace: &str, reference: &str, id: &str) -> String {
-        let said = self
-            .containerd
-            .run(namespace, reference, id, &["/bin/md5sum", "/data"]);
+        let command = ["/bin/md5sum", "/data"];
+        let said = self.containerd.run(namespace, reference, id, &command);
         said.split(' ').next().unwrap_or_default().to_owned()
     }
+}
 
-    /// Removes images, and waits until nothing of any is left.
-    fn remove_all(&self, images: &[(&str, &str)]) {
-        for (namespace, image) in images {
-            self.containerd
-                .ctr(namespace, &["images", "rm", "--sync", image]);
-        }
-        until("snapshots, mounts and devices go", || {
-            self.leftovers().is_empty()
-        });
-    }
+impl Deref for Scene {
+    type Target = Node;
 
-    fn leftovers(&self) -> Vec<String> {
-        let mut left: Vec<String> = Vec::new();
-        let folders = fs::read_dir(self.root.join("snapshots")).expect("a folder");
-        left.extend(
-            folders
-                .flatten()
-                .map(|entry| entry.path().display().to_string()),
-        );
-        let mounts = mounts_below(self.cluster.folder());
-        left.extend(mounts.iter().map(|path| path.display().to_string()));
-        left.extend(loops(self.cluster.folder()));
-        left.extend(self.containerd.shims().iter().map(|pid| format!("{pid:?}")));
-        let devices = self.cluster.agents[0].call("GET", "/v1/devices", "");
-        left.extend(
-            devices
-                .as_array()
-                .expect("a list")
-                .iter()
-                .map(ToString::to_string),
-        );
-        left
-    }
-
-    fn images(&self, reason: &str) -> f64 {
-        let label = format!("reason=\"{reason}\"");
-        self.cluster.agents[0].counter("tranship_snapshot_images", &label)
+    fn deref(&self) -> &Node {
+        &self.node
     }
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        // Containers stand on the agent's mounts, which outlive it as long as they are held.
-        self.containerd.end();
-        self.cluster.agents[0].stop();
-        for mount in mounts_below(self.cluster.folder()).iter().rev() {
-            drop(Command::new("umount").arg("--lazy").arg(mount).status());
-        }
+impl DerefMut for Scene {
+    fn deref_mut(&mut self) -> &mut Node {
+        &mut self.node
     }
-}
-
-/// Loop devices on files below a folder.
-fn loops(folder: &Path) -> Vec<String> {
-    let devices = fs::read_dir("/sys/block").expect("/sys/block").flatten();
-    let files = devices
-        .filter_map(|device| fs::read_to_string(device.path().join("loop/backing_file")).ok());
-    files
-        .filter(|file| Path::new(file.trim()).starts_with(folder))
-        .collect()
 }
 
 #[test]
 fn an_image_starts_lazily_by_its_own_reference_and_by_its_originals() {
-    let node = Node::start();
+    let node = Scene::start();
     let (lazy, both) = (node.image.converted(), node.image.beside());
     for (reference, how) in [(&lazy, "converted"), (&both, "sibling")] {
         let before = node.image.registry.sent_len();
@@ -167,7 +87,7 @@ fn an_image_starts_lazily_by_its_own_reference_and_by_its_originals() {
 
 #[test]
 fn an_ordinary_image_is_unpacked_by_the_same_snapshotter() {
-    let node = Node::start();
+    let node = Scene::start();
     let plain = node.image.original();
     // Without a word of ours: containerd's own client knows nothing of lazy layers.
     let pull = [
@@ -207,7 +127,7 @@ fn an_ordinary_image_is_unpacked_by_the_same_snapshotter() {
 fn an_image_of_a_repository_that_must_be_lazy_is_not_unpacked() {
     let image = AppImage::make();
     let extra = format!("require_lazy = [\"{}/test\"]\n", image.registry.host());
-    let node = Node::with(image, &extra);
+    let node = Scene::with(image, &extra);
     let socket = node.containerd.socket().to_string_lossy().into_owned();
     let plain = node.image.original();
     let (code, _, said) = tranship_output(&["pull", "--containerd", &socket, &plain]);
@@ -219,7 +139,7 @@ fn an_image_of_a_repository_that_must_be_lazy_is_not_unpacked() {
 
 #[test]
 fn a_crash_of_the_agent_is_not_seen_by_containers_and_hinders_none() {
-    let mut node = Node::start();
+    let mut node = Scene::start();
     let both = node.image.beside();
     node.pull("test", &both);
     let run = [

@@ -16,7 +16,7 @@ const RUN: usize = 64;
 const CHANGED: usize = 7;
 
 /// A foreign image in a registry, and the folder that its filesystem was made of.
-struct Foreign {
+pub(crate) struct Foreign {
     registry: DockerRegistry,
     name: String,
     stored_len: u64,
@@ -24,7 +24,7 @@ struct Foreign {
 }
 
 impl Foreign {
-    fn push() -> Self {
+    pub(crate) fn push() -> Self {
         need_tools(&["skopeo"]);
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let at = |name: &str| scratch.path().join(name);
@@ -63,9 +63,14 @@ impl Foreign {
         }
     }
 
+    /// Its name as containerd knows it.
+    pub(crate) fn named(&self) -> String {
+        format!("{}/{}", self.registry.host(), self.name)
+    }
+
     /// Its reference, counted by the registry's relay.
     fn reference(&self) -> String {
-        format!("docker://{}/{}", self.registry.host(), self.name)
+        format!("docker://{}", self.named())
     }
 
     /// Its reference past the relay.

@@ -1,0 +1,140 @@
+//! A node: an agent that is containerd's snapshotter, and containerd.
+//!
+//! What both leave in the kernel and on disk is looked for here, since whoever tests or measures a node wants to know that it is clean.
+
+use crate::cluster::{AgentOptions, Cluster};
+use crate::command::tranship;
+use crate::containerd::{Containerd, mounts_below, until};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// An agent and containerd; both end with the value, with everything that they mounted.
+#[derive(Debug)]
+pub struct Node {
+    /// Dropped first: its containers stand on the agent's mounts.
+    pub containerd: Containerd,
+    /// The one agent and its folder.
+    pub cluster: Cluster,
+    /// The snapshotter's folder.
+    pub root: PathBuf,
+}
+
+impl Node {
+    /// Starts both. `pause` is the image that pods stand on; `snapshotter` are lines of that section of the agent's settings, after
+    /// which others may follow.
+    pub fn start(pause: &str, snapshotter: &str) -> Self {
+        let mut cluster = Cluster::empty();
+        let folder = cluster.folder().to_path_buf();
+        let (root, socket) = (folder.join("snapshots"), folder.join("snapshotter.sock"));
+        cluster.start_agent(&AgentOptions {
+            extra: format!(
+                "\n[device]\nagent_patience = \"20s\"\n\n[snapshotter]\nsocket = {socket:?}\nroot = {root:?}\n{snapshotter}"
+            ),
+            ..AgentOptions::default()
+        });
+        Self {
+            containerd: Containerd::start(&socket, pause),
+            cluster,
+            root,
+        }
+    }
+
+    /// containerd leaves a socket alone for a while on which nobody answered; one that systemd holds is never like that.
+    pub fn wait_for_snapshotter(&self) {
+        let list = ["snapshots", "--snapshotter", "tranship", "ls"];
+        until("containerd finds the snapshotter again", || {
+            self.containerd.try_ctr("test", &list).is_ok()
+        });
+    }
+
+    /// `tranship pull` into a namespace; what it says, as JSON.
+    pub fn pull(&self, namespace: &str, reference: &str) -> serde_json::Value {
+        let socket = self.containerd.socket();
+        let printed = tranship(&[
+            "pull",
+            "--plain-http",
+            "--output",
+            "json",
+            "--containerd",
+            &socket.to_string_lossy(),
+            "--namespace",
+            namespace,
+            reference,
+        ]);
+        serde_json::from_str(&printed).expect("JSON")
+    }
+
+    /// Removes images, and waits until nothing of any is left.
+    pub fn remove_all(&self, images: &[(&str, &str)]) {
+        for (namespace, image) in images {
+            self.containerd
+                .ctr(namespace, &["images", "rm", "--sync", image]);
+        }
+        // In the kubelet's namespace containerd names each image by the digest of its configuration as well.
+        let listed = self.containerd.ctr("k8s.io", &["images", "ls", "-q"]);
+        for name in listed.lines().filter(|name| name.starts_with("sha256:")) {
+            self.containerd
+                .ctr("k8s.io", &["images", "rm", "--sync", name]);
+        }
+        self.wait_until_clean();
+    }
+
+    /// Waits until nothing is left of any snapshot.
+    pub fn wait_until_clean(&self) {
+        until("snapshots, mounts and devices go", || {
+            self.leftovers().is_empty()
+        });
+    }
+
+    /// Folders, mounts, loop devices, processes and devices that are there for snapshots.
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut left: Vec<String> = Vec::new();
+        let folders = fs::read_dir(self.root.join("snapshots")).expect("a folder");
+        left.extend(
+            folders
+                .flatten()
+                .map(|entry| entry.path().display().to_string()),
+        );
+        let mounts = mounts_below(self.cluster.folder());
+        left.extend(mounts.iter().map(|path| path.display().to_string()));
+        left.extend(loops(self.cluster.folder()));
+        left.extend(self.containerd.shims().iter().map(|pid| format!("{pid:?}")));
+        let devices = self.cluster.agents[0].call("GET", "/v1/devices", "");
+        left.extend(
+            devices
+                .as_array()
+                .expect("a list")
+                .iter()
+                .map(ToString::to_string),
+        );
+        left
+    }
+
+    /// Images that were looked at with this outcome.
+    pub fn images(&self, reason: &str) -> f64 {
+        let label = format!("reason=\"{reason}\"");
+        self.cluster.agents[0].counter("tranship_snapshot_images", &label)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Containers stand on the agent's mounts, which outlive it as long as they are held.
+        self.containerd.end();
+        self.cluster.agents[0].stop();
+        for mount in mounts_below(self.cluster.folder()).iter().rev() {
+            drop(Command::new("umount").arg("--lazy").arg(mount).status());
+        }
+    }
+}
+
+/// Loop devices on files below a folder.
+fn loops(folder: &Path) -> Vec<String> {
+    let devices = fs::read_dir("/sys/block").expect("/sys/block").flatten();
+    let files = devices
+        .filter_map(|device| fs::read_to_string(device.path().join("loop/backing_file")).ok());
+    files
+        .filter(|file| Path::new(file.trim()).starts_with(folder))
+        .collect()
+}
