@@ -8,6 +8,7 @@ pub mod convert;
 pub mod cost;
 pub mod device;
 pub mod format;
+pub mod readiness;
 pub mod reading;
 pub mod swarm;
 pub mod tracker;

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use tokio::signal::unix::{SignalKind, signal};
-use tranship_bench::{chunks, convert, device, format, reading, swarm, tracker, transport};
+use tranship_bench::{
+    chunks, convert, device, format, readiness, reading, swarm, tracker, transport,
+};
 
 /// Measures tranship beside what it is compared with.
 #[derive(Debug, Parser)]
@@ -127,6 +129,25 @@ enum What {
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
+    /// The time from nothing on a node to the first answer of a web application in containerd, lazily and by a full pull over the same
+    /// link. Needs root, containerd, runc, iproute2, docker-registry and skopeo; the first time also debootstrap and some minutes.
+    Readiness {
+        /// What the links of registry and node let through
+        #[arg(long, default_value = "200mbit", value_parser = swarm::parse_link)]
+        link: u64,
+        /// New nodes on which it is measured; the medians are printed
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        /// Warm starts on each of them, each way
+        #[arg(long, default_value_t = 5)]
+        warm_runs: usize,
+        /// What answers
+        #[arg(long, value_enum, default_value_t)]
+        application: readiness::Application,
+        /// Form of the figures
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
     /// A registry, a tracker and agents on hosts of their own, which all start one image: the real programs behind links of
     /// known width, in network namespaces. Needs root, iproute2 and docker-registry.
     Swarm {
@@ -209,6 +230,21 @@ fn main() -> Result<ExitCode> {
                 own_len: own << 20,
                 runs,
                 crowd,
+            })?;
+            return Ok(print(output, &figures));
+        }
+        What::Readiness {
+            link,
+            runs,
+            warm_runs,
+            application,
+            output,
+        } => {
+            let figures = readiness::measure(&readiness::Options {
+                link,
+                runs,
+                warm_runs,
+                application,
             })?;
             return Ok(print(output, &figures));
         }

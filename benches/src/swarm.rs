@@ -7,9 +7,9 @@
 mod crowd;
 mod figures;
 mod image;
-mod lab;
+pub(crate) mod lab;
 mod machine;
-mod origin;
+pub(crate) mod origin;
 mod process;
 mod reader;
 mod run;

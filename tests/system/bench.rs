@@ -71,6 +71,37 @@ fn devices_are_measured_and_nothing_is_left_over() {
 }
 
 #[test]
+fn readiness_is_measured_and_a_lazy_start_fetches_a_part() {
+    need_tools(&["containerd", "ctr", "runc", "docker-registry", "ip", "tc"]);
+    let bench = ["readiness", "--application", "busybox"];
+    let said = run(
+        binary("tranship-bench"),
+        &[&bench[..], &["--runs", "1", "--warm-runs", "1"]].concat(),
+    );
+    let figures: Value = serde_json::from_str(&said).expect("figures in JSON");
+    let figure = |name: &str| {
+        let figure = figures[name].as_f64().filter(|figure| *figure > 0.0);
+        figure.unwrap_or_else(|| panic!("{name}: {figures:#}"))
+    };
+    for name in [
+        "cold_speedup",
+        "warm_ratio",
+        "bytes_full_pull",
+        "cold_lazy_s",
+        "cold_full_s",
+        "prepare_first_ms",
+        "prepare_ms",
+        "prepare_100_s",
+    ] {
+        figure(name);
+    }
+    assert!(
+        figure("bytes_fetched") < figure("bytes_image") / 2.0,
+        "{figures:#}"
+    );
+}
+
+#[test]
 fn a_crowd_costs_the_registry_less_than_everybody_going_there() {
     let figures = swarm("flash-crowd", "6");
     let origin = figures["origin_amplification"].as_f64().expect("a number");

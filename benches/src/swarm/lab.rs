@@ -31,30 +31,30 @@ const END: Duration = Duration::from_secs(10);
 
 /// What a link lets through in each direction, in bits a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Link {
-    pub(super) up: u64,
-    pub(super) down: u64,
+pub(crate) struct Link {
+    pub(crate) up: u64,
+    pub(crate) down: u64,
 }
 
 /// A host to be.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
-    pub(super) name: String,
+pub(crate) struct Place {
+    pub(crate) name: String,
     /// 0, or 1 behind the thin link.
-    pub(super) zone: usize,
-    pub(super) link: Link,
+    pub(crate) zone: usize,
+    pub(crate) link: Link,
 }
 
 /// Namespaces that end with the value.
 #[derive(Debug)]
-pub(super) struct Lab {
+pub(crate) struct Lab {
     prefix: String,
     places: Vec<Place>,
 }
 
 impl Lab {
     /// Makes the hosts; a thin link of `between` bits a second joins the zones, if there are two.
-    pub(super) fn up(places: Vec<Place>, between: Option<u64>) -> Result<Self> {
+    pub(crate) fn up(places: Vec<Place>, between: Option<u64>) -> Result<Self> {
         let lab = Self {
             prefix: format!("{NAME}-{}-", std::process::id()),
             places,
@@ -113,18 +113,18 @@ impl Lab {
     }
 
     /// The namespace of a host.
-    pub(super) fn namespace(&self, host: &str) -> String {
+    pub(crate) fn namespace(&self, host: &str) -> String {
         format!("{}{host}", self.prefix)
     }
 
     /// The address of the host with this name.
-    pub(super) fn address(&self, host: &str) -> Result<String> {
+    pub(crate) fn address(&self, host: &str) -> Result<String> {
         let number = self.places.iter().position(|place| place.name == host);
         number.map(address).context("a host of this lab")
     }
 
     /// Bytes that went over the thin link towards zone 1.
-    pub(super) fn thin_len(&self) -> Result<u64> {
+    pub(crate) fn thin_len(&self) -> Result<u64> {
         let switch = self.namespace("switch");
         let said = output(
             Command::new("ip").args(["-n", &switch, "-s", "-j", "link", "show", "dev", "thin0"]),
@@ -136,7 +136,7 @@ impl Lab {
     }
 
     /// Takes everything down and makes sure that it is gone.
-    pub(super) fn down(self) -> Result<()> {
+    pub(crate) fn down(self) -> Result<()> {
         let prefix = self.prefix.clone();
         drop(self);
         let left = namespaces()?;
@@ -261,13 +261,13 @@ fn sweep(prefix: &str) -> Result<()> {
 }
 
 /// Takes down all that this process has up: for the way out that runs no destructors.
-pub(super) fn sweep_ours() -> Result<()> {
+pub(crate) fn sweep_ours() -> Result<()> {
     std::mem::forget(GATE.lock().unwrap_or_else(PoisonError::into_inner));
     sweep(&format!("{NAME}-{}-", std::process::id()))
 }
 
 /// Takes down the labs of processes that are gone.
-pub(super) fn sweep_stale() -> Result<()> {
+pub(crate) fn sweep_stale() -> Result<()> {
     for namespace in namespaces()? {
         let maker = namespace
             .strip_prefix(NAME)
@@ -283,7 +283,7 @@ pub(super) fn sweep_stale() -> Result<()> {
 }
 
 /// Does something on a thread whose network is the namespace's.
-pub(super) fn inside<T: Send>(
+pub(crate) fn inside<T: Send>(
     namespace: &str,
     work: impl FnOnce() -> Result<T> + Send,
 ) -> Result<T> {

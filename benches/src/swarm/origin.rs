@@ -27,7 +27,7 @@ const START: Duration = Duration::from_secs(30);
 
 /// A running registry.
 #[derive(Debug)]
-pub(super) struct Registry {
+pub(crate) struct Registry {
     process: Process,
     relay: Relay,
     host: String,
@@ -47,7 +47,7 @@ struct Shared {
 
 impl Registry {
     /// Starts it on a host, with its blobs in `folder`.
-    pub(super) fn start(lab: &Lab, host: &str, folder: &Path) -> Result<Self> {
+    pub(crate) fn start(lab: &Lab, host: &str, folder: &Path) -> Result<Self> {
         let config = folder.join("registry.yml");
         let data = folder.join("registry");
         fs::write(
@@ -85,17 +85,17 @@ impl Registry {
     }
 
     /// `host:port` for references.
-    pub(super) fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &str {
         &self.host
     }
 
     /// Bytes that left it so far.
-    pub(super) fn sent_len(&self) -> u64 {
+    pub(crate) fn sent_len(&self) -> u64 {
         self.relay.shared.sent.load(Ordering::SeqCst)
     }
 
     /// Ends it at once, with all its connections.
-    pub(super) fn kill(&mut self) -> Result<()> {
+    pub(crate) fn kill(&mut self) -> Result<()> {
         self.relay.close();
         self.process.kill()
     }

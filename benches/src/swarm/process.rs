@@ -19,16 +19,16 @@ const SHOWN_LINES: usize = 15;
 
 /// A running process; it is killed with the value.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Child,
     log: PathBuf,
     /// The line with which it said that it was ready, if it does.
-    pub(super) ready: serde_json::Value,
+    pub(crate) ready: serde_json::Value,
 }
 
 impl Process {
     /// Starts a program in a namespace, with its errors in `log`. `says_ready`: it prints a line of JSON when it is.
-    pub(super) fn start(
+    pub(crate) fn start(
         namespace: &str,
         program: &Path,
         arguments: &[&str],
@@ -76,19 +76,19 @@ impl Process {
     }
 
     /// The end of its log.
-    pub(super) fn last_lines(&self) -> String {
+    pub(crate) fn last_lines(&self) -> String {
         last_lines(&self.log)
     }
 
     /// Ends it at once, as a crash would.
-    pub(super) fn kill(&mut self) -> Result<()> {
+    pub(crate) fn kill(&mut self) -> Result<()> {
         self.child.kill().context("kill a process")?;
         self.child.wait().context("wait for a process")?;
         Ok(())
     }
 
     /// Asks it to stop and waits until it has.
-    pub(super) fn stop(&mut self) -> Result<()> {
+    pub(crate) fn stop(&mut self) -> Result<()> {
         if self
             .child
             .try_wait()
@@ -103,7 +103,7 @@ impl Process {
     }
 
     /// Whether it has ended by itself.
-    pub(super) fn has_ended(&mut self) -> bool {
+    pub(crate) fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }
 }
@@ -117,7 +117,7 @@ impl Drop for Process {
 }
 
 /// The end of a log.
-pub(super) fn last_lines(log: &Path) -> String {
+pub(crate) fn last_lines(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<_> = text.lines().collect();
     let shown = lines.len().saturating_sub(SHOWN_LINES);
@@ -125,7 +125,7 @@ pub(super) fn last_lines(log: &Path) -> String {
 }
 
 /// The body of a GET from a listener in a namespace.
-pub(super) fn get(namespace: &str, address: &str, path: &str) -> Result<String> {
+pub(crate) fn get(namespace: &str, address: &str, path: &str) -> Result<String> {
     lab::inside(namespace, || {
         let mut stream =
             TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
@@ -137,7 +137,7 @@ pub(super) fn get(namespace: &str, address: &str, path: &str) -> Result<String> 
 }
 
 /// One call of an agent's control API.
-pub(super) fn call(socket: &Path, method: &str, path: &str, body: &str) -> Result<String> {
+pub(crate) fn call(socket: &Path, method: &str, path: &str, body: &str) -> Result<String> {
     let mut stream =
         UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
     stream
