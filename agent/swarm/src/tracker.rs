@@ -9,6 +9,7 @@ mod accusation;
 mod blobs;
 mod census;
 mod event;
+mod leases;
 mod members;
 mod options;
 mod parents;
@@ -20,7 +21,7 @@ mod stripe;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tranship_format::Digest;
@@ -29,6 +30,7 @@ use tranship_format::wire::{ErrorCode, Member, PeerId, TrackerReply, TrackerRequ
 use crate::StripeId;
 use accusation::Accusations;
 use blobs::Blobs;
+use leases::Leases;
 use members::Members;
 use stripe::MemberNo;
 
@@ -47,8 +49,7 @@ pub struct Tracker {
     grace_until: Duration,
     members: Members,
     blobs: Blobs,
-    leases: BTreeMap<u64, StripeId>,
-    last_lease: u64,
+    leases: Leases,
     expiries: BTreeSet<(Duration, u64)>,
     /// When members' rights to blobs end.
     ends: BTreeSet<(Duration, MemberNo, Digest)>,
@@ -59,6 +60,8 @@ pub struct Tracker {
     /// The latest last.
     bans: VecDeque<PeerId>,
     review_at: Duration,
+    /// No lease is given any more.
+    is_draining: bool,
     actions: VecDeque<Action>,
 }
 
@@ -75,12 +78,12 @@ impl Tracker {
         Self {
             grace_until: options.grace,
             review_at: options.heartbeat,
+            is_draining: false,
             options,
             epoch,
             members: Members::default(),
             blobs: Blobs::default(),
-            leases: BTreeMap::new(),
-            last_lease: 0,
+            leases: Leases::default(),
             expiries: BTreeSet::new(),
             ends: BTreeSet::new(),
             registrations: 0,
@@ -178,6 +181,16 @@ impl Tracker {
     /// The epoch, for JOINED.
     pub const fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Gives no lease from now on, since the tracker stops: those that are out end by themselves.
+    pub const fn drain(&mut self) {
+        self.is_draining = true;
+    }
+
+    /// Leases whose holders read the registry at this moment: neither resting nor over their time.
+    pub fn reading_count(&self) -> usize {
+        self.leases.reading_count()
     }
 
     /// Whether a peer is banned, and so not to be admitted.
@@ -306,7 +319,7 @@ impl Tracker {
                 }
             }
             if let Some(lease) = stripe.lease {
-                self.leases.remove(&lease.id);
+                self.leases.end(lease.id);
             }
         }
         for &(_, number) in &blob.members {

@@ -82,7 +82,7 @@ impl Tracker {
             members: self.members.len(),
             blobs: self.blobs.len(),
             registrations: self.registrations,
-            leases: self.leases.len(),
+            leases: self.leases.count(),
             bans: self.bans.len(),
         }
     }

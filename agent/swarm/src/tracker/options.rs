@@ -11,6 +11,8 @@ pub struct TrackerOptions {
     pub stripe_chunks: u32,
     /// A lease ends after so long without progress; doubled at each hand-over up to 16-fold. 500 ms.
     pub lease: Duration,
+    /// Most stripes that are read of registries at once, under leases of this tracker. 512.
+    pub origin_reads: usize,
     /// Time between heartbeats. 5 s.
     pub heartbeat: Duration,
     /// A member is dead after so many heartbeats missed. 3.
@@ -53,6 +55,7 @@ impl Default for TrackerOptions {
         Self {
             stripe_chunks: STRIPE_CHUNKS,
             lease: Duration::from_millis(500),
+            origin_reads: 512,
             heartbeat: Duration::from_secs(5),
             missed_heartbeats: 3,
             grace: Duration::from_secs(1),

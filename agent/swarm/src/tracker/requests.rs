@@ -25,7 +25,7 @@ impl Tracker {
             lease,
             expires_ms: None,
         };
-        let Some(&id) = self.leases.get(&lease) else {
+        let Some(id) = self.leases.stripe(lease) else {
             return lost;
         };
         self.blobs.count_origin(id, me, done_len);
@@ -43,7 +43,7 @@ impl Tracker {
         match state {
             LeaseState::Released => {
                 stripe.lease = None;
-                self.leases.remove(&lease);
+                self.leases.end(lease);
                 let orphans = stripe.send_to_end(me);
                 self.orphans
                     .extend(orphans.into_iter().map(|orphan| (id, orphan)));
@@ -53,6 +53,7 @@ impl Tracker {
             LeaseState::Resting => {
                 held.expires_at = None;
                 held.overdue = false;
+                self.leases.rests(lease);
             }
             LeaseState::Reading | LeaseState::Queued => {
                 let moved = done_len > held.done_len;
@@ -60,6 +61,7 @@ impl Tracker {
                     held.done_len = done_len;
                     held.overdue = false;
                     held.expires_at = Some(expires_at);
+                    self.leases.reads(lease);
                     self.expiries.insert((expires_at, lease));
                     if moved {
                         stripe.handovers = 0;
@@ -110,7 +112,7 @@ impl Tracker {
                         let lease = stripe.lease.filter(|lease| lease.holder == me);
                         stripe.complete(me);
                         if let Some(lease) = lease {
-                            self.leases.remove(&lease.id);
+                            self.leases.end(lease.id);
                         }
                     }
                 }

@@ -11,10 +11,19 @@ use crate::StripeId;
 
 /// How long a node waits before it asks again, when nothing else says so.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// The same when as much is read of registries as may be.
+const ASK_AGAIN_FULL: Duration = Duration::from_millis(250);
 
 impl Tracker {
     /// The route of a stripe for a member, which becomes a joiner of it if there is room.
     pub(super) fn route(&mut self, now: Duration, id: StripeId, me: MemberNo) -> Route {
+        let is_full = self.leases.reading_count() >= self.options.origin_reads;
+        if is_full && self.blobs.stripe(id).is_none_or(Stripe::is_empty) {
+            // Nobody is entered who would be taken for a parent, and the seed comes first when there is room.
+            return Route::Wait {
+                ms: millis(ASK_AGAIN_FULL),
+            };
+        }
         self.seed_first(now, id, me);
         self.register(id, me);
         match self.find_route(now, id, me, true) {
@@ -101,12 +110,17 @@ impl Tracker {
         self.attach(now, id, me, asks)
     }
 
-    /// Makes `me` the holder of the lease. Whoever had it goes to the end of the line.
+    /// Makes `me` the holder of the lease, if another may be given. Whoever had it goes to the end of the line.
     pub(super) fn take_over(&mut self, now: Duration, id: StripeId, me: MemberNo) -> Option<Route> {
-        self.blobs.stripe(id)?.get(me)?;
+        let stripe = self.blobs.stripe(id)?;
+        stripe.get(me)?;
+        let before = stripe.lease.map(|lease| lease.id);
+        if self.is_draining || self.leases.reading_besides(before) >= self.options.origin_reads {
+            return None;
+        }
         let stripe = self.blobs.stripe_mut(id)?;
         if let Some(before) = stripe.lease.take() {
-            self.leases.remove(&before.id);
+            self.leases.end(before.id);
             stripe.handovers = (stripe.handovers + 1).min(4);
             if before.holder != me && stripe.get(before.holder).is_some() {
                 let orphans = stripe.send_to_end(before.holder);
@@ -117,10 +131,9 @@ impl Tracker {
         }
         stripe.set_parents(me, [None; TREES]);
         let handovers = stripe.handovers;
-        self.last_lease += 1;
         let expires_at = Some(now + self.term(handovers));
         let lease = Lease {
-            id: self.last_lease,
+            id: self.leases.give(id),
             holder: me,
             expires_at,
             done_len: 0,
@@ -128,7 +141,6 @@ impl Tracker {
             overdue: false,
         };
         self.blobs.stripe_mut(id)?.lease = Some(lease);
-        self.leases.insert(lease.id, id);
         self.expiries.extend(expires_at.map(|at| (at, lease.id)));
         Some(self.origin(now, lease, handovers))
     }
@@ -166,7 +178,7 @@ impl Tracker {
             && at <= now
         {
             self.expiries.pop_first();
-            let Some(&id) = self.leases.get(&lease) else {
+            let Some(id) = self.leases.stripe(lease) else {
                 continue;
             };
             let Some(stripe) = self.blobs.stripe_mut(id) else {
@@ -178,6 +190,7 @@ impl Tracker {
             match held.expires_at {
                 Some(expires_at) if expires_at <= now => {
                     held.overdue = true;
+                    self.leases.rests(lease);
                     let holder = held.holder;
                     if stripe.first_in_flight(Some(holder)).is_some() {
                         self.pass_on(now, id, Some(holder));
@@ -206,7 +219,7 @@ impl Tracker {
         }
         let held = stripe.is_holder(member);
         if held && let Some(lease) = stripe.lease.take() {
-            self.leases.remove(&lease.id);
+            self.leases.end(lease.id);
         }
         self.orphans
             .extend(orphans.into_iter().map(|orphan| (id, orphan)));

@@ -133,3 +133,69 @@ fn a_lease_given_back_goes_to_the_next() {
     let told = progress(&mut tracker, ms(1), 1, held, 0, LeaseState::Released);
     lease(&route_told(&told, 2));
 }
+
+#[test]
+fn a_tracker_that_stops_lets_leases_end_and_gives_none() {
+    let mut tracker = swarm(4);
+    let [first, second] = [1, 2].map(|name| {
+        let request = TrackerRequest::Lookup {
+            blob: blob(),
+            stripes: vec![u32::from(name)],
+        };
+        lease(&route_told(
+            &tell(&mut tracker, START, peer(name), request),
+            name,
+        ))
+    });
+    assert_eq!(tracker.reading_count(), 2);
+    tracker.drain();
+    lookup_nothing(&mut tracker, START, 3);
+    progress(&mut tracker, ms(400), 1, first, 1, LeaseState::Reading);
+    assert_eq!(tracker.reading_count(), 2, "one goes on");
+    assert!(replies(&mut tracker, ms(500)).is_empty());
+    assert_eq!(tracker.reading_count(), 1, "the other is over");
+    progress(&mut tracker, ms(600), 2, second, 1, LeaseState::Released);
+    progress(&mut tracker, ms(800), 1, first, 9, LeaseState::Resting);
+    assert_eq!(tracker.reading_count(), 0, "nothing is read");
+}
+
+/// Stripe 0, which nobody has, is asked for in vain.
+fn lookup_nothing(tracker: &mut Tracker, now: Duration, name: u8) {
+    let route = lookup(tracker, now, name);
+    assert!(matches!(route, Route::Wait { .. }), "{route:?}");
+}
+
+#[test]
+fn no_more_stripes_are_read_at_once_than_may_be() {
+    let options = TrackerOptions {
+        origin_reads: 2,
+        ..TrackerOptions::default()
+    };
+    let mut tracker = Tracker::new(options, 1, []);
+    for name in 1..=3 {
+        join(&mut tracker, member(name, "a", Role::Agent));
+    }
+    let ask = |tracker: &mut Tracker, now, name: u8, stripe| {
+        let request = TrackerRequest::Lookup {
+            blob: blob(),
+            stripes: vec![stripe],
+        };
+        route_told(&tell(tracker, now, peer(name), request), name)
+    };
+    let first = lease(&ask(&mut tracker, START, 1, 0));
+    let second = lease(&ask(&mut tracker, START, 2, 1));
+    let full = ask(&mut tracker, START, 3, 2);
+    assert!(matches!(full, Route::Wait { ms: 250 }), "{full:?}");
+    // A lease that rests makes room, as one does that goes from hand to hand.
+    progress(&mut tracker, ms(100), 1, first, 1, LeaseState::Resting);
+    lease(&ask(&mut tracker, ms(101), 3, 2));
+    let full = ask(&mut tracker, ms(102), 1, 3);
+    assert!(matches!(full, Route::Wait { .. }), "{full:?}");
+    assert!(parents(&ask(&mut tracker, ms(103), 1, 1)).contains(&2));
+    let told = progress(&mut tracker, ms(104), 2, second, 0, LeaseState::Released);
+    lease(&route_told(&told, 1));
+    assert_eq!(tracker.reading_count(), 2);
+    // Those who were given theirs fall silent, and the bound does not hang on them for ever.
+    replies(&mut tracker, ms(60_000));
+    assert!(tracker.reading_count() <= 2);
+}
