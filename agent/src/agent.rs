@@ -304,8 +304,9 @@ impl Numbers for Gauges {
             peer_id: net.peer_id,
             swarm: SwarmStatus {
                 listen: net.addresses,
-                tracker: net.tracker,
+                trackers: net.trackers,
                 joined: net.joined,
+                joined_count: u32::try_from(net.joined_count).unwrap_or(u32::MAX),
                 peer_count: u32::try_from(net.peer_count).unwrap_or(u32::MAX),
             },
             store: StoreStatus {
@@ -328,6 +329,7 @@ impl Numbers for Gauges {
                 request_count: counted.request_count,
                 busy_count: counted.busy_count,
                 override_count: counted.origin_override_count,
+                refused_grant_count: counted.refused_grant_count,
             },
             device_count: u32::try_from(devices.len()).unwrap_or(u32::MAX),
             mount_count: u32::try_from(mounts).unwrap_or(u32::MAX),

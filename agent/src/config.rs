@@ -165,6 +165,8 @@ impl Default for Store {
 pub struct Swarm {
     /// The tracker, as a multiaddr that ends in `/p2p/<peer id>`. Without one chunks come from the registry alone.
     pub tracker: Option<String>,
+    /// The same for several, which share the load: each blob has one of them that is asked, and another that stands in.
+    pub trackers: Vec<String>,
     /// What lets this node into the swarm.
     pub token: Option<String>,
     /// The same in a file, which is read at the start.
@@ -195,6 +197,7 @@ impl Default for Swarm {
     fn default() -> Self {
         Self {
             tracker: None,
+            trackers: Vec::new(),
             token: None,
             token_file: None,
             listen: "0.0.0.0:0".to_owned(),

@@ -149,6 +149,11 @@ impl DaemonCollector {
             sources.refused_count,
         )?;
         counter(
+            "tranship_refused_grants",
+            "Grants that peers showed and that were not believed",
+            sources.refused_grant_count,
+        )?;
+        counter(
             "tranship_hedged_requests",
             "Requests made again elsewhere",
             sources.hedge_count,
@@ -247,8 +252,8 @@ fn gauges(encoder: &mut DescriptorEncoder<'_>, status: &Status) -> Result<(), st
         ),
         (
             "tranship_swarm_joined",
-            "Whether the tracker has taken this node in",
-            u64::from(status.swarm.joined),
+            "Trackers that have taken this node in",
+            status.swarm.joined_count.into(),
         ),
     ];
     let quarantined = status.snapshots.as_ref().map(|snapshots| {

@@ -433,10 +433,12 @@ fn trackers(put: &impl Fn(&str, &str, &[u8])) {
             done_len: 1,
             retry_ms: 2,
         }),
+        TrackerReply::Farewell,
     ];
     for (number, reply) in replies.iter().enumerate() {
         let mut bytes = Vec::new();
-        reply.encode(1, &mut bytes);
+        let request = u32::from(!matches!(reply, TrackerReply::Farewell));
+        reply.encode(request, &mut bytes);
         put_message(put, &bytes);
         put("wire_tracker", &format!("reply-{number}"), &bytes);
     }

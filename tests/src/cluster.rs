@@ -3,7 +3,7 @@
 //! A process says on its first line of output where it listens; nothing is guessed and nothing is polled
 //! before that line.
 
-use crate::command::binary;
+use crate::command::{binary, run};
 use rustix::process::Pid;
 use serde_json::Value;
 use std::fs;
@@ -132,6 +132,16 @@ impl Tracker {
     pub fn metrics(&self) -> String {
         get(&self.daemon.said("http"), "/metrics")
     }
+
+    /// Reads of the registry that it has leased out.
+    pub fn lease_count(&self) -> u64 {
+        let metrics = self.metrics();
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("tranship_tracker_leases "));
+        line.and_then(|count| count.parse().ok())
+            .expect("a count of leases")
+    }
 }
 
 /// What an agent is given beside the defaults.
@@ -141,6 +151,8 @@ pub struct AgentOptions {
     pub corrupt_share: f64,
     /// Without a tracker it reads from the registry alone.
     pub tracker: Option<String>,
+    /// Trackers besides that one.
+    pub more_trackers: Vec<String>,
     /// Whether it takes the tracker's word on layers without a chunk table.
     pub trust_tracker: bool,
     /// Lines added to its configuration.
@@ -287,7 +299,28 @@ impl Cluster {
 
     /// Starts the tracker.
     pub fn start_tracker(&mut self) {
-        let folder = self.folder.path().join("tracker");
+        let config = self.configure_tracker("tracker", &[]);
+        self.tracker = Some(start(&config));
+    }
+
+    /// Two trackers that share a swarm; they end with the value.
+    pub fn start_two_trackers(&self) -> [Tracker; 2] {
+        let names = ["tracker-a", "tracker-b"];
+        let ids = names.map(|name| {
+            let config = self.configure_tracker(name, &[]);
+            let config = config.to_string_lossy().into_owned();
+            let said = run(
+                binary("tranship-tracker"),
+                &["--config", &config, "--print-peer-id"],
+            );
+            said.trim().to_owned()
+        });
+        names.map(|name| start(&self.configure_tracker(name, &ids)))
+    }
+
+    /// Writes the settings of a tracker that knows of others by their peer ids; gives where.
+    fn configure_tracker(&self, name: &str, others: &[String]) -> PathBuf {
+        let folder = self.folder.path().join(name);
         fs::create_dir_all(&folder).expect("a folder");
         let token = folder.join("token");
         fs::write(&token, TOKEN).expect("a token");
@@ -295,21 +328,14 @@ impl Cluster {
         fs::write(
             &config,
             format!(
-                "state_dir = {:?}\nlisten = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\ntoken_file = {:?}\n\n[seed]\ndir = {:?}\nquota = \"4GiB\"\n",
+                "state_dir = {:?}\nlisten = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\ntoken_file = {:?}\ntrackers = {others:?}\n\n[seed]\ndir = {:?}\nquota = \"4GiB\"\n",
                 folder.join("state"),
                 token,
                 folder.join("seed"),
             ),
         )
         .expect("a configuration");
-        self.tracker = Some(Tracker {
-            daemon: Daemon::start(
-                "tranship-tracker",
-                &config,
-                &folder.join("tracker.log"),
-                None,
-            ),
-        });
+        config
     }
 
     /// Starts one more agent and returns its place in `agents`.
@@ -322,7 +348,10 @@ impl Cluster {
         // A registry, a tracker, three agents and the tests share two cores here: patience enough that slowness of all is
         // not taken for a fault of one.
         let swarm = options.tracker.as_ref().map_or_else(String::new, |tracker| {
-            format!("\n[swarm]\ntracker = {tracker:?}\ntoken = {TOKEN:?}\nlisten = \"127.0.0.1:0\"\ndemand_patience = \"2s\"\ntrust_proofs = {}\n", options.trust_tracker)
+            format!(
+                "\n[swarm]\ntracker = {tracker:?}\ntrackers = {:?}\ntoken = {TOKEN:?}\nlisten = \"127.0.0.1:0\"\ndemand_patience = \"2s\"\ntrust_proofs = {}\n",
+                options.more_trackers, options.trust_tracker
+            )
         });
         let fault = if options.corrupt_share > 0.0 {
             format!("\n[fault]\ncorrupt_share = {}\n", options.corrupt_share)
@@ -349,6 +378,13 @@ impl Cluster {
         self.agents.push(agent);
         self.agents.len() - 1
     }
+}
+
+/// Starts a tracker with the settings in this file, beside which it logs.
+fn start(config: &Path) -> Tracker {
+    let log = config.with_extension("log");
+    let daemon = Daemon::start("tranship-tracker", config, &log, None);
+    Tracker { daemon }
 }
 
 /// The body of a plain HTTP answer.

@@ -2,8 +2,9 @@
 
 use crate::image::{Converted, about_once};
 use std::thread;
+use std::time::{Duration, Instant};
 use tranship_tests::compare::assert_equal_trees;
-use tranship_tests::{AgentOptions, Cluster, Tracker, tranship};
+use tranship_tests::{Agent, AgentOptions, Cluster, Tracker, tranship};
 
 /// Mounts the image on each agent at the same time and compares every file on each.
 fn read_everywhere(image: &Converted, cluster: &Cluster) {
@@ -80,4 +81,51 @@ fn agents_go_on_when_the_tracker_is_gone() {
         tracker.kill();
     }
     read_everywhere(&image, &cluster);
+}
+
+/// Waits until something is so.
+fn until(what: &str, is: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while !is() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn of_two_trackers_the_one_that_is_asked_is_killed_and_no_read_fails() {
+    let image = Converted::make();
+    let mut cluster = Cluster::empty();
+    let mut trackers = cluster.start_two_trackers();
+    for _ in 0..2 {
+        cluster.start_agent(&AgentOptions {
+            tracker: Some(trackers[0].address()),
+            more_trackers: vec![trackers[1].address()],
+            ..AgentOptions::default()
+        });
+    }
+    let joined = |agent: &Agent| agent.counter("tranship_swarm_joined", "");
+    for agent in &cluster.agents {
+        until("both trackers have it", || joined(agent) > 1.0);
+    }
+    thread::scope(|scope| {
+        let reading = scope.spawn(|| read_everywhere(&image, &cluster));
+        let leases = |tracker: &Tracker| tracker.lease_count() > 0;
+        until("one of them has given a lease", || {
+            trackers.iter().any(leases)
+        });
+        assert!(!reading.is_finished(), "all was read before");
+        let asked = trackers.iter().position(leases).unwrap_or_default();
+        trackers[asked].kill();
+    });
+    let (sent, blobs) = (image.registry.sent_len(), image.blobs_len());
+    println!("the registry sent {sent} bytes for {blobs} bytes of blobs");
+    for agent in &cluster.agents {
+        until("it sees that one is gone", || joined(agent) < 2.0);
+        assert!(joined(agent) > 0.0, "the other has it still");
+        assert!(
+            agent.counter("tranship_device_failed_reads", "") < 1.0,
+            "a read failed"
+        );
+    }
 }

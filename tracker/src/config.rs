@@ -31,6 +31,9 @@ pub struct Config {
     /// The file with the operator token, which the HTTP API asks for before it changes anything;
     /// made like the join token. Empty is `operator-token` in the state directory.
     pub operator_token_file: PathBuf,
+    /// The other trackers of the swarm, as peer ids or addresses that end in one: what they signed, ours is to believe.
+    /// This one may be among them.
+    pub trackers: Vec<String>,
     /// How long a membership lasts before it must be renewed.
     #[serde(with = "humantime_serde")]
     pub membership: Duration,
@@ -90,7 +93,7 @@ pub enum SeedMode {
 }
 
 /// Registries.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Registry {
     /// Hosts spoken to without TLS, besides those on this machine.
@@ -101,6 +104,8 @@ pub struct Registry {
     pub allow: Vec<String>,
     /// Mirrors of registries, each in the order in which they are asked before the registry itself.
     pub mirrors: BTreeMap<String, Vec<String>>,
+    /// Most stripes that members and the seed read of registries at once, under this tracker's leases.
+    pub reads: usize,
     /// Registries, or parts of them, whose pushers are trusted with proofs of layers that have no chunk table.
     pub trust_proofs: Vec<String>,
 }
@@ -114,6 +119,7 @@ impl Default for Config {
             http_listen: SocketAddr::from(([127, 0, 0, 1], 9476)),
             token_file: PathBuf::new(),
             operator_token_file: PathBuf::new(),
+            trackers: Vec::new(),
             membership: Duration::from_hours(24),
             log: "info".to_owned(),
             rights: Rights::default(),
@@ -128,6 +134,19 @@ impl Default for Rights {
         Self {
             check: Check::Registry,
             grant: Duration::from_hours(1),
+        }
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            plain_http: Vec::new(),
+            docker_config: PathBuf::new(),
+            allow: Vec::new(),
+            mirrors: BTreeMap::new(),
+            reads: 512,
+            trust_proofs: Vec::new(),
         }
     }
 }

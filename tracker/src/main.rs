@@ -9,6 +9,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use tranship_source::net::JoinToken;
+use tranship_source::net::identity::Identity;
 use tranship_tracker::{Config, Service};
 
 /// Who has which chunks, and the seed beside the registry.
@@ -24,6 +25,10 @@ struct Arguments {
     /// Prints one line of JSON on standard output as soon as it can be reached.
     #[arg(long)]
     print_ready: bool,
+    /// Prints its peer id, which the other trackers of a swarm are told in their setting `trackers`, and ends. Makes the key
+    /// if there is none.
+    #[arg(long)]
+    print_peer_id: bool,
 }
 
 fn main() -> ExitCode {
@@ -45,6 +50,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         None => String::new(),
     };
     let loaded = Config::parse(&text)?;
+    if arguments.print_peer_id {
+        let identity = Identity::open(&loaded.config.state_dir).context("have a key")?;
+        writeln!(std::io::stdout(), "{}", identity.libp2p_peer()).context("print the peer id")?;
+        return Ok(());
+    }
     let filter = EnvFilter::try_from_default_env()
         .or_else(|_| EnvFilter::try_new(&loaded.config.log))
         .context("understand the setting log")?;
@@ -76,7 +86,12 @@ async fn serve(config: Config, token: Option<JoinToken>, print_ready: bool) -> a
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    tracing::info!("stopping");
+    tracing::info!("stopping; a second signal stops at once");
+    tokio::select! {
+        () = service.drain() => {}
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
     service.stop().await;
     Ok(())
 }

@@ -26,12 +26,14 @@ use crate::rights::{Puller, Rights};
 use crate::seed::Seed;
 
 mod bans;
+mod drain;
 mod opening;
 mod question;
 mod stream;
 mod view;
 
 pub(crate) use bans::Bans;
+pub(crate) use drain::Drain;
 use opening::Docket;
 pub(crate) use question::Question;
 use stream::Heard;
@@ -71,6 +73,8 @@ pub(crate) struct Server {
     granted_count: u64,
     ungranted_count: u64,
     last_case: u64,
+    drain: Drain,
+    is_draining: bool,
     /// Where answers of registries are sent, and where they come out.
     judge: mpsc::Sender<opening::Ruling>,
     judged: mpsc::Receiver<opening::Ruling>,
@@ -122,9 +126,16 @@ impl Server {
             granted_count: 0,
             ungranted_count: 0,
             last_case: 0,
+            drain: Drain::default(),
+            is_draining: false,
             judge,
             judged,
         }
+    }
+
+    /// Whoever has this can have the server take leave.
+    pub(crate) fn drain(&self) -> Drain {
+        self.drain.clone()
     }
 
     /// Serves until told to stop.
@@ -135,10 +146,12 @@ impl Server {
         stop: CancellationToken,
     ) {
         let (hear, mut heard) = mpsc::channel(HEARD);
+        let drain = self.drain.begin.clone();
         loop {
             let wake_at = self.wake_at();
             tokio::select! {
                 () = stop.cancelled() => return,
+                () = drain.cancelled(), if !self.is_draining => self.begin_drain(),
                 Some(stream) = streams.recv() => {
                     let listening = stream::listen(stream, hear.clone(), stop.clone());
                     self.tasks.spawn(listening);
@@ -149,6 +162,7 @@ impl Server {
                 () = tokio::time::sleep_until(wake_at) => self.bury(),
             }
             self.act_all();
+            self.look_whether_drained();
         }
     }
 
@@ -202,6 +216,11 @@ impl Server {
     }
 
     fn request(&mut self, from: PeerId, request: u32, message: TrackerRequest, replies: &Replies) {
+        if let Some(refusal) = self.refusal(&message) {
+            // A node that does not read its answer comes again.
+            replies.send(request, &refusal);
+            return;
+        }
         match message {
             TrackerRequest::Join(join) => {
                 let reply = match self.join(from, &join, replies) {

@@ -33,8 +33,10 @@ use crate::proofs::{self, Proofs};
 use crate::rights::{Puller, Rights};
 use crate::secret::{Secret, TokenError, token};
 use crate::seed::{Seed, SeedParts};
-use crate::server::{Bans, Server};
+use crate::server::{Bans, Drain, Server};
 
+/// Leases that are out when the tracker takes leave have so long to end.
+const DRAIN: Duration = Duration::from_secs(10);
 /// Stopping takes at most so long.
 const STOP: Duration = Duration::from_secs(5);
 /// A registry has so long to say who may pull.
@@ -63,6 +65,12 @@ pub enum StartError {
         /// The setting.
         key: &'static str,
         /// Its value.
+        value: String,
+    },
+    /// Another tracker is named by what is none.
+    #[error("use {value:?} in the setting trackers: it neither is a peer id nor ends in one")]
+    Other {
+        /// What was given.
         value: String,
     },
     /// The key.
@@ -123,6 +131,7 @@ pub struct Service {
     net: Arc<SwarmNet>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    drain: Drain,
     ready: Ready,
 }
 
@@ -135,7 +144,9 @@ impl Service {
     pub async fn start(config: Config, join_token: Option<JoinToken>) -> Result<Self, StartError> {
         let was_here = Identity::exists(&config.state_dir);
         let identity = Identity::open(&config.state_dir).map_err(StartError::Identity)?;
-        let authority = Authority::of(identity.libp2p_peer()).map_err(StartError::Authority)?;
+        let others = others(&config)?;
+        let all = others.iter().copied().chain([identity.libp2p_peer()]);
+        let authority = Authority::of_all(all).map_err(StartError::Authority)?;
         let token = match join_token {
             Some(token) if token.reveal().is_empty() => return Err(StartError::EmptyToken),
             Some(token) => token,
@@ -159,7 +170,10 @@ impl Service {
         );
 
         let has_seed = config.seed.mode != SeedMode::Off;
-        let options = net_options(&config, identity.libp2p_peer(), &token, has_seed)?;
+        let options = NetOptions {
+            believed: others,
+            ..net_options(&config, identity.libp2p_peer(), &token, has_seed)?
+        };
         let (net, streams) = SwarmNet::start_with_tracker(options)
             .await
             .map_err(StartError::Net)?;
@@ -184,6 +198,8 @@ impl Service {
             } else {
                 Duration::ZERO
             },
+            // With none nothing would ever be read.
+            origin_reads: config.registry.reads.max(1),
             ..TrackerOptions::default()
         };
         let epoch = random_bytes().ok_or(StartError::Random)?;
@@ -214,12 +230,14 @@ impl Service {
             seed,
             tasks.clone(),
         );
+        let drain = server.drain();
         tasks.spawn(server.run(streams, asked, stop.clone()));
         tasks.spawn(http::serve(http, shown, stop.clone()));
         Ok(Self {
             net,
             tasks,
             stop,
+            drain,
             ready,
         })
     }
@@ -227,6 +245,19 @@ impl Service {
     /// Where it can be reached.
     pub fn ready(&self) -> &Ready {
         &self.ready
+    }
+
+    /// Takes leave: members are told and turn to another tracker, nothing new is begun, and what is being read of
+    /// registries under leases is read to its end, within ten seconds. To be stopped then.
+    pub async fn drain(&self) {
+        self.drain.begin.cancel();
+        let drained = async {
+            self.drain.told.cancelled().await;
+            self.drain.done.cancelled().await;
+        };
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+            tracing::warn!("leases are still out; their holders go on without the tracker");
+        }
     }
 
     /// Stops, within a few seconds. Nodes notice by their streams and go on without it.
@@ -241,6 +272,18 @@ impl Service {
             net.stop().await;
         }
     }
+}
+
+/// The other trackers of the swarm.
+fn others(config: &Config) -> Result<Vec<PeerId>, StartError> {
+    let id = |text: &String| {
+        // An address ends in the peer id.
+        let last = text.rsplit('/').next().unwrap_or(text);
+        last.parse().map_err(|_| StartError::Other {
+            value: text.clone(),
+        })
+    };
+    config.trackers.iter().map(id).collect()
 }
 
 fn net_options(
@@ -262,10 +305,11 @@ fn net_options(
     }
     // The seed's tracker lives in the same process: the transport sees that the
     // peer is itself, and the address is not dialled.
-    options.tracker = has_seed.then(|| TrackerAddress {
+    let ours = has_seed.then(|| TrackerAddress {
         address: listen.clone(),
         peer,
     });
+    options.trackers.extend(ours);
     options.listen = vec![listen];
     options.token = Some(token.clone());
     options.role = Role::Seed;

@@ -45,6 +45,7 @@ mod receive;
 mod rights;
 mod serve;
 mod session;
+mod sessions;
 mod start;
 pub mod stream;
 #[cfg(test)]
@@ -78,10 +79,12 @@ pub struct NetStatus {
     pub peer_id: String,
     /// Where it can be dialled, as multiaddrs that end in its peer id.
     pub addresses: Vec<String>,
-    /// Its tracker's address, if it has one.
-    pub tracker: Option<String>,
-    /// Whether the tracker has taken it in and is connected.
+    /// Its trackers' addresses.
+    pub trackers: Vec<String>,
+    /// Whether one of them has taken it in and is connected.
     pub joined: bool,
+    /// How many of them have.
+    pub joined_count: u64,
     /// Agents and seeds that it has streams with.
     pub peer_count: u64,
     /// Open images' blobs.
@@ -169,7 +172,7 @@ impl SwarmNet {
             .collect()
     }
 
-    /// Says good-bye to the tracker, within a few seconds. What is wanted from now on does not come.
+    /// Says good-bye to its trackers, within a few seconds. What is wanted from now on does not come.
     pub async fn leave(&self) {
         self.farewell.cancel();
         self.driver.close();
@@ -177,7 +180,7 @@ impl SwarmNet {
             .await
             .is_err()
         {
-            tracing::warn!("the tracker may not have heard that this node leaves");
+            tracing::warn!("a tracker may not have heard that this node leaves");
         }
     }
 

@@ -35,8 +35,14 @@ pub enum OptionsError {
         text: String,
     },
     /// The tracker's address.
-    #[error("swarm.tracker cannot be used")]
-    Tracker(#[source] TrackerAddressError),
+    #[error("{key} cannot be used")]
+    Tracker {
+        /// The setting.
+        key: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: TrackerAddressError,
+    },
     /// The token is there, and says nothing.
     #[error("{key} is empty: give the join token of the tracker, or leave the setting out")]
     EmptyToken {
@@ -80,10 +86,16 @@ impl Config {
             .iter()
             .map(|text| address("swarm.advertise", text))
             .collect::<Result<_, _>>()?;
-        options.tracker = match swarm.tracker.as_deref() {
-            None | Some("") => None,
-            Some(text) => Some(text.parse().map_err(OptionsError::Tracker)?),
-        };
+        let one = swarm.tracker.iter().map(|text| ("swarm.tracker", text));
+        let several = swarm.trackers.iter().map(|text| ("swarm.trackers", text));
+        options.trackers = one
+            .chain(several)
+            .filter(|(_, text)| !text.is_empty())
+            .map(|(key, text)| {
+                let tracker = text.parse();
+                tracker.map_err(|source| OptionsError::Tracker { key, source })
+            })
+            .collect::<Result<_, _>>()?;
         options.token = match (&swarm.token, &swarm.token_file) {
             (Some(text), _) => Some(token("swarm.token", text)?),
             (None, Some(path)) => {
@@ -195,7 +207,7 @@ mod tests {
     fn defaults_make_options() {
         let config = Config::default();
         let net = config.net_options().unwrap();
-        assert!(net.tracker.is_none() && net.token.is_none() && net.upload_rate.is_none());
+        assert!(net.trackers.is_empty() && net.token.is_none() && net.upload_rate.is_none());
         assert_eq!(
             config.registry_options().unwrap().plain_http,
             PlainHttp::Loopback
@@ -222,6 +234,15 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("swarm.tracker")
+        );
+        let mut config = Config::default();
+        config.swarm.trackers = vec!["10.0.0.1:9475".to_owned()];
+        assert!(
+            config
+                .net_options()
+                .unwrap_err()
+                .to_string()
+                .contains("swarm.trackers")
         );
     }
 

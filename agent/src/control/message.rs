@@ -293,12 +293,15 @@ pub struct SwarmStatus {
     /// Where this node listens for peers.
     #[serde(default)]
     pub listen: Vec<String>,
-    /// The tracker from the configuration, when there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tracker: Option<String>,
-    /// Whether the tracker has taken this node as a member.
+    /// The trackers from the configuration.
+    #[serde(default)]
+    pub trackers: Vec<String>,
+    /// Whether one of them has taken this node as a member.
     #[serde(default)]
     pub joined: bool,
+    /// How many of them have.
+    #[serde(default)]
+    pub joined_count: u32,
     /// Peers with an open connection.
     #[serde(default)]
     pub peer_count: u32,
@@ -349,6 +352,9 @@ pub struct SourceCounters {
     /// Chunks that did not have their hash and were thrown away.
     #[serde(default)]
     pub refused_count: u64,
+    /// Grants that peers showed and that were not believed.
+    #[serde(default)]
+    pub refused_grant_count: u64,
     /// Requests that were made a second time elsewhere because the first was slow.
     #[serde(default)]
     pub hedge_count: u64,

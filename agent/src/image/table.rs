@@ -45,7 +45,7 @@ impl Images {
             return Ok(known);
         }
         // With a swarm around, what others have is not asked of the registry a second time.
-        let table_only = self.net.status().tracker.is_some();
+        let table_only = !self.net.status().trackers.is_empty();
         let read = || Box::pin(ends::read(&image.origin, blob, chunks, table_only));
         let mut ends = read().await;
         if matches!(ends, Err(OpenImageError::WrongTable { .. })) {

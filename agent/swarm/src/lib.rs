@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod node;
+pub mod shard;
 pub mod tracker;
 
 use tranship_format::Digest;

@@ -45,7 +45,7 @@ use wanted::{Order, Wanted};
 
 pub use action::{Action, FailReason, Origin};
 pub use counters::Counters;
-pub use input::{Arrival, Input, RegistryFailure, Right};
+pub use input::{Arrival, Input, RegistryFailure, Right, TrackerChange};
 pub use options::NodeOptions;
 
 /// The decisions of one node.
@@ -156,6 +156,7 @@ impl Node {
             Input::Evicted { chunk } => self.evicted(now, chunk),
             Input::TrackerUp { epoch, seed } => self.tracker_up(now, epoch, seed),
             Input::TrackerDown => self.tracker_down(),
+            Input::TrackerChanged { blobs, change } => self.tracker_changed(now, blobs, change),
             Input::Members {
                 blob,
                 members,

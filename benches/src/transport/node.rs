@@ -71,7 +71,7 @@ fn blob(len: usize) -> Result<(Bytes, ChunkTable)> {
 async fn join(local: &Local, tracker: &str, table: ChunkTable) -> Result<(SwarmNet, BlobStore)> {
     let mut options = NetOptions::new(local.path().join("state"));
     options.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().context("an address")?];
-    options.tracker = Some(tracker.parse().context("the tracker's address")?);
+    options.trackers = vec![tracker.parse().context("the tracker's address")?];
     options.token = Some(JoinToken::new(TOKEN));
     let net = SwarmNet::start(options).await.context("starting a node")?;
     let blob = local.blob("read by everybody", table)?;

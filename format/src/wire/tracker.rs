@@ -49,6 +49,8 @@ pub mod kind {
     pub const ACK: u8 = 0x67;
     /// PROOF
     pub const PROOF: u8 = 0x69;
+    /// FAREWELL
+    pub const FAREWELL: u8 = 0x6a;
     /// ERROR
     pub const ERROR: u8 = 0x6f;
 }
@@ -283,6 +285,8 @@ pub enum ErrorCode {
     UnknownBlob = 6,
     /// A limit of the tracker is reached; do without it for a while.
     Overloaded = 7,
+    /// The tracker stops: it takes nobody in and answers no question any more.
+    Stopping = 8,
 }
 
 impl ErrorCode {
@@ -295,6 +299,7 @@ impl ErrorCode {
             5 => Ok(Self::Banned),
             6 => Ok(Self::UnknownBlob),
             7 => Ok(Self::Overloaded),
+            8 => Ok(Self::Stopping),
             value => Err(WireError::UnknownTag {
                 what: "error code",
                 value,

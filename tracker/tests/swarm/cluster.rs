@@ -68,7 +68,8 @@ impl TestTracker {
         Self::start_in(dir, door, |config| config.seed.mode = mode).await
     }
 
-    async fn start_in(dir: TempDir, door: Door, set: impl FnOnce(&mut Config)) -> Self {
+    /// Starts in a folder, which may hold the key already.
+    pub(crate) async fn start_in(dir: TempDir, door: Door, set: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config {
             state_dir: dir.path().join("state"),
             listen: "127.0.0.1:0".to_owned(),
@@ -203,7 +204,7 @@ pub(crate) async fn newcomer(tracker: &TestTracker) -> (SwarmNet, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let mut options = NetOptions::new(dir.path().join("state"));
     options.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
-    options.tracker = Some(tracker.address());
+    options.trackers = vec![tracker.address()];
     options.token = Some(JoinToken::new(TOKEN));
     (SwarmNet::start(options).await.unwrap(), dir)
 }
@@ -213,7 +214,7 @@ pub(crate) async fn newcomer(tracker: &TestTracker) -> (SwarmNet, TempDir) {
 pub(crate) struct TestNode {
     pub(crate) net: SwarmNet,
     pub(crate) blob: BlobStore,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl TestNode {
@@ -226,13 +227,60 @@ impl TestNode {
         registry: &Registry,
     ) -> Self {
         let login = Credentials::anonymous();
-        Self::start_as(login, tracker, token, corrupt_share, image, registry).await
+        let trackers = tracker.into_iter().collect();
+        Self::start_as(login, trackers, token, corrupt_share, image, registry).await
     }
 
-    /// The same with these credentials at the registry.
+    /// Starts a node of several trackers, and opens the image.
+    pub(crate) async fn start_at(
+        trackers: Vec<TrackerAddress>,
+        image: &Image,
+        registry: &Registry,
+    ) -> Self {
+        let login = Credentials::anonymous();
+        Self::start_as(login, trackers, TOKEN, 0.0, image, registry).await
+    }
+
+    /// Starts a node that waits for a silent peer no longer than it would in earnest, and opens the image.
+    pub(crate) async fn start_impatient(
+        tracker: &TestTracker,
+        image: &Image,
+        registry: &Registry,
+    ) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = NetOptions::new(dir.path().join("state"));
+        options.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+        options.trackers = vec![tracker.address()];
+        options.token = Some(JoinToken::new(TOKEN));
+        let login = Credentials::anonymous();
+        let node = Self::open(dir, options, 1 << 30, image, (registry, login)).await;
+        node.until("it has joined", |status| status.joined).await;
+        node
+    }
+
+    /// Starts the node again in its folder, with these credentials.
+    pub(crate) async fn restart(
+        self,
+        login: Credentials,
+        tracker: &TestTracker,
+        image: &Image,
+        registry: &Registry,
+    ) -> Self {
+        let Self { net, blob, dir } = self;
+        net.stop().await;
+        drop(blob);
+        let mut options = NetOptions::new(dir.path().join("state"));
+        options.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+        options.trackers = vec![tracker.address()];
+        options.token = Some(JoinToken::new(TOKEN));
+        options.demand_patience = Some(PATIENCE);
+        Self::open(dir, options, 1 << 30, image, (registry, login)).await
+    }
+
+    /// Starts a node with these credentials at the registry.
     async fn start_as(
         login: Credentials,
-        tracker: Option<TrackerAddress>,
+        trackers: Vec<TrackerAddress>,
         token: &str,
         corrupt_share: f64,
         image: &Image,
@@ -241,7 +289,7 @@ impl TestNode {
         let dir = tempfile::tempdir().unwrap();
         let mut options = NetOptions::new(dir.path().join("state"));
         options.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
-        options.tracker = tracker;
+        options.trackers = trackers;
         options.token = Some(JoinToken::new(token));
         options.fault = Fault { corrupt_share };
         // All nodes share this machine's processors: how often the registry is read
@@ -289,11 +337,7 @@ impl TestNode {
             origin: Arc::new(RegistryOrigin::new(client, repo)),
         };
         net.open(open).await.unwrap();
-        Self {
-            net,
-            blob,
-            _dir: dir,
-        }
+        Self { net, blob, dir }
     }
 
     /// A member of `tracker`'s swarm, once the tracker has it.
@@ -311,7 +355,7 @@ impl TestNode {
         registry: &Registry,
     ) -> Self {
         let login = login(registry, password);
-        let address = Some(tracker.address());
+        let address = vec![tracker.address()];
         let node = Self::start_as(login, address, TOKEN, 0.0, image, registry).await;
         node.until("it has joined", |status| status.joined).await;
         node

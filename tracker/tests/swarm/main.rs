@@ -11,12 +11,14 @@
 )]
 
 mod api;
+mod caller;
 mod cluster;
 mod door;
 mod image;
 mod proofs;
 mod registry;
 mod rights;
+mod several;
 
 use std::time::Duration;
 
@@ -318,4 +320,28 @@ async fn a_node_whose_store_is_full_hands_chunks_through() {
     node.read_all(&image, Class::Prefetch).await;
     node.read_all(&image, Class::Demand).await;
     assert!(node.blob.present_len() <= MIB as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_registry_asks_for_a_pause_the_holder_of_the_lease_pauses_and_the_others_wait_for_it()
+ {
+    let image = Image::random(8 * MIB, 12);
+    let registry = Registry::start(&image).await;
+    let tracker = TestTracker::start(SeedMode::Off).await;
+    let starting = (0..4).map(|_| TestNode::start_impatient(&tracker, &image, &registry));
+    let nodes = join_all(starting).await;
+    // Longer than any of them waits for a source that is silent.
+    registry.be_busy(Duration::from_secs(3));
+    let took = all_read(&nodes, &image, Class::Demand).await;
+    tell("a busy registry", &nodes, None, &image, &registry, &took);
+    println!(
+        "the registry asked {} times for a pause",
+        registry.busy_count()
+    );
+    assert!(took.iter().all(|took| *took >= Duration::from_secs(3)));
+    assert!(
+        registry.busy_count() <= 12,
+        "{} requests came while the registry had asked for a pause",
+        registry.busy_count()
+    );
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -29,6 +30,9 @@ struct Shelf {
     sent_len: AtomicU64,
     request_count: AtomicU64,
     is_down: AtomicBool,
+    /// Until then it asks to be left alone.
+    busy_until: Mutex<Option<Instant>>,
+    busy_count: AtomicU64,
     /// Who is let in, if not everybody.
     door: Option<Mutex<Door>>,
     /// Tokens that were shown, good or not.
@@ -85,6 +89,8 @@ impl Registry {
             sent_len: AtomicU64::new(0),
             request_count: AtomicU64::new(0),
             is_down: AtomicBool::new(false),
+            busy_until: Mutex::default(),
+            busy_count: AtomicU64::new(0),
             door: is_private.then(|| Mutex::new(door)),
             shown: Mutex::default(),
             gate: RwLock::new(()),
@@ -148,6 +154,16 @@ impl Registry {
         self.shelf.shown.lock().unwrap().clone()
     }
 
+    /// For so long requests for blobs are answered with how long to wait.
+    pub(crate) fn be_busy(&self, time: Duration) {
+        *self.shelf.busy_until.lock().unwrap() = Some(Instant::now() + time);
+    }
+
+    /// Requests that were answered so.
+    pub(crate) fn busy_count(&self) -> u64 {
+        self.shelf.busy_count.load(SeqCst)
+    }
+
     /// From now on every request fails.
     pub(crate) fn go_down(&self) {
         self.shelf.is_down.store(true, SeqCst);
@@ -161,6 +177,21 @@ impl Drop for Registry {
 }
 
 impl Shelf {
+    /// The answer to whoever comes too often.
+    fn put_off(&self) -> Option<Response> {
+        let until = (*self.busy_until.lock().unwrap())?;
+        let left = until.checked_duration_since(Instant::now())?;
+        let count = self.busy_count.fetch_add(1, SeqCst);
+        // Registries say the one or the other.
+        let status = if count.is_multiple_of(2) {
+            StatusCode::TOO_MANY_REQUESTS
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        let headers = [(header::RETRY_AFTER, (left.as_secs() + 1).to_string())];
+        Some((status, headers).into_response())
+    }
+
     /// The answer to whoever may not come in.
     fn keep_out(&self, headers: &HeaderMap) -> Option<Response> {
         let door = self.door.as_ref()?.lock().unwrap();
@@ -225,7 +256,7 @@ async fn blob(
     if shelf.is_down.load(SeqCst) {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
-    if let Some(refusal) = shelf.keep_out(&headers) {
+    if let Some(refusal) = shelf.keep_out(&headers).or_else(|| shelf.put_off()) {
         return refusal;
     }
     if digest != shelf.image.digest.to_string() {

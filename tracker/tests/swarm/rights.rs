@@ -8,7 +8,7 @@ use tranship_tracker::Status;
 use tranship_tracker::config::SeedMode;
 
 use crate::MIB;
-use crate::cluster::{PATIENCE, TestNode, TestTracker};
+use crate::cluster::{PATIENCE, TestNode, TestTracker, login};
 use crate::image::Image;
 use crate::registry::{PASSWORD, Registry};
 
@@ -142,4 +142,37 @@ async fn an_expired_grant_is_renewed_while_the_registry_allows_it_and_then_ends(
     assert_eq!(second.counters().peer.count, 1, "nothing came of it");
     let again = first.chunk(1, Class::Demand).await;
     assert!(again.is_ok(), "what is here stays here");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_outlives_its_node_and_serves_when_the_registry_lets_nobody_in_any_more() {
+    let image = Image::random(4 * MIB, 23);
+    let registry = Registry::start_private(&image).await;
+    let tracker = TestTracker::start(SeedMode::Off).await;
+    let first = TestNode::member_with(Some(PASSWORD), &tracker, &image, &registry).await;
+    let second = TestNode::member_with(Some(PASSWORD), &tracker, &image, &registry).await;
+    until(&tracker, "both have the image", |status| {
+        members(status) == 2
+    })
+    .await;
+    first.read_all(&image, Class::Demand).await;
+    second.chunk(0, Class::Demand).await.unwrap();
+    let sent = registry.sent_len();
+    registry.shut();
+    // Its credentials are good for nothing now, and all that it has besides them is the grant.
+    let login = login(&registry, Some(PASSWORD));
+    let second = second.restart(login, &tracker, &image, &registry).await;
+    second.until("it has joined", |status| status.joined).await;
+    until(&tracker, "both have the image again", |status| {
+        members(status) == 2
+    })
+    .await;
+    second.read_all(&image, Class::Demand).await;
+    assert_eq!(registry.sent_len(), sent);
+    let counters = second.counters();
+    assert_eq!(counters.registry.count, 0);
+    assert_eq!(
+        counters.peer.count + counters.store.count,
+        u64::from(image.table.count())
+    );
 }

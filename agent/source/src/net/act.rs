@@ -19,7 +19,7 @@ impl Driver {
         match action {
             Action::OpenBlobs { blobs } => self.open_blobs(&blobs),
             Action::Lookup { blob, stripes } => {
-                if !self.session.lookup(blob, stripes.clone()) {
+                if !self.sessions.lookup(blob, stripes.clone()) {
                     self.handle(Input::LookupFailed { blob, stripes });
                 }
             }
@@ -28,19 +28,15 @@ impl Driver {
                 done_len,
                 state,
             } => {
-                self.session.tell(&TrackerRequest::Progress {
-                    lease,
-                    done_len,
-                    state,
-                });
+                self.sessions.progress(lease, done_len, state);
             }
             Action::Announce { blob, runs } => {
-                self.session.tell(&TrackerRequest::Announce { blob, runs });
+                self.sessions.announce(blob, runs);
             }
             Action::Report { fault, peer, chunk } => {
                 tracing::warn!(%peer, ?fault, blob = %chunk.blob, chunk = chunk.number, "a peer is at fault");
-                self.session
-                    .tell(&TrackerRequest::Report { fault, peer, chunk });
+                self.sessions
+                    .report(&TrackerRequest::Report { fault, peer, chunk });
             }
             Action::SendWant { to, request, want } => {
                 let message = PeerMessage::Want { request, want };
@@ -156,7 +152,7 @@ impl Driver {
         ours.origin_overrides.set(theirs.origin_overrides);
         ours.busy.set(theirs.busy_received);
         ours.misses.set(theirs.misses_received);
-        let joined = self.session.is_joined();
+        let joined = self.sessions.joined().count() as u64;
         let counts = [
             self.links.count(),
             self.images.count(),
@@ -165,7 +161,8 @@ impl Driver {
         let [peers, blobs, waiting] = counts.map(|count| count as u64);
         self.status.send_if_modified(|status| {
             let before = status.clone();
-            status.joined = joined;
+            status.joined = joined > 0;
+            status.joined_count = joined;
             status.peer_count = peers;
             status.blob_count = blobs;
             status.waiting_count = waiting;

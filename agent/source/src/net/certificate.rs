@@ -88,6 +88,15 @@ impl Authority {
         })
     }
 
+    /// The authority of several trackers: what any of them signed is believed.
+    pub fn of_all(trackers: impl IntoIterator<Item = PeerId>) -> Result<Self, CertificateError> {
+        let mut keys = BTreeMap::new();
+        for tracker in trackers {
+            keys.extend(Self::of(tracker)?.keys);
+        }
+        Ok(Self { keys })
+    }
+
     /// Believes the certificate, or says why not. `peer` is who TLS proved to be
     /// at the other end, `now` is in seconds since the Unix epoch.
     pub fn check(
@@ -242,6 +251,9 @@ mod tests {
             authority.check(&forged, &peer, NOW),
             Err(CertificateError::OtherTracker)
         );
+        let both = Authority::of_all([tracker.libp2p_peer(), other.libp2p_peer()]).unwrap();
+        assert_eq!(both.check(&forged, &peer, NOW), Ok(()));
+        assert_eq!(both.check(&good, &peer, NOW), Ok(()));
         forged.tracker = good.tracker;
         assert_eq!(
             authority.check(&forged, &peer, NOW),

@@ -20,7 +20,8 @@ use super::event::Event;
 use super::images::Images;
 use super::links::Links;
 use super::serve::Server;
-use super::session::{Session, Told};
+use super::session::Told;
+use super::sessions::Sessions;
 use super::waiters::Waiters;
 use crate::fetch::{Jobs, Wanted};
 
@@ -46,7 +47,7 @@ pub(crate) struct Driver {
     pub(crate) node: Node,
     pub(crate) started: Instant,
     pub(crate) links: Links,
-    pub(crate) session: Session,
+    pub(crate) sessions: Sessions,
     pub(crate) images: Images,
     pub(crate) waiters: Waiters,
     pub(crate) jobs: Jobs,
@@ -86,21 +87,22 @@ impl Driver {
                 }
             }
             let load = self.node.load_permille();
-            let told = self.session.tick(load, || self.node.take_goodputs());
+            let goodputs = || self.node.take_goodputs();
+            let told = self.sessions.tick(self.started.elapsed(), load, goodputs);
             self.told(told);
             self.renew_grants();
             self.act_all();
             self.publish();
         }
-        if let Some(written) = self.session.leave() {
-            // A tracker that does not take the good-bye finds out by itself.
-            let _ = tokio::time::timeout(FAREWELL, written).await;
-        }
+        // A tracker that does not take the good-bye finds out by itself.
+        let written = futures::future::join_all(self.sessions.leave());
+        let _ = tokio::time::timeout(FAREWELL, written).await;
     }
 
     fn wake_at(&self) -> Instant {
         let machine = self.node.wake_at().map(|at| self.started + at);
-        let wakes = [machine, self.session.wake_at(), self.images.renew_at()];
+        let sessions = self.sessions.wake_at(self.started);
+        let wakes = [machine, sessions, self.images.renew_at()];
         let soonest = wakes.into_iter().flatten().min();
         soonest.unwrap_or_else(|| Instant::now() + LONG)
     }

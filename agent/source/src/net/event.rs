@@ -59,8 +59,11 @@ pub(crate) enum Event {
     Granted { peer: PeerId, grant: Box<Grant> },
     /// A proof of pull for an image came, or cannot be had.
     PullProof { manifest: Digest, proof: PullProof },
-    /// The tracker came, went or said something.
-    Session(SessionEvent),
+    /// A tracker came, went or said something.
+    Session {
+        tracker: PeerId,
+        event: SessionEvent,
+    },
     /// Bytes were looked at.
     Taken {
         cause: Cause,

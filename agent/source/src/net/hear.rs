@@ -19,8 +19,13 @@ impl Driver {
             Event::Open { image, done } => self.open(*image, done),
             Event::Close { manifest } => {
                 let (unused, left) = self.images.close(&manifest);
-                for blob in unused {
+                for &blob in &unused {
                     self.handle(Input::CloseBlob { blob });
+                }
+                // The trackers hear that nothing is here any more before it is forgotten which they are.
+                self.act_all();
+                for blob in &unused {
+                    self.sessions.drop_blob(blob);
                 }
                 for blob in left {
                     self.open_at_machine(blob);
@@ -48,8 +53,8 @@ impl Driver {
                 message,
                 room,
             } => self.message(peer, message, room),
-            Event::Session(event) => {
-                let told = self.session.handle(event);
+            Event::Session { tracker, event } => {
+                let told = self.sessions.handle(self.now(), tracker, event);
                 self.told(told);
             }
             Event::Granted { peer, grant } => self.granted(peer, *grant),
@@ -136,6 +141,7 @@ impl Driver {
                 chunk_lens: blob.chunk_lens(),
                 present: blob.store.present(),
             };
+            self.sessions.use_blob(self.now(), digest);
             self.handle(input);
         }
     }
@@ -196,7 +202,7 @@ impl Driver {
         let Some(blob) = self.images.blob(&chunk.blob) else {
             return;
         };
-        let source = if self.session.is_seed(&peer) {
+        let source = if self.sessions.is_seed(&peer) {
             Source::Seed
         } else {
             Source::Peer

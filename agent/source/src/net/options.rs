@@ -106,8 +106,11 @@ pub struct NetOptions {
     pub listen: Vec<Multiaddr>,
     /// What it tells others to dial, if that is not what it listens on.
     pub advertise: Vec<Multiaddr>,
-    /// Its tracker. Without one it reads the registry alone.
-    pub tracker: Option<TrackerAddress>,
+    /// Its trackers. Without one it reads the registry alone.
+    pub trackers: Vec<TrackerAddress>,
+    /// Trackers besides those whose signatures it believes: a tracker's seed, which joins that tracker alone, has the
+    /// others of the swarm here.
+    pub believed: Vec<PeerId>,
     /// What lets it in.
     pub token: Option<JoinToken>,
     /// Failure and cost domain, empty if unknown; at most 64 bytes count.
@@ -138,7 +141,8 @@ impl NetOptions {
             state_dir,
             listen: vec![any_port()],
             advertise: Vec::new(),
-            tracker: None,
+            trackers: Vec::new(),
+            believed: Vec::new(),
             token: None,
             zone: String::new(),
             rack: String::new(),

@@ -48,7 +48,7 @@ impl Driver {
         };
         let showed_proof = proof != PullProof::None;
         let (source, blobs) = (image.source.clone(), self.images.infos(image));
-        self.session.open(source, grant, proof, blobs);
+        self.sessions.open(&source, grant.as_ref(), &proof, &blobs);
         if let Some(image) = self.images.image_mut(manifest) {
             image.showed_proof = showed_proof;
         }
@@ -63,7 +63,7 @@ impl Driver {
             .map(|own| &own.grant)
             .filter(|grant| grant.registry == prove.image.registry && grant.covers(now))
             .cloned();
-        self.session.prove(prove, reply);
+        self.sessions.prove(self.now(), prove, reply);
     }
 
     /// OPENED.
@@ -84,7 +84,12 @@ impl Driver {
         self.tell_members(&blobs, &members, until);
     }
 
-    fn tell_members(&mut self, blobs: &[Digest], members: &[Member], until: Option<Duration>) {
+    fn tell_members(
+        &mut self,
+        blobs: &[Digest],
+        members: &[Member],
+        until: Option<Duration>,
+    ) {
         for &blob in blobs {
             let members = members.to_vec();
             self.handle(Input::Members {

@@ -1,4 +1,4 @@
-//! This node's side of its conversation with the tracker, as the driver holds it.
+//! This node's side of its conversation with one tracker, as `sessions` holds it.
 //!
 //! It numbers requests and remembers what each answer is for, so that the node's
 //! machine hears of answers in its own words. The stream itself is kept by the
@@ -113,12 +113,14 @@ struct Current {
     heartbeat_at: Instant,
     renew_at: Instant,
     silence: u32,
+    /// The tracker said farewell: it hears of leases that it gave, and is asked nothing more.
+    is_leaving: bool,
 }
 
 /// The conversation, while there is one.
 #[derive(Debug)]
 pub(crate) struct Session {
-    applicant: Option<Applicant>,
+    applicant: Applicant,
     certificate: watch::Sender<Option<Certificate>>,
     current: Option<Current>,
     asked: BTreeMap<u32, Asked>,
@@ -128,7 +130,7 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(
-        applicant: Option<Applicant>,
+        applicant: Applicant,
         certificate: watch::Sender<Option<Certificate>>,
         counters: Arc<Counters>,
     ) -> Self {
@@ -142,9 +144,10 @@ impl Session {
         }
     }
 
-    /// Whether the tracker has us.
+    /// Whether the tracker has us and answers.
     pub(crate) fn is_joined(&self) -> bool {
-        self.current.is_some()
+        let current = self.current.as_ref();
+        current.is_some_and(|current| !current.is_leaving)
     }
 
     /// Whether a peer is the tracker's seed.
@@ -173,6 +176,7 @@ impl Session {
                     heartbeat_at: now + joined.heartbeat,
                     renew_at: renewal(&joined.certificate, now),
                     silence: 0,
+                    is_leaving: false,
                     joined,
                 });
                 vec![up.into()]
@@ -186,8 +190,21 @@ impl Session {
     fn end(&mut self) -> Vec<Told> {
         self.asked.clear();
         match self.current.take() {
-            Some(_) => vec![Input::TrackerDown.into()],
-            None => Vec::new(),
+            Some(current) if !current.is_leaving => vec![Input::TrackerDown.into()],
+            Some(_) | None => Vec::new(),
+        }
+    }
+
+    /// FAREWELL: another tracker is asked from now on. The stream stays as long as the tracker lets it, so that leases
+    /// which it gave can be read to their end.
+    fn farewell(&mut self) -> Vec<Told> {
+        match &mut self.current {
+            Some(current) if !current.is_leaving => {
+                tracing::info!(tracker = %self.applicant.tracker, "the tracker says farewell");
+                current.is_leaving = true;
+                vec![Input::TrackerDown.into()]
+            }
+            Some(_) | None => Vec::new(),
         }
     }
 
@@ -231,6 +248,7 @@ impl Session {
                 let _ = reply.send(Ok(state));
                 Vec::new()
             }
+            (TrackerReply::Farewell, _) => self.farewell(),
             (TrackerReply::Error { code, text }, asked) => self.refused(code, text, asked),
             (
                 TrackerReply::Ack
@@ -246,7 +264,7 @@ impl Session {
         let mut inputs = Vec::new();
         if let Some(current) = &mut self.current {
             current.silence = 0;
-            if current.joined.epoch != epoch {
+            if current.joined.epoch != epoch && !current.is_leaving {
                 current.joined.epoch = epoch;
                 let seed = current.joined.seed.clone();
                 inputs.push(Input::TrackerUp { epoch, seed }.into());
@@ -285,9 +303,7 @@ impl Session {
 
     /// A grant for another, or for another image, would be of no use.
     fn believes(&self, grant: &Grant, manifest: &Digest) -> bool {
-        let Some(applicant) = &self.applicant else {
-            return false;
-        };
+        let applicant = &self.applicant;
         let checked =
             applicant
                 .authority
@@ -345,36 +361,36 @@ impl Session {
     /// When [`Session::tick`] is due.
     pub(crate) fn wake_at(&self) -> Option<Instant> {
         let current = self.current.as_ref()?;
+        if current.is_leaving {
+            return Some(current.heartbeat_at);
+        }
         Some(current.heartbeat_at.min(current.renew_at))
     }
 
-    /// Says that we are still here and renews our certificate, when due.
-    pub(crate) fn tick(
-        &mut self,
-        load_permille: u16,
-        goodputs: impl FnOnce() -> Vec<Goodput>,
-    ) -> Vec<Told> {
+    /// Whether the tracker is to hear that we are still here.
+    pub(crate) fn is_beat_due(&self) -> bool {
+        let current = self.current.as_ref();
+        current.is_some_and(|current| current.heartbeat_at <= Instant::now())
+    }
+
+    /// Renews our certificate, when due, and says that we are still here, when there are `goodputs` to tell.
+    pub(crate) fn tick(&mut self, load_permille: u16, goodputs: Option<&[Goodput]>) -> Vec<Told> {
         let now = Instant::now();
         let Some(current) = &mut self.current else {
             return Vec::new();
         };
-        if current.renew_at <= now {
+        if current.renew_at <= now && !current.is_leaving {
             // Asked again after as long if no answer comes.
             current.renew_at = now + current.joined.heartbeat;
-            if let Some(join) = self
-                .applicant
-                .as_ref()
-                .map(|applicant| applicant.request(false))
-            {
-                self.ask(Asked::Join, &join);
-            }
+            let join = self.applicant.request(false);
+            self.ask(Asked::Join, &join);
         }
         let Some(current) = &mut self.current else {
             return Vec::new();
         };
-        if current.heartbeat_at > now {
+        let Some(goodputs) = goodputs else {
             return Vec::new();
-        }
+        };
         current.heartbeat_at = now + current.joined.heartbeat;
         current.silence = current.silence.saturating_add(1);
         if current.silence > MAX_SILENCE {
@@ -384,7 +400,7 @@ impl Session {
         let heartbeat = TrackerRequest::Heartbeat {
             load_permille,
             epoch: current.joined.epoch,
-            goodputs: goodputs(),
+            goodputs: goodputs.to_vec(),
         };
         self.ask(Asked::Heartbeat, &heartbeat);
         Vec::new()

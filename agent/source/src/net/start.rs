@@ -1,5 +1,6 @@
 //! Puts a node together: its parts, their channels and their tasks.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -20,6 +21,7 @@ use super::images::Images;
 use super::links::{Carrier, Links};
 use super::serve::Server;
 use super::session::{self, Applicant, Session};
+use super::sessions::Sessions;
 use super::transport::{Arrival, Limits, Purpose, Transport};
 use super::waiters::Waiters;
 use super::{NetError, NetOptions, NetStatus, SwarmNet, TrackerStream, random_bytes};
@@ -65,10 +67,7 @@ impl SwarmNet {
         limits: Limits,
     ) -> Result<(Self, mpsc::Receiver<TrackerStream>), NetError> {
         let identity = Identity::open(&options.state_dir).map_err(NetError::Identity)?;
-        let authority = match &options.tracker {
-            Some(tracker) => Some(Authority::of(tracker.peer).map_err(NetError::Tracker)?),
-            None => None,
-        };
+        let authority = authority(&options)?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let guard = stop.clone().drop_guard();
         let (transport, arrivals) =
@@ -97,22 +96,27 @@ impl SwarmNet {
         tasks.spawn(sort(arrivals, carrier.clone(), streams, stop.clone()));
 
         let member = member(&options, &transport).ok_or(NetError::Stopped)?;
-        let applicant =
-            options
-                .tracker
-                .clone()
-                .zip(authority.clone())
-                .map(|(tracker, authority)| Applicant {
-                    tracker,
-                    authority,
-                    token: options.token.clone(),
-                    member: member.clone(),
-                    boot_id,
-                    certificate,
-                });
-        if let Some(applicant) = applicant.clone() {
-            let keeping = session::keep(applicant, transport.clone(), events.clone(), stop.clone());
-            tasks.spawn(keeping);
+        let mut sessions = BTreeMap::new();
+        for tracker in &options.trackers {
+            let (Some(authority), Some(tracker_peer)) = (&authority, wire_peer(tracker.peer))
+            else {
+                continue;
+            };
+            let applicant = Applicant {
+                tracker: tracker.clone(),
+                tracker_peer,
+                authority: authority.clone(),
+                token: options.token.clone(),
+                member: member.clone(),
+                boot_id,
+                certificate: certificate.clone(),
+            };
+            let session = Session::new(applicant.clone(), ours.clone(), Arc::clone(&counters));
+            // A tracker that is named twice is one tracker.
+            if sessions.insert(tracker_peer, session).is_none() {
+                let (transport, events) = (transport.clone(), events.clone());
+                tasks.spawn(session::keep(applicant, transport, events, stop.clone()));
+            }
         }
         let jobs = Jobs {
             events: events.clone(),
@@ -123,14 +127,14 @@ impl SwarmNet {
         let room_out = Arc::new(Semaphore::new(room(&options)));
         let (status, shown) = watch::channel(NetStatus {
             peer_id: transport.peer().to_string(),
-            tracker: options.tracker.as_ref().map(ToString::to_string),
+            trackers: options.trackers.iter().map(ToString::to_string).collect(),
             ..NetStatus::default()
         });
         let driver = Driver {
             node: Node::new(node_options(&options, member.clone(), &boot_id)),
             started: Instant::now(),
             links: Links::new(carrier),
-            session: Session::new(applicant, ours, Arc::clone(&counters)),
+            sessions: Sessions::new(sessions),
             images: Images::default(),
             waiters: Waiters::default(),
             server: Server::new(jobs.clone(), room_out, options.upload_rate, options.fault),
@@ -162,6 +166,16 @@ impl SwarmNet {
         };
         Ok((net, tracker_streams))
     }
+}
+
+/// Who signs for this node's peers; `None` for a node without a tracker, which has none.
+fn authority(options: &NetOptions) -> Result<Option<Authority>, NetError> {
+    if options.trackers.is_empty() {
+        return Ok(None);
+    }
+    let ours = options.trackers.iter().map(|tracker| tracker.peer);
+    let all = ours.chain(options.believed.iter().copied());
+    Authority::of_all(all).map(Some).map_err(NetError::Tracker)
 }
 
 /// Sends arrived streams to whom they are for.

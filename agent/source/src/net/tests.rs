@@ -36,10 +36,10 @@ async fn node(dir: &std::path::Path) -> (SwarmNet, Identity) {
     let identity = Identity::open(dir).unwrap();
     let mut options = NetOptions::new(dir.to_owned());
     options.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
-    options.tracker = Some(TrackerAddress {
+    options.trackers = vec![TrackerAddress {
         address: "/ip4/127.0.0.1/tcp/1".parse().unwrap(),
         peer: identity.libp2p_peer(),
-    });
+    }];
     let (net, mut streams) = SwarmNet::start_with_tracker(options).await.unwrap();
     let mut stream = streams.recv().await.unwrap();
     let (request, _) = stream.next().await.unwrap().unwrap();

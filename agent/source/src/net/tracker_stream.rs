@@ -5,6 +5,7 @@
 
 use futures::future::BoxFuture;
 use thiserror::Error;
+use tokio::sync::oneshot;
 use tranship_format::wire::{MAX_BODY_LEN, PeerId, TrackerReply, TrackerRequest, WireError};
 
 use super::stream::{FrameReader, Outbox, Outgoing, StreamError, frames};
@@ -92,11 +93,22 @@ pub struct Replies {
 
 impl Replies {
     /// Queues an answer; `false` when the stream has ended or the node does not read.
-    /// `request` is the number of the request, 0 for routes that nobody asked for.
+    /// `request` is the number of the request, 0 for what nobody asked for.
     pub fn send(&self, request: u32, reply: &TrackerReply) -> bool {
         let mut outgoing = Outgoing::default();
         reply.encode(request, &mut outgoing.head);
         self.queue.send(outgoing)
+    }
+
+    /// The same; the receiver hears when it has been written. `None` as `false` above.
+    pub fn send_told(&self, request: u32, reply: &TrackerReply) -> Option<oneshot::Receiver<()>> {
+        let (written, done) = oneshot::channel();
+        let mut outgoing = Outgoing {
+            written: Some(written),
+            ..Outgoing::default()
+        };
+        reply.encode(request, &mut outgoing.head);
+        self.queue.send(outgoing).then_some(done)
     }
 
     /// Whether two are of one stream.

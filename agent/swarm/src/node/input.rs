@@ -40,6 +40,17 @@ pub struct Right {
     pub until: Duration,
 }
 
+/// What another tracker means for a blob's routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrackerChange {
+    /// Another one is told besides: all holds.
+    StandIn,
+    /// Another one is asked: leases and parents hold as they were given, what was asked is asked again.
+    Asked,
+    /// The one that is asked forgot all: nothing holds.
+    Forgot,
+}
+
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum Input {
@@ -88,6 +99,14 @@ pub enum Input {
     },
     /// The tracker cannot be reached.
     TrackerDown,
+    /// Of several trackers another one answers for these blobs now, or is told of them besides
+    /// ([`Shards`](crate::shard::Shards)).
+    TrackerChanged {
+        /// They.
+        blobs: Vec<Digest>,
+        /// What of the one before holds.
+        change: TrackerChange,
+    },
     /// Members that use a blob (OPENED, once for each blob opened), and this node's right to it.
     Members {
         /// The blob.

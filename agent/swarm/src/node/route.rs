@@ -8,6 +8,7 @@ use tranship_format::wire::{ChunkId, MAX_MEMBERS, Member, PeerId, Route as Told,
 
 use super::action::Action;
 use super::blob::{Blob, Lease, Park, Route};
+use super::input::TrackerChange;
 use super::timer::Timer;
 use super::{Node, StripeId, tree};
 
@@ -29,16 +30,7 @@ impl Node {
             self.peers.meet(&seed);
         }
         self.to_open.clear();
-        let blobs: Vec<Digest> = self.blobs.keys().copied().collect();
-        if !blobs.is_empty() {
-            self.actions.push_back(Action::OpenBlobs {
-                blobs: blobs.clone(),
-            });
-        }
-        for &blob in &blobs {
-            // Before any question: the tracker must know who has what when it answers the first.
-            self.tell_all(now, blob);
-        }
+        self.tell_tracker(now, self.blobs.keys().copied().collect());
         for id in self.stripe_ids() {
             let Some(stripe) = self.stripe_mut(id) else {
                 continue;
@@ -57,6 +49,56 @@ impl Node {
                     self.unpark(id, &[Park::Route, Park::Credit]);
                 }
             }
+        }
+    }
+
+    /// Another tracker answers for some blobs, or is told of them too.
+    pub(super) fn tracker_changed(
+        &mut self,
+        now: Duration,
+        blobs: Vec<Digest>,
+        change: TrackerChange,
+    ) {
+        if self.tracker.is_none() {
+            return;
+        }
+        let mut blobs = blobs;
+        blobs.retain(|blob| self.blobs.contains_key(blob));
+        self.tell_tracker(now, blobs.clone());
+        if change == TrackerChange::StandIn {
+            return;
+        }
+        for id in self.stripe_ids() {
+            let Some(stripe) = self.stripe_mut(id).filter(|_| blobs.contains(&id.blob)) else {
+                continue;
+            };
+            stripe.unanswered = 0;
+            let was_given = matches!(
+                stripe.route,
+                Route::Lease(_)
+                    | Route::Parents {
+                        by_tracker: true,
+                        ..
+                    }
+            );
+            // Whoever reads under a lease goes on: the tracker that is asked now knows who is at it, and sends
+            // nobody else to the registry as long as somebody is.
+            if !was_given || change == TrackerChange::Forgot {
+                stripe.route = Route::Unknown;
+                self.unpark(id, &[Park::Route, Park::Credit]);
+            }
+        }
+    }
+
+    /// Before any question: the tracker must know who has what when it answers the first.
+    fn tell_tracker(&mut self, now: Duration, blobs: Vec<Digest>) {
+        if blobs.is_empty() {
+            return;
+        }
+        let opened = blobs.clone();
+        self.actions.push_back(Action::OpenBlobs { blobs: opened });
+        for blob in blobs {
+            self.tell_all(now, blob);
         }
     }
 

@@ -4,6 +4,7 @@ mod asking;
 mod reading;
 mod rights;
 mod serving;
+mod trackers;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -301,6 +301,7 @@ pub(super) fn reply() -> impl Strategy<Value = TrackerReply> {
         Just(ErrorCode::Banned),
         Just(ErrorCode::UnknownBlob),
         Just(ErrorCode::Overloaded),
+        Just(ErrorCode::Stopping),
     ];
     prop_oneof![
         (

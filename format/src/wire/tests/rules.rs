@@ -61,6 +61,7 @@ fn a_request_number_is_there_when_it_must_be_and_only_then() {
     assert!(PeerMessage::from_frame(frame(peer::kind::GOAWAY, 1)).is_err());
     assert!(TrackerRequest::from_frame(&frame(tracker::kind::LEAVE, 0)).is_err());
     assert!(TrackerReply::from_frame(&frame(tracker::kind::ACK, 0)).is_err());
+    assert!(TrackerReply::from_frame(&frame(tracker::kind::FAREWELL, 1)).is_err());
 }
 
 #[test]
@@ -72,6 +73,17 @@ fn unasked_routes_are_understood() {
     let mut bytes = Vec::new();
     routes.encode(0, &mut bytes);
     assert_eq!(TrackerReply::decode(&bytes), Ok((0, routes)));
+}
+
+#[test]
+fn a_farewell_comes_unasked() {
+    let mut bytes = Vec::new();
+    TrackerReply::Farewell.encode(0, &mut bytes);
+    assert_eq!(bytes, [0, 0, 0, 0, 0x6a, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(
+        TrackerReply::decode(&bytes),
+        Ok((0, TrackerReply::Farewell))
+    );
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Answers, tracker to agent; ROUTES also comes unasked, with request number 0, when a parent is lost.
+//! Answers, tracker to agent; ROUTES also comes unasked, with request number 0, when a parent is lost, and FAREWELL never otherwise.
 
 use super::{ErrorCode, Route, StripeRoute, kind, read_members};
 use crate::Digest;
@@ -59,6 +59,8 @@ pub enum TrackerReply {
     Ack,
     /// To PROVE.
     Proof(ProofState),
+    /// Unasked, once: the tracker stops soon, and is to be asked nothing more.
+    Farewell,
     /// Instead of any of the above.
     Error {
         /// Why.
@@ -90,7 +92,7 @@ const PARENTS: u8 = 2;
 const WAIT: u8 = 3;
 
 impl TrackerReply {
-    /// Appends the reply as one frame; `request` is the number of the request, or 0 for unasked ROUTES.
+    /// Appends the reply as one frame; `request` is the number of the request, or 0 for unasked ROUTES and for FAREWELL.
     pub fn encode(&self, request: u32, out: &mut Vec<u8>) {
         let kind = match self {
             Self::Joined { .. } => kind::JOINED,
@@ -100,6 +102,7 @@ impl TrackerReply {
             Self::HeartbeatAck { .. } => kind::HEARTBEAT_ACK,
             Self::Ack => kind::ACK,
             Self::Proof(_) => kind::PROOF,
+            Self::Farewell => kind::FAREWELL,
             Self::Error { .. } => kind::ERROR,
         };
         put_frame(out, kind, request, |out| self.put(out));
@@ -145,7 +148,7 @@ impl TrackerReply {
                 put_u64(out, *epoch);
                 put_list(out, bans, MAX_BANS, |out, peer| peer.put(out));
             }
-            Self::Ack => {}
+            Self::Ack | Self::Farewell => {}
             Self::Proof(ProofState::Ready(proof)) => {
                 out.push(READY);
                 proof.encode(out);
@@ -214,6 +217,7 @@ impl TrackerReply {
                     });
                 }
             }),
+            kind::FAREWELL => Self::Farewell,
             kind::ERROR => Self::Error {
                 code: ErrorCode::read(&mut fields)?,
                 text: fields.text(MAX_TEXT_LEN, "error text")?,
@@ -221,7 +225,9 @@ impl TrackerReply {
             kind => return Err(WireError::UnknownKind { kind }),
         };
         fields.end("tracker reply")?;
-        if request == 0 && kind != kind::ROUTES {
+        let may_be_unasked = matches!(kind, kind::ROUTES | kind::FAREWELL);
+        let must_be_unasked = kind == kind::FAREWELL;
+        if (request == 0 && !may_be_unasked) || (request != 0 && must_be_unasked) {
             return Err(WireError::BadRequest { kind, request });
         }
         Ok((request, message))

@@ -7,8 +7,8 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tranship_format::wire::{
-    Certificate, ErrorCode, Join, JoinProof, MAX_BODY_LEN, Member, TrackerReply, TrackerRequest,
-    Versions, WireError,
+    Certificate, ErrorCode, Join, JoinProof, MAX_BODY_LEN, Member, PeerId, TrackerReply,
+    TrackerRequest, Versions, WireError,
 };
 
 use super::{Joined, SessionEvent};
@@ -29,6 +29,8 @@ const LAST_PAUSE: Duration = Duration::from_secs(8);
 #[derive(Clone, Debug)]
 pub(crate) struct Applicant {
     pub(crate) tracker: TrackerAddress,
+    /// The tracker, as the protocol writes it.
+    pub(crate) tracker_peer: PeerId,
     pub(crate) authority: Authority,
     pub(crate) token: Option<JoinToken>,
     pub(crate) member: Member,
@@ -127,15 +129,17 @@ async fn converse(
         heartbeat: accepted.heartbeat,
         seed: accepted.seed,
     };
-    let up = SessionEvent::Up(Box::new(joined));
-    if events.send(Event::Session(up)).await.is_err() {
+    let tell = |event| {
+        let tracker = applicant.tracker_peer;
+        events.send(Event::Session { tracker, event })
+    };
+    if tell(SessionEvent::Up(Box::new(joined))).await.is_err() {
         return Ok(());
     }
     let reading = async {
         while let Some(frame) = reader.next().await.map_err(JoinError::Stream)? {
             let (request, reply) = TrackerReply::from_frame(&frame).map_err(JoinError::Wire)?;
-            let event = Event::Session(SessionEvent::Reply { request, reply });
-            if events.send(event).await.is_err() {
+            if tell(SessionEvent::Reply { request, reply }).await.is_err() {
                 break;
             }
         }
@@ -147,7 +151,7 @@ async fn converse(
         ended = writing => ended.map_err(JoinError::Stream),
     };
     // A driver that has stopped does not mind.
-    let _ = events.send(Event::Session(SessionEvent::Down)).await;
+    let _ = tell(SessionEvent::Down).await;
     ended
 }
 

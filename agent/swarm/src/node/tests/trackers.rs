@@ -1,0 +1,67 @@
+//! Of several trackers another one answers: what is told it, and what of the former one holds.
+
+use super::*;
+
+#[test]
+fn when_another_tracker_answers_it_is_told_before_it_is_asked() {
+    let mut bench = Bench::new(|_| {});
+    bench.tell(Input::TrackerUp {
+        epoch: 1,
+        seed: None,
+    });
+    bench.want(0, Class::Demand);
+    bench.route(0, Route::Wait { ms: 1_000 });
+    let mut change = |change, blob| {
+        let blobs = vec![blob];
+        bench.tell(Input::TrackerChanged { blobs, change })
+    };
+    let place = |told: &[Action], is: fn(&Action) -> bool| told.iter().position(is);
+    let is_open = |action: &Action| matches!(action, Action::OpenBlobs { .. });
+    let is_announce = |action: &Action| matches!(action, Action::Announce { .. });
+    let is_lookup = |action: &Action| matches!(action, Action::Lookup { .. });
+    let told = change(TrackerChange::StandIn, blob());
+    assert!(place(&told, is_open).is_some(), "{told:?}");
+    assert!(
+        place(&told, is_open) < place(&told, is_announce),
+        "{told:?}"
+    );
+    assert_eq!(place(&told, is_lookup), None, "its stand-in alone is new");
+    let told = change(TrackerChange::Asked, blob());
+    assert!(place(&told, is_announce).is_some(), "{told:?}");
+    assert!(
+        place(&told, is_announce) < place(&told, is_lookup),
+        "{told:?}"
+    );
+    assert!(change(TrackerChange::Forgot, Digest::of(b"another")).is_empty());
+}
+
+#[test]
+fn a_lease_outlives_the_tracker_that_gave_it_but_not_that_it_forgot() {
+    let mut bench = Bench::new(|_| {});
+    bench.tell(Input::TrackerUp {
+        epoch: 1,
+        seed: None,
+    });
+    bench.want(0, Class::Demand);
+    bench.route(
+        0,
+        Route::Origin {
+            lease: 7,
+            expires_ms: 500,
+        },
+    );
+    let mut change = |change| {
+        let blobs = vec![blob()];
+        bench.tell(Input::TrackerChanged { blobs, change });
+        bench.want(1, Class::Demand)
+    };
+    let asks = |told: &[Action]| {
+        told.iter()
+            .any(|action| matches!(action, Action::Lookup { .. }))
+    };
+    assert!(!asks(&change(TrackerChange::Asked)));
+    let blobs = vec![blob()];
+    let change = TrackerChange::Forgot;
+    bench.tell(Input::TrackerChanged { blobs, change });
+    assert!(asks(&bench.want(2, Class::Demand)));
+}
