@@ -34,6 +34,7 @@ mod act;
 pub mod certificate;
 mod driver;
 pub(crate) mod event;
+mod grants;
 mod hear;
 mod hello;
 pub mod identity;

@@ -17,6 +17,7 @@ use tranship_swarm::node::{Input, Node};
 
 use super::NetStatus;
 use super::event::Event;
+use super::grants::KeptGrants;
 use super::images::Images;
 use super::links::Links;
 use super::serve::Server;
@@ -49,6 +50,7 @@ pub(crate) struct Driver {
     pub(crate) links: Links,
     pub(crate) sessions: Sessions,
     pub(crate) images: Images,
+    pub(crate) kept_grants: KeptGrants,
     pub(crate) waiters: Waiters,
     pub(crate) jobs: Jobs,
     pub(crate) server: Arc<Server>,

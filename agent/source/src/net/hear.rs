@@ -118,13 +118,18 @@ impl Driver {
         let manifest = image.manifest;
         let opened = self.images.open(image);
         let is_new = |digest: &Digest| !self.node.is_open(digest);
-        let has_new = opened.iter().any(is_new);
+        let new: Vec<Digest> = opened.iter().copied().filter(is_new).collect();
         let has_any = !opened.is_empty();
+        let kept_until = self.use_kept_grant(&manifest);
         for digest in opened {
             self.open_at_machine(digest);
         }
+        if kept_until.is_some() {
+            // Who else has them only the tracker knows.
+            self.tell_members(&new, &[], kept_until);
+        }
         // With a new blob the machine says when the tracker is told.
-        if has_any && !has_new {
+        if has_any && new.is_empty() {
             self.open_image(&manifest, None);
         }
         // The composer may have gone on without waiting.

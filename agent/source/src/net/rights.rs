@@ -76,6 +76,9 @@ impl Driver {
         } = opened;
         let until = grant.as_ref().map(|grant| self.ends_in(grant));
         if let Some(grant) = grant {
+            if let Some(writing) = self.kept_grants.keep(&grant) {
+                self.jobs.tasks.spawn_blocking(writing);
+            }
             let renew_at = Instant::now() + renewal(&grant);
             self.images.keep(*grant, renew_at);
         } else {
@@ -84,7 +87,21 @@ impl Driver {
         self.tell_members(&blobs, &members, until);
     }
 
-    fn tell_members(
+    /// An image was opened for which a grant may be kept from before; gives when that ends.
+    pub(super) fn use_kept_grant(&mut self, manifest: &Digest) -> Option<Duration> {
+        let image = self.images.image(manifest)?;
+        if image.grant.is_some() {
+            return None;
+        }
+        let grant = self.kept_grants.of(&image.source.registry, manifest)?;
+        let grant = grant.clone();
+        let until = self.ends_in(&grant);
+        let renew_at = Instant::now() + renewal(&grant);
+        self.images.keep(grant, renew_at);
+        Some(until)
+    }
+
+    pub(super) fn tell_members(
         &mut self,
         blobs: &[Digest],
         members: &[Member],

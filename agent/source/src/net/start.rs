@@ -15,6 +15,7 @@ use tranship_swarm::node::{Node, NodeOptions};
 
 use super::certificate::{Authority, wire_peer};
 use super::driver::{Driver, Inbox};
+use super::grants::KeptGrants;
 use super::hello::Membership;
 use super::identity::Identity;
 use super::images::Images;
@@ -96,6 +97,12 @@ impl SwarmNet {
         tasks.spawn(sort(arrivals, carrier.clone(), streams, stop.clone()));
 
         let member = member(&options, &transport).ok_or(NetError::Stopped)?;
+        let kept_grants = match &authority {
+            Some(authority) => {
+                KeptGrants::open(options.state_dir.join("grants"), authority, &member.peer)
+            }
+            None => KeptGrants::default(),
+        };
         let mut sessions = BTreeMap::new();
         for tracker in &options.trackers {
             let (Some(authority), Some(tracker_peer)) = (&authority, wire_peer(tracker.peer))
@@ -136,6 +143,7 @@ impl SwarmNet {
             links: Links::new(carrier),
             sessions: Sessions::new(sessions),
             images: Images::default(),
+            kept_grants,
             waiters: Waiters::default(),
             server: Server::new(jobs.clone(), room_out, options.upload_rate, options.fault),
             jobs,
