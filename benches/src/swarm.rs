@@ -14,6 +14,8 @@ mod process;
 mod reader;
 mod run;
 mod scenario;
+mod stranger;
+mod tracker_machine;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -185,6 +187,13 @@ fn report(options: &Options, scenario: &Scenario, hosts: usize, runs: &[Figures]
     let mut over_direct: Vec<_> = runs.iter().filter_map(|run| run.over_direct).collect();
     if let (Some(figure), Some(report)) = (median(&mut over_direct), report.as_object_mut()) {
         report.insert("over_direct".to_owned(), json!(figure));
+    }
+    let strangers = runs.iter().filter_map(|run| run.stranger);
+    let got = strangers
+        .map(|found| found.got)
+        .reduce(|one, other| one + other);
+    if let (Some(got), Some(report)) = (got, report.as_object_mut()) {
+        report.insert("chunks_without_right".to_owned(), json!(got));
     }
     Ok(report)
 }

@@ -14,22 +14,25 @@ use std::time::{Duration, Instant};
 use super::figures::Counted;
 use super::image;
 use super::lab::Lab;
-use super::machine::{AgentOptions, Machine, TrackerMachine};
+use super::machine::{AgentOptions, Machine};
 use super::origin::Registry;
 use super::reader::{Reader, Sample};
 use super::run::Ground;
 use super::scenario::{Deed, Scenario, Tracker};
+use super::tracker_machine::TrackerMachine;
 
-/// The two hosts that are no agents.
+/// The hosts that are no agents.
 pub(super) const REGISTRY: &str = "registry";
-pub(super) const TRACKER: &str = "tracker";
+pub(super) const TRACKERS: [&str; 2] = ["tracker", "tracker2"];
 
 /// Everything that runs in a lab.
 #[derive(Debug)]
 pub(super) struct Swarm<'a> {
     ground: &'a Ground<'a>,
     pub(super) registry: Registry,
-    tracker: Option<TrackerMachine>,
+    trackers: Vec<TrackerMachine>,
+    /// The one that things are done to, once that is settled.
+    picked: Option<usize>,
     pub(super) machines: Vec<Machine>,
     gone: &'a [AtomicBool],
 }
@@ -52,24 +55,15 @@ impl<'a> Swarm<'a> {
         folder: &Path,
         gone: &'a [AtomicBool],
     ) -> Result<Self> {
-        let registry = Registry::start(lab, REGISTRY, ground.folder)?;
+        let registry = Registry::start(lab, REGISTRY, ground.folder, scenario.has_stranger)?;
         let programs = &ground.programs;
-        let tracker = match scenario.tracker {
-            Tracker::None => None,
-            kind => Some(TrackerMachine::start(
-                lab,
-                programs,
-                TRACKER,
-                &registry,
-                folder,
-                kind == Tracker::WithSeed,
-            )?),
-        };
+        let trackers = trackers(ground, scenario, lab, &registry, folder)?;
+        let addresses: Vec<String> = trackers.iter().map(TrackerMachine::address).collect();
         let mut machines = Vec::new();
         for host in 0..gone.len() {
             let name = agent(host);
             let options = AgentOptions {
-                tracker: tracker.as_ref().map(TrackerMachine::address),
+                trackers: &addresses,
                 zone: zone(scenario, host),
                 corrupts: scenario.corrupts(host),
             };
@@ -82,15 +76,14 @@ impl<'a> Swarm<'a> {
                 options,
             )?);
         }
-        if tracker.is_some() {
-            for machine in &machines {
-                machine.wait_joined()?;
-            }
+        for machine in &machines {
+            machine.wait_joined(trackers.len())?;
         }
         Ok(Self {
             ground,
             registry,
-            tracker,
+            trackers,
+            picked: None,
             machines,
             gone,
         })
@@ -101,8 +94,30 @@ impl<'a> Swarm<'a> {
     }
 
     pub(super) fn seed_lens(&self) -> Result<(u64, u64)> {
-        let lens = self.tracker.as_ref().map(TrackerMachine::seed_lens);
-        Ok(lens.transpose()?.unwrap_or_default())
+        let (mut read, mut served) = (0, 0);
+        for tracker in &self.trackers {
+            let (more_read, more_served) = tracker.seed_lens()?;
+            read += more_read;
+            served += more_served;
+        }
+        Ok((read, served))
+    }
+
+    /// Where the trackers are.
+    pub(super) fn tracker_addresses(&self) -> Vec<String> {
+        self.trackers.iter().map(TrackerMachine::address).collect()
+    }
+
+    /// The tracker that things are done to: the one that had most to answer.
+    fn picked(&mut self) -> Result<&mut TrackerMachine> {
+        if self.picked.is_none() {
+            let counts = self.trackers.iter().map(TrackerMachine::request_count);
+            let counts = counts.collect::<Result<Vec<_>>>()?;
+            let most = (0..counts.len()).max_by_key(|place| counts.get(*place));
+            self.picked = most;
+        }
+        let place = self.picked.context("a tracker")?;
+        self.trackers.get_mut(place).context("a tracker")
     }
 
     /// All hosts that have not read yet do so, and what is to happen happens.
@@ -241,8 +256,8 @@ impl<'a> Swarm<'a> {
         let programs = &self.ground.programs;
         match deed {
             Deed::KillRegistry => self.registry.kill(),
-            Deed::KillTracker => self.tracker.as_mut().context("a tracker")?.kill(),
-            Deed::StartTracker => self.tracker.as_mut().context("a tracker")?.run(programs),
+            Deed::KillTracker => self.picked()?.kill(),
+            Deed::StartTracker => self.picked()?.run(programs),
             Deed::KillAgent(host) => {
                 let gone = self.gone.get(host).context("a host")?;
                 gone.store(true, Ordering::SeqCst);
@@ -267,11 +282,34 @@ impl<'a> Swarm<'a> {
                 .collect();
             stopping.into_iter().try_for_each(joined)
         })?;
-        if let Some(tracker) = &mut self.tracker {
+        for tracker in &mut self.trackers {
             tracker.stop()?;
         }
         self.registry.kill()
     }
+}
+
+fn trackers(
+    ground: &Ground<'_>,
+    scenario: &Scenario,
+    lab: &Lab,
+    registry: &Registry,
+    folder: &Path,
+) -> Result<Vec<TrackerMachine>> {
+    if scenario.tracker == Tracker::None {
+        return Ok(Vec::new());
+    }
+    let (programs, has_seed) = (&ground.programs, scenario.tracker == Tracker::WithSeed);
+    let hosts = || TRACKERS.iter().take(scenario.trackers);
+    let ids = if scenario.trackers > 1 {
+        let ids = hosts().map(|host| TrackerMachine::peer_id(programs, host, folder));
+        ids.collect::<Result<Vec<_>>>()?
+    } else {
+        Vec::new()
+    };
+    let starting = hosts()
+        .map(|host| TrackerMachine::start(lab, programs, host, registry, (folder, &ids), has_seed));
+    starting.collect()
 }
 
 type Reading<'scope> = (usize, ScopedJoinHandle<'scope, Result<(Instant, Instant)>>);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::reader::Sample;
+use super::stranger::Findings;
 
 /// Reads begun so long after an event must be as quick as before it.
 const RECOVERY: Duration = Duration::from_secs(2);
@@ -148,6 +149,7 @@ pub(super) struct Facts {
     pub(super) seed_registry_len: u64,
     pub(super) seed_served_len: u64,
     pub(super) thin_len: Option<u64>,
+    pub(super) stranger: Option<Findings>,
     pub(super) cpu_share: f64,
 }
 
@@ -179,6 +181,9 @@ pub(super) struct Figures {
     /// Time with P2P over time without, where that is what is measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) over_direct: Option<f64>,
+    /// What a member without a right to the image got.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) stranger: Option<Findings>,
     pub(super) hosts: Vec<HostFigures>,
 }
 
@@ -233,6 +238,7 @@ impl Figures {
             thin_amplification: facts.thin_len.map(|len| share(len, facts.unique_len)),
             cpu_share: facts.cpu_share,
             over_direct: None,
+            stranger: facts.stranger,
             hosts: facts.hosts,
         }
     }

@@ -1,4 +1,4 @@
-//! Agents and trackers of the lab: their settings, their starts and what they count.
+//! Agents of the lab: their settings, their starts and what they count.
 
 use anyhow::{Context, Result, ensure};
 use std::fmt::Write as _;
@@ -15,10 +15,9 @@ use super::process::{Process, call, get, last_lines};
 use super::scenario::CORRUPT_SHARE;
 
 /// The token with which agents join.
-const TOKEN: &str = "a-token-for-the-bench-0123456789abcdef";
+pub(super) const TOKEN: &str = "a-token-for-the-bench-0123456789abcdef";
 /// Every host is a machine of its own: ports are fixed.
-const METRICS: &str = "127.0.0.1:9477";
-const TRACKER_PORT: u16 = 9475;
+pub(super) const METRICS: &str = "127.0.0.1:9477";
 const AGENT_PORT: u16 = 9478;
 /// An agent has joined within this.
 const JOIN: Duration = Duration::from_secs(30);
@@ -67,7 +66,8 @@ pub(super) struct Machine {
 /// What an agent is told beside its defaults.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct AgentOptions<'a> {
-    pub(super) tracker: Option<&'a str>,
+    /// None: it reads the registry alone.
+    pub(super) trackers: &'a [String],
     pub(super) zone: usize,
     pub(super) corrupts: bool,
 }
@@ -84,19 +84,21 @@ impl Machine {
     ) -> Result<Self> {
         let folder = folder.join(name);
         fs::create_dir_all(&folder).context("make an agent's folder")?;
+        let from = registry.host();
         let mut config = format!(
             "state_dir = {:?}\ncontrol_socket = {:?}\nhttp_listen = \"{METRICS}\"\n\
-             [registry]\nplain_http = [{:?}]\n[store]\ndir = {:?}\nquota = \"8GiB\"\n\
-             [device]\nfront_end = \"nbd\"\n",
+             [registry]\nplain_http = [{from:?}]\ndocker_config = {:?}\nprove_by_secret = [{from:?}]\n\
+             [store]\ndir = {:?}\nquota = \"8GiB\"\n[device]\nfront_end = \"nbd\"\n",
             inside(&folder, "state"),
             inside(&folder, "agent.sock"),
-            registry.host(),
+            registry.login(),
             inside(&folder, "store"),
         );
-        if let Some(tracker) = options.tracker {
+        if !options.trackers.is_empty() {
             writeln!(
                 config,
-                "[swarm]\ntracker = {tracker:?}\ntoken = {TOKEN:?}\nlisten = \"{}:{AGENT_PORT}\"\nzone = \"zone-{}\"",
+                "[swarm]\ntrackers = {:?}\ntoken = {TOKEN:?}\nlisten = \"{}:{AGENT_PORT}\"\nzone = \"zone-{}\"",
+                options.trackers,
                 lab.address(host)?,
                 options.zone
             )?;
@@ -127,10 +129,10 @@ impl Machine {
         Ok(())
     }
 
-    /// Waits until the tracker has taken it in.
-    pub(super) fn wait_joined(&self) -> Result<()> {
+    /// Waits until so many trackers have taken it in.
+    pub(super) fn wait_joined(&self, trackers: usize) -> Result<()> {
         let deadline = Instant::now() + JOIN;
-        while sample(&self.metrics()?, "tranship_swarm_joined") == 0 {
+        while sample(&self.metrics()?, "tranship_swarm_joined") < trackers as u64 {
             ensure!(
                 Instant::now() < deadline,
                 "an agent does not join:\n{}",
@@ -220,110 +222,7 @@ impl Attaching {
     }
 }
 
-/// The tracker's host.
-#[derive(Debug)]
-pub(super) struct TrackerMachine {
-    namespace: String,
-    folder: PathBuf,
-    process: Option<Process>,
-    /// What agents are told.
-    address: String,
-    past: (u64, u64),
-}
-
-impl TrackerMachine {
-    /// Starts the tracker on a host.
-    pub(super) fn start(
-        lab: &Lab,
-        programs: &Programs,
-        host: &str,
-        registry: &Registry,
-        folder: &Path,
-        seed: bool,
-    ) -> Result<Self> {
-        let folder = folder.join("tracker");
-        fs::create_dir_all(&folder).context("make the tracker's folder")?;
-        fs::write(folder.join("token"), TOKEN).context("write the token")?;
-        fs::write(
-            folder.join("tracker.toml"),
-            format!(
-                "state_dir = {:?}\nlisten = \"{}:{TRACKER_PORT}\"\nhttp_listen = \"{METRICS}\"\ntoken_file = {:?}\n\
-                 [seed]\nmode = {:?}\nquota = \"8GiB\"\n[registry]\nplain_http = [{:?}]\n",
-                inside(&folder, "state"),
-                lab.address(host)?,
-                inside(&folder, "token"),
-                if seed { "on-open" } else { "off" },
-                registry.host(),
-            ),
-        )
-        .context("write the tracker's configuration")?;
-        let mut machine = Self {
-            namespace: lab.namespace(host),
-            folder,
-            process: None,
-            address: String::new(),
-            past: (0, 0),
-        };
-        machine.run(programs)?;
-        Ok(machine)
-    }
-
-    /// Starts its process, again or for the first time.
-    pub(super) fn run(&mut self, programs: &Programs) -> Result<()> {
-        let config = self.folder.join("tracker.toml");
-        let process = Process::start(
-            &self.namespace,
-            &programs.path("tranship-tracker"),
-            &["--config", &config.to_string_lossy(), "--print-ready"],
-            self.folder.join("tracker.log"),
-            true,
-        )?;
-        let listen = process.ready.pointer("/listen/0");
-        let listen = listen.and_then(serde_json::Value::as_str);
-        listen
-            .context("where the tracker listens")?
-            .clone_into(&mut self.address);
-        self.process = Some(process);
-        Ok(())
-    }
-
-    pub(super) fn address(&self) -> &str {
-        &self.address
-    }
-
-    /// Bytes that its seed read of the registry, and that it served.
-    pub(super) fn seed_lens(&self) -> Result<(u64, u64)> {
-        let (mut read, mut served) = self.past;
-        if self.process.is_some() {
-            let metrics = get(&self.namespace, METRICS, "/metrics")?;
-            read += sample(
-                &metrics,
-                "tranship_seed_fetched_bytes_total{source=\"registry\"}",
-            );
-            served += sample(&metrics, "tranship_seed_served_bytes_total");
-        }
-        Ok((read, served))
-    }
-
-    /// Ends it at once.
-    pub(super) fn kill(&mut self) -> Result<()> {
-        self.past = self.seed_lens()?;
-        match self.process.take() {
-            Some(mut process) => process.kill(),
-            None => Ok(()),
-        }
-    }
-
-    /// Stops it in order.
-    pub(super) fn stop(&mut self) -> Result<()> {
-        match self.process.take() {
-            Some(mut process) => process.stop(),
-            None => Ok(()),
-        }
-    }
-}
-
 /// A path for a configuration.
-fn inside(folder: &Path, name: &str) -> String {
+pub(super) fn inside(folder: &Path, name: &str) -> String {
     folder.join(name).to_string_lossy().into_owned()
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -25,12 +25,26 @@ const BUFFER_LEN: usize = 128 << 10;
 /// How long docker-registry may take to listen.
 const START: Duration = Duration::from_secs(30);
 
+/// Who may pull where a login is asked for: `reader`, whose password is `a password for the bench`, by bcrypt.
+const READERS: &str = "reader:$2y$05$abcdefghijklmnopqrstuuPRkKme8pduKlccN/Zki7CSpeB55acwK\n";
+/// The same user and password as Docker's configuration has them.
+const LOGIN: &str = "cmVhZGVyOmEgcGFzc3dvcmQgZm9yIHRoZSBiZW5jaA==";
+
 /// A running registry.
 #[derive(Debug)]
 pub(crate) struct Registry {
     process: Process,
     relay: Relay,
-    host: String,
+    place: Source,
+}
+
+/// Where to pull from, and with what.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    /// `host:port` for references.
+    pub(super) host: String,
+    /// Docker's configuration with a login that is good there; useless where none is asked for.
+    pub(super) login: PathBuf,
 }
 
 #[derive(Debug)]
@@ -46,14 +60,24 @@ struct Shared {
 }
 
 impl Registry {
-    /// Starts it on a host, with its blobs in `folder`.
-    pub(crate) fn start(lab: &Lab, host: &str, folder: &Path) -> Result<Self> {
+    /// Starts it on a host, with its blobs in `folder`; it lets everybody in, or those who have a login.
+    pub(crate) fn start(lab: &Lab, host: &str, folder: &Path, is_private: bool) -> Result<Self> {
         let config = folder.join("registry.yml");
         let data = folder.join("registry");
+        let readers = folder.join("readers");
+        fs::write(&readers, READERS).context("write who may pull")?;
+        let auth = if is_private {
+            format!(
+                "auth:\n  htpasswd:\n    realm: bench\n    path: {}\n",
+                readers.display()
+            )
+        } else {
+            String::new()
+        };
         fs::write(
             &config,
             format!(
-                "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {BEHIND}\n",
+                "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {BEHIND}\n{auth}",
                 data.display()
             ),
         )
@@ -77,16 +101,32 @@ impl Registry {
             }
             Relay::start(&address)
         })?;
+        let login = folder.join("login.json");
+        let known = format!("{{\"auths\":{{{address:?}:{{\"auth\":{LOGIN:?}}}}}}}");
+        fs::write(&login, known).context("write a login")?;
         Ok(Self {
             process,
             relay,
-            host: address,
+            place: Source {
+                host: address,
+                login,
+            },
         })
+    }
+
+    /// Where to pull from, and with what.
+    pub(crate) fn place(&self) -> Source {
+        self.place.clone()
+    }
+
+    /// The login of that.
+    pub(crate) fn login(&self) -> &Path {
+        &self.place.login
     }
 
     /// `host:port` for references.
     pub(crate) fn host(&self) -> &str {
-        &self.host
+        &self.place.host
     }
 
     /// Bytes that left it so far.

@@ -3,16 +3,18 @@
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
+use std::thread;
 
-use super::crowd::{REGISTRY, Swarm, TRACKER, agent, read_one, zone};
+use super::crowd::{Crowd, REGISTRY, Swarm, TRACKERS, agent, read_one, zone};
 use super::figures::{Facts, Figures, HostFigures};
 use super::image::Image;
 use super::lab::{Lab, Link, Place};
 use super::machine::{AgentOptions, Machine, Programs};
 use super::origin::Registry;
 use super::scenario::{SLOWNESS, Scenario};
+use super::stranger::{self, Findings, STRANGER};
 
 /// What all runs of one call share.
 #[derive(Debug)]
@@ -38,7 +40,7 @@ pub(super) fn prepare(ground: &Ground<'_>) -> Result<u64> {
         link: any,
     };
     let lab = Lab::up(vec![place], None)?;
-    let mut registry = Registry::start(&lab, REGISTRY, ground.folder)?;
+    let mut registry = Registry::start(&lab, REGISTRY, ground.folder, false)?;
     let tranship = ground.programs.path("tranship");
     let namespace = lab.namespace(REGISTRY);
     ground
@@ -89,7 +91,7 @@ pub(super) fn run(
     let seed_before = swarm.seed_lens()?;
     let (sent_before, thin_before) = (swarm.registry.sent_len(), thin_len(&lab, scenario)?);
     let cpu_before = cpu_ticks()?;
-    let crowd = swarm.crowd(scenario)?;
+    let (crowd, findings) = read(&mut swarm, scenario, &lab, folder.path())?;
     let cpu_after = cpu_ticks()?;
     let after = swarm.counted()?;
     let seed_after = swarm.seed_lens()?;
@@ -115,6 +117,7 @@ pub(super) fn run(
         origin_len: swarm.registry.sent_len() - sent_before,
         seed_registry_len: seed_after.0 - seed_before.0,
         seed_served_len: seed_after.1 - seed_before.1,
+        stranger: findings,
         thin_len: thin_len(&lab, scenario)?
             .zip(thin_before)
             .map(|(after, before)| after - before),
@@ -123,6 +126,41 @@ pub(super) fn run(
     swarm.stop()?;
     lab.down()?;
     Ok(Figures::of(facts))
+}
+/// All read; the stranger meanwhile asks, if there is one.
+fn read(
+    swarm: &mut Swarm<'_>,
+    scenario: &Scenario,
+    lab: &Lab,
+    folder: &Path,
+) -> Result<(Crowd, Option<Findings>)> {
+    if !scenario.has_stranger {
+        return Ok((swarm.crowd(scenario)?, None));
+    }
+    let (trackers, over) = (swarm.tracker_addresses(), AtomicBool::new(false));
+    let registry = swarm.registry.place();
+    thread::scope(|scope| {
+        let asking =
+            scope.spawn(|| stranger::ask_for_everything(lab, &registry, &trackers, folder, &over));
+        let crowd = swarm.crowd(scenario);
+        over.store(true, Ordering::SeqCst);
+        let findings = match asking.join() {
+            Ok(findings) => findings,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        let (crowd, findings) = (crowd?, findings?);
+        ensure!(
+            findings.asked > 0,
+            "the member without rights asked for nothing"
+        );
+        ensure!(
+            findings.got == 0 && findings.peers == 0,
+            "a member without rights got {} chunks and met {} peers",
+            findings.got,
+            findings.peers
+        );
+        Ok((crowd, Some(findings)))
+    })
 }
 fn lab_of(ground: &Ground<'_>, scenario: &Scenario, count: usize) -> Result<Lab> {
     let even = Link {
@@ -133,13 +171,20 @@ fn lab_of(ground: &Ground<'_>, scenario: &Scenario, count: usize) -> Result<Lab>
         up: ground.link / SLOWNESS,
         down: ground.link,
     };
-    let mut places: Vec<_> = [REGISTRY, TRACKER]
+    let others = TRACKERS.iter().take(scenario.trackers);
+    let mut places: Vec<_> = std::iter::once(&REGISTRY)
+        .chain(others)
         .map(|name| Place {
-            name: name.to_owned(),
+            name: (*name).to_owned(),
             zone: 0,
             link: even,
         })
-        .into();
+        .collect();
+    places.extend(scenario.has_stranger.then(|| Place {
+        name: STRANGER.to_owned(),
+        zone: 0,
+        link: even,
+    }));
     places.extend((0..count).map(|host| Place {
         name: agent(host),
         zone: zone(scenario, host),

@@ -38,6 +38,8 @@ pub(super) struct Scenario {
     pub(super) name: &'static str,
     pub(super) about: &'static str,
     pub(super) tracker: Tracker,
+    /// Trackers that share the swarm, if there is any; what is done to the tracker is done to the one that answers for the image.
+    pub(super) trackers: usize,
     /// Hosts, if not as many as were asked for.
     pub(super) hosts: Option<usize>,
     /// Time between the starts of hosts.
@@ -54,6 +56,8 @@ pub(super) struct Scenario {
     pub(super) corrupting: usize,
     /// What is done, and at which share of all bytes.
     pub(super) deeds: Vec<(f64, Deed)>,
+    /// The registry asks for a login, and a member of the swarm that has none asks for everything.
+    pub(super) has_stranger: bool,
     /// The same is done with a host that knows no tracker, and its time compared.
     pub(super) beside_direct: bool,
 }
@@ -77,6 +81,7 @@ fn plain(name: &'static str, about: &'static str) -> Scenario {
         name,
         about,
         tracker: Tracker::WithSeed,
+        trackers: 1,
         hosts: None,
         stagger: Duration::ZERO,
         attach_first: false,
@@ -85,6 +90,7 @@ fn plain(name: &'static str, about: &'static str) -> Scenario {
         slow: 0,
         corrupting: 0,
         deeds: Vec::new(),
+        has_stranger: false,
         beside_direct: false,
     }
 }
@@ -152,6 +158,14 @@ fn losses() -> Vec<Scenario> {
             )
         },
         Scenario {
+            trackers: 2,
+            deeds: vec![(0.3, Deed::KillTracker)],
+            ..plain(
+                "two-trackers",
+                "of two trackers the one that answers for the image is killed at 30 % of all bytes",
+            )
+        },
+        Scenario {
             attach_first: true,
             one_has_all: true,
             deeds: vec![(0.1, Deed::KillRegistry)],
@@ -199,6 +213,13 @@ fn bad_peers(hosts: usize) -> Vec<Scenario> {
             corrupting: 1,
             deeds: die(slow + 1).collect(),
             ..plain("mixed", "3 % slow, 2 % dying, one corrupting")
+        },
+        Scenario {
+            has_stranger: true,
+            ..plain(
+                "no-rights",
+                "the image is private, and one more host, which may not pull it, asks the swarm for all of it",
+            )
         },
     ]
 }
