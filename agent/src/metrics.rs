@@ -118,20 +118,7 @@ impl DaemonCollector {
             ConstCounter::new(len).encode(place)?;
         }
 
-        if let Some(snapshots) = &status.snapshots {
-            let mut family = encoder.encode_descriptor(
-                "tranship_snapshot_images",
-                "Images that containerd pulled, by whether they are shown lazily, and why",
-                None,
-                MetricType::Counter,
-            )?;
-            for images in &snapshots.images {
-                let lazy = if images.lazy { "true" } else { "false" };
-                let labels = [("lazy", lazy), ("reason", images.reason.as_str())];
-                let place = family.encode_family(&labels)?;
-                ConstCounter::new(images.count).encode(place)?;
-            }
-        }
+        snapshot_images(encoder, status)?;
 
         let mut counter = |name: &str, help: &str, value: u64| {
             let counter = ConstCounter::new(value);
@@ -205,6 +192,27 @@ impl DaemonCollector {
             self.reads.wrong_proofs.load(Ordering::Relaxed),
         )
     }
+}
+
+fn snapshot_images(
+    encoder: &mut DescriptorEncoder<'_>,
+    status: &Status,
+) -> Result<(), std::fmt::Error> {
+    if let Some(snapshots) = &status.snapshots {
+        let mut family = encoder.encode_descriptor(
+            "tranship_snapshot_images",
+            "Images that containerd pulled, by whether they are shown lazily, and why",
+            None,
+            MetricType::Counter,
+        )?;
+        for images in &snapshots.images {
+            let lazy = if images.lazy { "true" } else { "false" };
+            let labels = [("lazy", lazy), ("reason", images.reason.as_str())];
+            let place = family.encode_family(&labels)?;
+            ConstCounter::new(images.count).encode(place)?;
+        }
+    }
+    Ok(())
 }
 
 fn gauges(encoder: &mut DescriptorEncoder<'_>, status: &Status) -> Result<(), std::fmt::Error> {

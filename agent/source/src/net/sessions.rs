@@ -68,8 +68,8 @@ impl Sessions {
         for told in told {
             let input = match told {
                 Told::Machine(input) => input,
-                other => {
-                    merged.push(other);
+                opened @ Told::Opened(_) => {
+                    merged.push(opened);
                     continue;
                 }
             };

@@ -10,11 +10,12 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tranship_format::wire::{MAX_ADDRESSES, Member, Role};
+use tranship_format::wire::{Certificate, MAX_ADDRESSES, Member, PeerId, Role};
 use tranship_swarm::node::{Node, NodeOptions};
 
 use super::certificate::{Authority, wire_peer};
 use super::driver::{Driver, Inbox};
+use super::event::Event;
 use super::grants::KeptGrants;
 use super::hello::Membership;
 use super::identity::Identity;
@@ -103,28 +104,21 @@ impl SwarmNet {
             }
             None => KeptGrants::default(),
         };
-        let mut sessions = BTreeMap::new();
-        for tracker in &options.trackers {
-            let (Some(authority), Some(tracker_peer)) = (&authority, wire_peer(tracker.peer))
-            else {
-                continue;
-            };
-            let applicant = Applicant {
-                tracker: tracker.clone(),
-                tracker_peer,
-                authority: authority.clone(),
-                token: options.token.clone(),
-                member: member.clone(),
+        let sessions = sessions(
+            &options,
+            &member,
+            &Joining {
+                transport: &transport,
+                authority: authority.as_ref(),
                 boot_id,
-                certificate: certificate.clone(),
-            };
-            let session = Session::new(applicant.clone(), ours.clone(), Arc::clone(&counters));
-            // A tracker that is named twice is one tracker.
-            if sessions.insert(tracker_peer, session).is_none() {
-                let (transport, events) = (transport.clone(), events.clone());
-                tasks.spawn(session::keep(applicant, transport, events, stop.clone()));
-            }
-        }
+                ours: &ours,
+                certificate: &certificate,
+                counters: &counters,
+                events: &events,
+                tasks: &tasks,
+                stop: &stop,
+            },
+        );
         let jobs = Jobs {
             events: events.clone(),
             tasks: tasks.clone(),
@@ -174,6 +168,53 @@ impl SwarmNet {
         };
         Ok((net, tracker_streams))
     }
+}
+
+/// What it takes to join trackers.
+struct Joining<'a> {
+    transport: &'a Transport,
+    authority: Option<&'a Authority>,
+    boot_id: [u8; 16],
+    /// Where our certificate is put, and where it is read.
+    ours: &'a watch::Sender<Option<Certificate>>,
+    certificate: &'a watch::Receiver<Option<Certificate>>,
+    counters: &'a Arc<Counters>,
+    events: &'a mpsc::Sender<Event>,
+    tasks: &'a TaskTracker,
+    stop: &'a CancellationToken,
+}
+
+/// A conversation with each tracker, and the tasks that keep them.
+fn sessions(
+    options: &NetOptions,
+    member: &Member,
+    joining: &Joining<'_>,
+) -> BTreeMap<PeerId, Session> {
+    let mut sessions = BTreeMap::new();
+    for tracker in &options.trackers {
+        let (Some(authority), Some(tracker_peer)) = (joining.authority, wire_peer(tracker.peer))
+        else {
+            continue;
+        };
+        let applicant = Applicant {
+            tracker: tracker.clone(),
+            tracker_peer,
+            authority: authority.clone(),
+            token: options.token.clone(),
+            member: member.clone(),
+            boot_id: joining.boot_id,
+            certificate: joining.certificate.clone(),
+        };
+        let counters = Arc::clone(joining.counters);
+        let session = Session::new(applicant.clone(), joining.ours.clone(), counters);
+        // A tracker that is named twice is one tracker.
+        if sessions.insert(tracker_peer, session).is_none() {
+            let (transport, events) = (joining.transport.clone(), joining.events.clone());
+            let keeping = session::keep(applicant, transport, events, joining.stop.clone());
+            joining.tasks.spawn(keeping);
+        }
+    }
+    sessions
 }
 
 /// Who signs for this node's peers; `None` for a node without a tracker, which has none.
