@@ -55,7 +55,7 @@ impl<'a> Swarm<'a> {
         folder: &Path,
         gone: &'a [AtomicBool],
     ) -> Result<Self> {
-        let registry = Registry::start(lab, REGISTRY, ground.folder, scenario.has_stranger)?;
+        let registry = Registry::start(lab, REGISTRY, ground.folder, scenario.strangers > 0)?;
         let programs = &ground.programs;
         let trackers = trackers(ground, scenario, lab, &registry, folder)?;
         let addresses: Vec<String> = trackers.iter().map(TrackerMachine::address).collect();

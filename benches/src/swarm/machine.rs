@@ -91,7 +91,7 @@ impl Machine {
              [store]\ndir = {:?}\nquota = \"8GiB\"\n[device]\nfront_end = \"nbd\"\n",
             inside(&folder, "state"),
             inside(&folder, "agent.sock"),
-            registry.login(),
+            registry.login().to_string_lossy(),
             inside(&folder, "store"),
         );
         if !options.trackers.is_empty() {

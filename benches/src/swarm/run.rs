@@ -134,7 +134,7 @@ fn read(
     lab: &Lab,
     folder: &Path,
 ) -> Result<(Crowd, Option<Findings>)> {
-    if !scenario.has_stranger {
+    if scenario.strangers == 0 {
         return Ok((swarm.crowd(scenario)?, None));
     }
     let (trackers, over) = (swarm.tracker_addresses(), AtomicBool::new(false));
@@ -180,7 +180,7 @@ fn lab_of(ground: &Ground<'_>, scenario: &Scenario, count: usize) -> Result<Lab>
             link: even,
         })
         .collect();
-    places.extend(scenario.has_stranger.then(|| Place {
+    places.extend((scenario.strangers > 0).then(|| Place {
         name: STRANGER.to_owned(),
         zone: 0,
         link: even,

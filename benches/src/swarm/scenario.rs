@@ -56,8 +56,8 @@ pub(super) struct Scenario {
     pub(super) corrupting: usize,
     /// What is done, and at which share of all bytes.
     pub(super) deeds: Vec<(f64, Deed)>,
-    /// The registry asks for a login, and a member of the swarm that has none asks for everything.
-    pub(super) has_stranger: bool,
+    /// Members of the swarm, none or one, that have no login while the registry asks for one; they ask for everything.
+    pub(super) strangers: usize,
     /// The same is done with a host that knows no tracker, and its time compared.
     pub(super) beside_direct: bool,
 }
@@ -90,7 +90,7 @@ fn plain(name: &'static str, about: &'static str) -> Scenario {
         slow: 0,
         corrupting: 0,
         deeds: Vec::new(),
-        has_stranger: false,
+        strangers: 0,
         beside_direct: false,
     }
 }
@@ -215,7 +215,7 @@ fn bad_peers(hosts: usize) -> Vec<Scenario> {
             ..plain("mixed", "3 % slow, 2 % dying, one corrupting")
         },
         Scenario {
-            has_stranger: true,
+            strangers: 1,
             ..plain(
                 "no-rights",
                 "the image is private, and one more host, which may not pull it, asks the swarm for all of it",

@@ -47,7 +47,7 @@ impl TrackerMachine {
                 inside(&folder, "token"),
                 if seed { "on-open" } else { "off" },
                 registry.host(),
-                registry.login(),
+                registry.login().to_string_lossy(),
             ),
         )
         .context("write a tracker's configuration")?;
