@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
+use rustix::net::{SendFlags, send};
+
 use crate::memory::Memory;
 use crate::nbd::{self, Export};
 use crate::vhost_user;
@@ -24,8 +26,13 @@ pub fn nbd_client(bytes: &[u8]) {
         };
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                // The server may have hung up.
-                let _ = (&client).write_all(rest);
+                let mut rest = rest;
+                // The server may have hung up, which here, without Rust's own beginning of a program, must not be a signal.
+                while let Ok(len) = send(&client, rest, SendFlags::NOSIGNAL)
+                    && let Some(more) = rest.get(len..).filter(|more| !more.is_empty())
+                {
+                    rest = more;
+                }
                 let _ = client.shutdown(std::net::Shutdown::Write);
             });
             scope.spawn(|| io::copy(&mut &client, &mut io::sink()));

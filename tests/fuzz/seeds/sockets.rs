@@ -5,7 +5,7 @@ pub(super) fn clients(put: &impl Fn(&str, &str, &[u8])) {
     let option = |code: u32, data: &[u8]| {
         let len = u32::try_from(data.len()).expect("a short option");
         [
-            b"IHAVEOPT",
+            &b"IHAVEOPT"[..],
             &code.to_be_bytes()[..],
             &len.to_be_bytes(),
             data,
@@ -108,5 +108,5 @@ pub(super) fn guests(put: &impl Fn(&str, &str, &[u8])) {
         }
     }
     write(0x102, &[2, 0, 0, 0, 3, 0]);
-    put("vhost_user", "ring", &[&[1], &memory[..]].concat());
+    put("vhost_user", "ring", &[&[1][..], &memory[..]].concat());
 }
