@@ -86,7 +86,7 @@ pub fn measure(options: &Options) -> Result<Value> {
         link,
     });
     let lab = Lab::up(places.into(), None)?;
-    let mut registry = Registry::start(&lab, REGISTRY, folder.path())?;
+    let mut registry = Registry::start(&lab, REGISTRY, folder.path(), false)?;
     let namespace = lab.namespace(REGISTRY);
     lab::inside(&namespace, || publish(&web, registry.host(), folder.path()))?;
     let mut runs = Vec::new();
