@@ -1,4 +1,5 @@
-//! Who we are to a registry: given by hand, or found in docker's configuration and its helpers.
+//! Who we are to a registry: given by hand, learnt from pulls, or found in docker's configuration and its helpers, with the kubelet's
+//! plugins, or in secrets of Kubernetes.
 //!
 //! Credentials are looked up each time a token is needed and not once at the start, so that what an operator or
 //! a helper renews is used without a restart. Secrets never show in logs: their `Debug` hides them.
@@ -12,6 +13,15 @@ use crate::reference::RepoRef;
 
 mod docker_config;
 mod helper;
+mod image_match;
+mod learnt;
+mod plugins;
+mod program;
+mod sealed;
+
+pub use learnt::Learnt;
+pub use plugins::{Plugins, PluginsError};
+pub use sealed::SealError;
 
 use docker_config::DockerConfig;
 
@@ -55,6 +65,13 @@ pub enum Credential {
     RegistryToken(Secret),
 }
 
+impl Credential {
+    /// What docker's configurations call `auth`: base64 of `user:password`.
+    pub fn from_auth(auth: &str) -> Option<Self> {
+        docker_config::decode_auth(auth)
+    }
+}
+
 /// Where credentials come from. Cloning is cheap.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials(Arc<Sources>);
@@ -62,7 +79,10 @@ pub struct Credentials(Arc<Sources>);
 #[derive(Clone, Debug, Default)]
 struct Sources {
     given: BTreeMap<String, Credential>,
+    learnt: Option<Arc<Learnt>>,
     docker: Option<DockerConfig>,
+    plugins: Option<Arc<Plugins>>,
+    secrets: Vec<DockerConfig>,
 }
 
 /// Credentials that are configured but could not be had.
@@ -114,6 +134,16 @@ pub enum CredentialsError {
         /// What it said, or what is wrong with its answer.
         why: String,
     },
+    /// A plugin of the kubelet's failed or gave nonsense.
+    #[error("the credential provider plugin {} gave nothing for {image}: {why}", program.display())]
+    Plugin {
+        /// The program.
+        program: PathBuf,
+        /// What it was asked for.
+        image: String,
+        /// What it said, or what is wrong with its answer.
+        why: String,
+    },
 }
 
 impl Credentials {
@@ -148,14 +178,85 @@ impl Credentials {
         self
     }
 
+    /// Adds what is learnt from pulls; it comes before all that is looked up.
+    #[must_use]
+    pub fn with_learnt(mut self, learnt: Arc<Learnt>) -> Self {
+        Arc::make_mut(&mut self.0).learnt = Some(learnt);
+        self
+    }
+
+    /// Adds plugins of the kubelet's, asked after docker's configuration.
+    #[must_use]
+    pub fn with_plugins(mut self, plugins: Plugins) -> Self {
+        Arc::make_mut(&mut self.0).plugins = Some(Arc::new(plugins));
+        self
+    }
+
+    /// Adds a secret of Kubernetes (`kubernetes.io/dockerconfigjson`): its file, or the folder that it is mounted as. Read at each
+    /// look-up; one that is not there holds nothing.
+    #[must_use]
+    pub fn with_pull_secret(mut self, path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        let secret = DockerConfig::new(path).or_inside(".dockerconfigjson");
+        Arc::make_mut(&mut self.0).secrets.push(secret);
+        self
+    }
+
     /// The credential for a repository.
     pub async fn find(&self, repo: &RepoRef) -> Result<Credential, CredentialsError> {
+        self.find_other(repo, &[]).await
+    }
+
+    /// The best credential that is none of those that were `refused`; plugins whose credentials are among them are asked anew.
+    /// [`Anonymous`](Credential::Anonymous) if there is none.
+    pub(crate) async fn find_other(
+        &self,
+        repo: &RepoRef,
+        refused: &[Credential],
+    ) -> Result<Credential, CredentialsError> {
         let scopes = scopes(repo);
-        let given = scopes.iter().find_map(|scope| self.0.given.get(scope));
-        match (given, &self.0.docker) {
-            (Some(credential), _) => Ok(credential.clone()),
-            (None, Some(docker)) => docker.find(repo, &scopes).await,
-            (None, None) => Ok(Credential::Anonymous),
+        if let Some(given) = scopes.iter().find_map(|scope| self.0.given.get(scope)) {
+            let is_refused = refused.contains(given);
+            return Ok(if is_refused {
+                Credential::Anonymous
+            } else {
+                given.clone()
+            });
+        }
+        let is_another =
+            |found: &Credential| *found != Credential::Anonymous && !refused.contains(found);
+        let learnt = self.0.learnt.iter().flat_map(|learnt| learnt.find(repo));
+        if let Some(learnt) = learnt.into_iter().find(is_another) {
+            return Ok(learnt);
+        }
+        let mut failed = None;
+        if let Some(docker) = &self.0.docker {
+            match docker.find(repo, &scopes).await {
+                Ok(found) if is_another(&found) => return Ok(found),
+                Ok(_) => {}
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        if let Some(plugins) = &self.0.plugins {
+            match plugins.find(repo, refused).await {
+                Ok(found) => {
+                    if let Some(found) = found.into_iter().find(is_another) {
+                        return Ok(found);
+                    }
+                }
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        for secret in &self.0.secrets {
+            match secret.find(repo, &scopes).await {
+                Ok(found) if is_another(&found) => return Ok(found),
+                Ok(_) => {}
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(Credential::Anonymous),
         }
     }
 }

@@ -21,7 +21,7 @@ pub mod whole_blob;
 
 pub use blob::BlobBody;
 pub use counters::{Counters, CountersSnapshot};
-pub use credentials::{Credential, Credentials};
+pub use credentials::{Credential, Credentials, Learnt, Secret};
 pub use fetch::{Class, FetchError, Fetcher};
 pub use image_store::{BlobReader, FoundImage, ImageStore, ImageStoreError};
 pub use layout::{LayoutError, LayoutFailure, OciLayout};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::Stream;
-use reqwest::{Method, Url};
+use reqwest::Method;
 use tranship_format::{ByteRange, Digest};
 
 use crate::blob::BlobBody;
@@ -19,8 +19,10 @@ use crate::reference::{ManifestSelector, RepoRef};
 mod answer;
 mod auth;
 mod endpoint;
+mod endpoints;
 mod error;
 mod exchange;
+mod hosts;
 mod http;
 mod http_date;
 mod manifests;
@@ -35,13 +37,16 @@ mod stream;
 mod upload;
 
 pub use error::{Detail, RegistryError, RegistryFailure, Request, TokenError, Verb};
+pub use hosts::{HOSTS_DIRS, HostsError};
 pub use mirrors::{BadMirror, Mirrors};
 pub use options::{PlainHttp, RegistryOptions};
 pub use stream::BlobStream;
 
 use auth::{Access, Auth, Scope};
+use endpoint::Endpoint;
+use endpoints::{Asked, Endpoints};
 use exchange::{Ask, exchange};
-use http::Http;
+use hosts::Need;
 use mirrors::Experience;
 use redirect::Routes;
 use retry::Retry;
@@ -68,7 +73,7 @@ pub struct RegistryClient {
 
 #[derive(Debug)]
 struct Inner {
-    http: Arc<Http>,
+    endpoints: Arc<Endpoints>,
     auth: Auth,
     routes: Routes,
     mirrors: Experience,
@@ -76,25 +81,39 @@ struct Inner {
 }
 
 impl Inner {
-    fn repo_url(&self, repo: &RepoRef, tail: &str) -> Result<Url, RegistryFailure> {
-        endpoint::repo_url(&self.options.plain_http, repo, tail)
+    /// Who is asked for something of `repo`; mirrors that failed lately are left out.
+    async fn asked(
+        &self,
+        repo: &RepoRef,
+        need: Need,
+        digest: Option<&Digest>,
+    ) -> Result<Asked, RegistryFailure> {
+        let mut asked = self.endpoints.of(repo, need).await?;
+        if asked.registry.is_some() {
+            let mirrors = &mut asked.mirrors;
+            mirrors.retain(|mirror| self.mirrors.is_willing(mirror, digest));
+        }
+        Ok(asked)
     }
 
-    fn blob_url(&self, repo: &RepoRef, digest: &Digest) -> Result<Url, RegistryFailure> {
-        self.repo_url(repo, &format!("blobs/{digest}"))
+    /// The one place where the registry's own word counts: itself, or a mirror where a file of hosts says that it does not do that.
+    async fn registry(&self, repo: &RepoRef, need: Need) -> Result<Endpoint, RegistryFailure> {
+        let asked = self.endpoints.of(repo, need).await?;
+        let first = asked.mirrors.first().cloned();
+        asked.registry(None).or_else(|none| first.ok_or(none))
     }
 
     /// Waits for a mirror's answer to begin, not for long: there are others.
     async fn patiently<T>(
         &self,
-        mirror: &RepoRef,
+        mirror: &Endpoint,
         opening: impl Future<Output = Result<T, RegistryFailure>>,
     ) -> Result<T, RegistryFailure> {
         let waited = self.options.mirror_patience;
         match tokio::time::timeout(waited, opening).await {
             Ok(opened) => opened,
             Err(_) => Err(RegistryFailure::TimedOut {
-                host: mirror.host().to_owned(),
+                host: mirror.host(),
                 what: "its answer",
                 waited,
             }),
@@ -134,10 +153,10 @@ impl RegistryClient {
     pub fn new(options: RegistryOptions) -> Result<Self, RegistryFailure> {
         Ok(Self {
             inner: Arc::new(Inner {
-                http: Arc::new(Http::new(&options)?),
+                endpoints: Arc::new(Endpoints::new(&options)?),
                 auth: Auth::new(options.credentials.clone()),
                 routes: Routes::new(options.redirect_life),
-                mirrors: Experience::new(options.mirrors.clone()),
+                mirrors: Experience::default(),
                 options,
             }),
         })
@@ -152,10 +171,10 @@ impl RegistryClient {
         };
         Self {
             inner: Arc::new(Inner {
-                http: Arc::clone(&self.inner.http),
+                endpoints: Arc::clone(&self.inner.endpoints),
                 auth: Auth::new(credentials),
                 routes: Routes::new(options.redirect_life),
-                mirrors: Experience::new(options.mirrors.clone()),
+                mirrors: Experience::default(),
                 options,
             }),
         }
@@ -167,10 +186,10 @@ impl RegistryClient {
     }
 
     async fn ping_once(&self, repo: &RepoRef) -> Result<(), RegistryFailure> {
-        let url = endpoint::ping_url(&self.inner.options.plain_http, repo)?;
-        let scope = Scope::new(repo, Access::Pull);
-        let ask = Ask::new(Method::GET, url.clone(), &scope);
-        let response = exchange(&self.inner.http, &self.inner.auth, &url, ask).await?;
+        let endpoint = self.inner.registry(repo, Need::Resolve).await?;
+        let scope = Scope::new(endpoint.repo(), Access::Pull);
+        let ask = Ask::new(Method::GET, endpoint.ping_url(), &scope);
+        let response = exchange(&endpoint, &self.inner.auth, ask).await?;
         answer::expect(response, &[200]).await.map(|_| ())
     }
 
@@ -272,7 +291,7 @@ impl RegistryClient {
         with_retries!(
             self,
             request(repo, Verb::FindBlob(*digest)),
-            self.blob_exists_once(repo, digest)
+            self.blob_exists_once(repo, digest, Need::Pull)
         )
     }
 
@@ -280,11 +299,12 @@ impl RegistryClient {
         &self,
         repo: &RepoRef,
         digest: &Digest,
+        need: Need,
     ) -> Result<Option<u64>, RegistryFailure> {
-        let url = self.inner.blob_url(repo, digest)?;
-        let scope = Scope::new(repo, Access::Pull);
-        let ask = Ask::new(Method::HEAD, url.clone(), &scope);
-        let response = exchange(&self.inner.http, &self.inner.auth, &url, ask).await?;
+        let endpoint = self.inner.registry(repo, need).await?;
+        let scope = Scope::new(endpoint.repo(), Access::Pull);
+        let ask = Ask::new(Method::HEAD, endpoint.blob_url(digest), &scope);
+        let response = exchange(&endpoint, &self.inner.auth, ask).await?;
         if response.status().as_u16() == 404 {
             return Ok(None);
         }
@@ -303,7 +323,12 @@ impl RegistryClient {
         len: u64,
         body: BlobBody,
     ) -> Result<Pushed, RegistryError> {
-        if self.blob_exists(repo, digest).await?.is_some() {
+        let there = with_retries!(
+            self,
+            request(repo, Verb::FindBlob(*digest)),
+            self.blob_exists_once(repo, digest, Need::Push)
+        );
+        if there?.is_some() {
             return Ok(Pushed::AlreadyThere);
         }
         let request = request(repo, Verb::PushBlob(*digest));

@@ -13,7 +13,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 
-use super::{Credential, CredentialsError, Secret, helper};
+use super::{Credential, CredentialsError, Secret, helper, image_match};
 use crate::reference::RepoRef;
 
 /// Docker Hub's name in configurations and towards helpers.
@@ -28,6 +28,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 #[derive(Clone, Debug)]
 pub(super) struct DockerConfig {
     path: PathBuf,
+    /// The file's name, if `path` may be a folder.
+    inside: Option<&'static str>,
     helper_dir: Option<PathBuf>,
 }
 
@@ -55,7 +57,16 @@ impl DockerConfig {
     pub(super) fn new(path: PathBuf) -> Self {
         Self {
             path,
+            inside: None,
             helper_dir: None,
+        }
+    }
+
+    /// The path may also be a folder with a file of this name.
+    pub(super) fn or_inside(self, name: &'static str) -> Self {
+        Self {
+            inside: Some(name),
+            ..self
         }
     }
 
@@ -89,6 +100,15 @@ impl DockerConfig {
                 return Ok(credential);
             }
         }
+        // Kubernetes' rule; docker's own keys hold no stars.
+        let globs = auths.values().rev().filter(|(key, _)| key.contains('*'));
+        for (key, entry) in globs {
+            if image_match::matches(key, repo)
+                && let Some(credential) = self.credential(key, entry)?
+            {
+                return Ok(credential);
+            }
+        }
         match &file.creds_store {
             Some(name) if !name.is_empty() => self.ask(name, server(repo)).await,
             _ => Ok(Credential::Anonymous),
@@ -96,7 +116,13 @@ impl DockerConfig {
     }
 
     async fn read(&self) -> Result<Option<File>, CredentialsError> {
-        match tokio::fs::read(&self.path).await {
+        let read = match (tokio::fs::read(&self.path).await, self.inside) {
+            (Err(error), Some(name)) if error.kind() == ErrorKind::IsADirectory => {
+                tokio::fs::read(self.path.join(name)).await
+            }
+            (read, _) => read,
+        };
+        match read {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|source| {
                 CredentialsError::Malformed {
                     path: self.path.clone(),
@@ -139,7 +165,8 @@ impl DockerConfig {
     }
 }
 
-fn decode_auth(auth: &str) -> Option<Credential> {
+/// Base64 of `user:password`.
+pub(super) fn decode_auth(auth: &str) -> Option<Credential> {
     let text = String::from_utf8(BASE64.decode(auth.trim()).ok()?).ok()?;
     let (username, password) = text.split_once(':')?;
     Some(Credential::Basic {

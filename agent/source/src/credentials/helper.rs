@@ -1,16 +1,12 @@
-//! Docker's credential helpers: programs that are asked for one server's credential on their standard input.
-//!
-//! A helper may hang (a locked key ring, a metadata service that is away), and must not hang us with it.
+//! Docker's credential helpers: programs that are asked for one server's credential.
 
-use std::io;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
+use super::program::{self, Bounds, Ended};
 use super::{Credential, CredentialsError, Secret};
 
 /// The longest that a helper may take: cloud helpers ask services of their own, people are not waited for.
@@ -18,9 +14,6 @@ const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The most that is read of a helper's answer, in bytes; real ones are a few kilobytes.
 const ANSWER_LEN_MAX: u64 = 64 << 10;
-
-/// How much of a helper's complaint is repeated, in characters.
-const COMPLAINT_LEN_MAX: usize = 300;
 
 /// The user name by which helpers say that the secret is an identity token.
 const TOKEN_USERNAME: &str = "<token>";
@@ -54,19 +47,23 @@ pub(super) async fn get(
     if name.contains('/') {
         return Err(failed("a helper's name holds no slash".to_owned()));
     }
-    let (success, answer) = tokio::time::timeout(HELPER_TIMEOUT, run(&program, server))
-        .await
-        .map_err(|_| failed(format!("no answer within {HELPER_TIMEOUT:?}")))?
-        .map_err(|source| CredentialsError::RunHelper {
-            program: program.display().to_string(),
-            source,
-        })?;
+    let mut command = Command::new(&program);
+    command.arg("get");
+    let bounds = Bounds {
+        time: HELPER_TIMEOUT,
+        answer_len: ANSWER_LEN_MAX,
+    };
+    let ended = program::ask(command, server.as_bytes(), bounds).await;
+    let ended = ended.map_err(|source| CredentialsError::RunHelper {
+        program: program.display().to_string(),
+        source,
+    })?;
+    let Ended {
+        success, answer, ..
+    } = ended.ok_or_else(|| failed(format!("no answer within {HELPER_TIMEOUT:?}")))?;
     if !success {
-        let complaint: String = String::from_utf8_lossy(&answer)
-            .trim()
-            .chars()
-            .take(COMPLAINT_LEN_MAX)
-            .collect();
+        // Helpers complain where others answer.
+        let complaint = program::complaint(&answer);
         if complaint.contains(NOT_FOUND) {
             return Ok(Credential::Anonymous);
         }
@@ -83,26 +80,4 @@ pub(super) async fn get(
             password: Secret::new(secret),
         }
     })
-}
-
-async fn run(program: &Path, server: &str) -> io::Result<(bool, Vec<u8>)> {
-    let mut child = Command::new(program)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A helper that does not read its input says in its answer what is wrong.
-        match stdin.write_all(server.as_bytes()).await {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-    }
-    let mut answer = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(ANSWER_LEN_MAX).read_to_end(&mut answer).await?;
-    }
-    Ok((child.wait().await?.success(), answer))
 }

@@ -209,6 +209,57 @@ async fn a_missing_file_holds_nothing_and_a_broken_one_is_an_error() {
     );
 }
 
+#[tokio::test]
+async fn secrets_of_kubernetes_are_read_from_their_folder_and_their_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(".dockerconfigjson");
+    // dTpw is u:p.
+    let text = r#"{"auths":{"*.example":{"auth":"dTpw"},"a.example/team":{"username":"t","password":"q"}}}"#;
+    std::fs::write(&file, text).unwrap();
+    for path in [dir.path(), &file] {
+        let credentials = Credentials::anonymous().with_pull_secret(path);
+        assert_eq!(find(&credentials, "b.example/app").await, basic("u", "p"));
+        assert_eq!(
+            find(&credentials, "a.example/team/app").await,
+            basic("t", "q")
+        );
+        let other = find(&credentials, "example/app").await;
+        assert_eq!(other, Credential::Anonymous);
+    }
+    let gone = Credentials::anonymous().with_pull_secret(dir.path().join("absent"));
+    assert_eq!(find(&gone, "b.example/app").await, Credential::Anonymous);
+}
+
+#[tokio::test]
+async fn after_a_refusal_the_next_source_is_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret.json");
+    std::fs::write(
+        &secret,
+        r#"{"auths":{"h.example":{"username":"s","password":"3"}}}"#,
+    )
+    .unwrap();
+    let learnt = Arc::new(Learnt::in_memory());
+    let repo = "h.example/a".parse().unwrap();
+    learnt.learn(&repo, basic("l", "1"));
+    let docker = r#"{"auths":{"h.example":{"username":"d","password":"2"}}}"#;
+    let credentials = config(dir.path(), docker)
+        .with_learnt(learnt)
+        .with_pull_secret(&secret);
+    let mut refused = Vec::new();
+    for expected in [
+        basic("l", "1"),
+        basic("d", "2"),
+        basic("s", "3"),
+        Credential::Anonymous,
+    ] {
+        let found = credentials.find_other(&repo, &refused).await.unwrap();
+        assert_eq!(found, expected);
+        refused.push(found);
+    }
+    assert_eq!(find(&credentials, "h.example/b").await, basic("d", "2"));
+}
+
 #[test]
 fn secrets_do_not_show() {
     let credentials = Credentials::anonymous().with("h.example", basic("u", "hunter2"));

@@ -12,9 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::header::HeaderValue;
 use tokio::time::Instant;
 
-use super::endpoint::Origin;
+use super::endpoint::Endpoint;
 use super::error::{RegistryFailure, TokenError};
-use super::http::Http;
 use crate::credentials::{Credential, Credentials};
 use crate::reference::RepoRef;
 
@@ -25,6 +24,9 @@ pub(super) use challenge::Challenge;
 
 /// How many scopes are remembered before expired ones are swept out.
 const SLOTS_SWEPT_AT: usize = 1024;
+
+/// How many credentials are tried after the first was refused.
+const OTHERS_MAX: usize = 4;
 
 /// What a request needs to be allowed to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,7 +145,7 @@ impl Auth {
     /// The pass to show, if one is needed and known; an expired one is renewed first.
     pub(super) async fn pass(
         &self,
-        http: &Http,
+        endpoint: &Endpoint,
         scope: &Scope,
     ) -> Result<Option<Pass>, RegistryFailure> {
         let slot = self.slot(scope);
@@ -151,7 +153,7 @@ impl Auth {
         match (&slot.pass, &slot.challenge) {
             (Some(pass), Some(challenge)) if !pass.is_fresh(Instant::now()) => {
                 let challenge = challenge.clone();
-                slot.pass = self.fetch(http, scope, &challenge).await?;
+                slot.pass = self.fetch(endpoint, scope, &challenge, None).await?;
             }
             _ => {}
         }
@@ -170,7 +172,7 @@ impl Auth {
     /// Gets a new pass after `refused` (or no pass) was not let in. False if there is nothing else to show.
     pub(super) async fn renew(
         &self,
-        http: &Http,
+        endpoint: &Endpoint,
         scope: &Scope,
         challenge: Option<Challenge>,
         refused: Option<&Pass>,
@@ -187,28 +189,58 @@ impl Auth {
         let Some(challenge) = challenge.or_else(|| slot.challenge.clone()) else {
             return Ok(false);
         };
-        let pass = self.fetch(http, scope, &challenge).await?;
+        let pass = self.fetch(endpoint, scope, &challenge, refused).await?;
         let is_new = pass.as_ref().is_some_and(|pass| !is_refused(pass));
         slot.challenge = Some(challenge);
         slot.pass = pass;
         Ok(is_new)
     }
 
+    /// A pass for the best credential that is not refused: neither by the token service now, nor as `refused` by the registry before.
     async fn fetch(
         &self,
-        http: &Http,
+        endpoint: &Endpoint,
         scope: &Scope,
         challenge: &Challenge,
+        refused: Option<&Pass>,
     ) -> Result<Option<Pass>, RegistryFailure> {
-        let credential = self.credentials.find(&scope.repo).await?;
+        let mut tried = Vec::new();
+        let mut last = None;
+        loop {
+            let credential = match (self.credentials.find_other(&scope.repo, &tried).await, last) {
+                (Ok(Credential::Anonymous) | Err(_), Some(last)) => return last,
+                (found, _) => found?,
+            };
+            let got = self.show(endpoint, scope, challenge, &credential).await;
+            let is_refused = match &got {
+                Ok(Some(pass)) => refused.is_some_and(|refused| refused.header == pass.header),
+                Ok(None) => false,
+                Err(failure) => failure.is_refusal(),
+            };
+            if !is_refused || credential == Credential::Anonymous || tried.len() >= OTHERS_MAX {
+                return got;
+            }
+            last = Some(got);
+            tried.push(credential);
+        }
+    }
+
+    /// What is shown for a credential, if it is of use to the registry.
+    async fn show(
+        &self,
+        endpoint: &Endpoint,
+        scope: &Scope,
+        challenge: &Challenge,
+        credential: &Credential,
+    ) -> Result<Option<Pass>, RegistryFailure> {
         match (challenge, credential) {
             (_, Credential::RegistryToken(token)) => bearer(token.reveal()).map(Some),
             (Challenge::Basic, Credential::Basic { username, password }) => {
-                basic(&username, password.reveal()).map(Some)
+                basic(username, password.reveal()).map(Some)
             }
             (Challenge::Basic, Credential::Anonymous | Credential::IdentityToken(_)) => Ok(None),
             (Challenge::Bearer { realm, .. }, credential) => {
-                let token = token::fetch(http, challenge, &scope.names(), &credential).await;
+                let token = token::fetch(endpoint, challenge, &scope.names(), credential).await;
                 token.map(Some).map_err(|failure| {
                     RegistryFailure::Token(TokenError {
                         realm: realm.clone(),
@@ -230,11 +262,6 @@ impl Auth {
         }
         Arc::clone(slots.entry(scope.clone()).or_default())
     }
-}
-
-/// Whether a pass may be shown to whoever answers at `url`: only to the registry itself.
-pub(super) fn may_show(registry: &reqwest::Url, url: &reqwest::Url) -> bool {
-    Origin::of(registry) == Origin::of(url)
 }
 
 fn bearer(token: &str) -> Result<Pass, RegistryFailure> {

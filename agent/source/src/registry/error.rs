@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tranship_format::{ByteRange, Digest};
 
+use super::hosts::HostsError;
 use crate::credentials::CredentialsError;
 use crate::manifest::ManifestError;
 use crate::reference::{ManifestSelector, RepoRef};
@@ -246,6 +247,17 @@ pub enum RegistryFailure {
     /// The bytes to push could not be read here.
     #[error("could not read the bytes to push")]
     ReadSource(#[source] std::io::Error),
+    /// What a directory of hosts says of the registry cannot be used.
+    #[error("the registry's hosts cannot be used; correct the file, or take its folder away")]
+    Hosts(#[from] HostsError),
+    /// A file of hosts gives nobody this work.
+    #[error("of the hosts of {registry} none may be asked to {what}; correct their capabilities")]
+    NoHost {
+        /// The registry.
+        registry: String,
+        /// What for.
+        what: &'static str,
+    },
     /// The HTTP client could not be set up.
     #[error("could not set up the HTTP client")]
     Setup(#[source] reqwest::Error),
@@ -260,6 +272,15 @@ impl RegistryFailure {
             }
             Self::Token(error) => error.failure.asked_pause(),
             _ => None,
+        }
+    }
+
+    /// Whether somebody else might have been let in.
+    pub(super) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Unauthorized(_) | Self::Denied(_) => true,
+            Self::Token(error) => error.failure.is_refusal(),
+            _ => false,
         }
     }
 
@@ -288,6 +309,8 @@ impl RegistryFailure {
             | Self::BadRedirect { .. }
             | Self::Tls { .. }
             | Self::Credentials(_)
+            | Self::Hosts(_)
+            | Self::NoHost { .. }
             | Self::Setup(_) => Verdict::TryElsewhere,
             Self::RangeNotSatisfiable | Self::Manifest(_) | Self::ReadSource(_) => Verdict::GiveUp,
         }

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION};
 use reqwest::{Method, Url};
 
-use super::auth::{Auth, Challenge, Scope, may_show};
-use super::endpoint::without_secrets;
+use super::auth::{Auth, Challenge, Scope};
+use super::endpoint::{Endpoint, without_secrets};
 use super::error::RegistryFailure;
-use super::http::{Http, HttpRequest, Response};
+use super::http::{HttpRequest, Response};
 use super::upload::Upload;
 
 /// How many redirects are followed: registries use one or two.
@@ -46,25 +46,27 @@ impl<'a> Ask<'a> {
     }
 }
 
-/// Asks, and returns the last answer whatever its status; `registry` is the address whose origin may see the pass.
+/// Asks, and returns the last answer whatever its status; only `endpoint` itself may see the pass and its headers.
 pub(super) async fn exchange(
-    http: &Http,
+    endpoint: &Endpoint,
     auth: &Auth,
-    registry: &Url,
     mut ask: Ask<'_>,
 ) -> Result<Response, RegistryFailure> {
     let mut url = ask.url.clone();
     let mut renewed = false;
     let mut hops = 0;
     loop {
-        let shows_pass = may_show(registry, &url);
+        let shows_pass = endpoint.is_at(&url);
         let pass = if shows_pass {
-            auth.pass(http, ask.scope).await?
+            auth.pass(endpoint, ask.scope).await?
         } else {
             None
         };
         let mut request = HttpRequest::new(ask.method.clone(), url.clone());
         request.headers = ask.headers.clone();
+        if shows_pass {
+            request.headers.extend(endpoint.headers().clone());
+        }
         if let Some(pass) = &pass {
             request.headers.insert(AUTHORIZATION, pass.header().clone());
         }
@@ -73,13 +75,13 @@ pub(super) async fn exchange(
             AskBody::Bytes(bytes) => Some(bytes.clone().into()),
             AskBody::Upload(upload) => Some(upload.body(&request.progress).await?),
         };
-        let response = http.send(request).await?;
+        let response = endpoint.http(&url).send(request).await?;
         match response.status().as_u16() {
             401 | 403 if shows_pass && !renewed => {
                 renewed = true;
                 let challenge = Challenge::of(response.headers());
                 if !auth
-                    .renew(http, ask.scope, challenge, pass.as_ref())
+                    .renew(endpoint, ask.scope, challenge, pass.as_ref())
                     .await?
                 {
                     return Ok(response);
@@ -87,7 +89,7 @@ pub(super) async fn exchange(
             }
             301 | 302 | 303 | 307 | 308 if is_read(&ask.method) => {
                 hops += 1;
-                url = target(http, &response)?;
+                url = target(endpoint, &response)?;
                 if hops > HOPS_MAX {
                     return Err(refused(&url, "too many redirects"));
                 }
@@ -102,23 +104,23 @@ fn is_read(method: &Method) -> bool {
 }
 
 /// Where an answer's `Location` leads, if one may go there.
-pub(super) fn target(http: &Http, response: &Response) -> Result<Url, RegistryFailure> {
+pub(super) fn target(endpoint: &Endpoint, response: &Response) -> Result<Url, RegistryFailure> {
     let location = response
         .header(LOCATION.as_str())
         .ok_or_else(|| RegistryFailure::Malformed("it names no location".to_owned()))?;
-    target_of(http, response, location)
+    target_of(endpoint, response, location)
 }
 
 /// Where `location`, as an answer wrote it, leads, if one may go there.
 pub(super) fn target_of(
-    http: &Http,
+    endpoint: &Endpoint,
     response: &Response,
     location: &str,
 ) -> Result<Url, RegistryFailure> {
     let url = response.url().join(location).map_err(|error| {
         RegistryFailure::Malformed(format!("its location is no address: {error}"))
     })?;
-    if http.plain_http().allows_url(&url) {
+    if endpoint.allows(&url) {
         Ok(url)
     } else {
         Err(refused(

@@ -16,6 +16,7 @@ use reqwest::{Client, Method, StatusCode, Url, redirect};
 
 use super::endpoint::{host_and_port, is_loopback};
 use super::error::RegistryFailure;
+use super::hosts::Tls;
 use super::{PlainHttp, RegistryOptions};
 
 /// How we introduce ourselves.
@@ -74,21 +75,33 @@ pub(super) struct Http {
 
 impl Http {
     pub(super) fn new(options: &RegistryOptions) -> Result<Self, RegistryFailure> {
+        Self::with_tls(options, &Tls::default())
+    }
+
+    /// With what a host's TLS needs besides.
+    pub(super) fn with_tls(options: &RegistryOptions, tls: &Tls) -> Result<Self, RegistryFailure> {
         // Another part of the process may have chosen a provider already; either is good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut roots = Vec::new();
-        for pem in &options.extra_roots {
+        for pem in options.extra_roots.iter().chain(&tls.roots) {
             let bundle =
                 reqwest::Certificate::from_pem_bundle(pem).map_err(RegistryFailure::Setup)?;
             roots.extend(bundle);
         }
+        let identity = tls.identity.as_deref().map(reqwest::Identity::from_pem);
+        let identity = identity.transpose().map_err(RegistryFailure::Setup)?;
         let builder = || {
-            Client::builder()
+            let builder = Client::builder()
                 .user_agent(USER_AGENT)
                 .redirect(redirect::Policy::none())
                 .referer(false)
                 .http1_only()
-                .connect_timeout(options.connect_timeout)
+                .tls_danger_accept_invalid_certs(tls.skip_verify)
+                .connect_timeout(options.connect_timeout);
+            match &identity {
+                Some(identity) => builder.identity(identity.clone()),
+                None => builder,
+            }
         };
         let outside = builder()
             .tls_certs_merge(roots.clone())

@@ -6,8 +6,10 @@ use serde::Deserialize;
 use tranship_format::Digest;
 
 use super::auth::{Access, Scope};
+use super::endpoint::Endpoint;
 use super::error::RegistryFailure;
 use super::exchange::{Ask, AskBody, exchange, target_of};
+use super::hosts::Need;
 use super::http::Response;
 use super::push::{check_told_digest, told_digest};
 use super::{Inner, answer};
@@ -29,31 +31,36 @@ struct TagPage {
     tags: Option<Vec<String>>,
 }
 
-/// One try to read a manifest. One that is named by its digest may come from a mirror.
+/// One try to read a manifest. One that is named by its digest may come from any mirror, one that is named by a tag from
+/// those that may say what it means.
 pub(super) async fn read(
     inner: &Inner,
     repo: &RepoRef,
     which: &ManifestSelector,
 ) -> Result<Manifest, RegistryFailure> {
-    if let ManifestSelector::Digest(digest) = which {
-        for mirror in inner.mirrors.candidates(repo, digest) {
-            let reading = Box::pin(read_at(inner, &mirror, which));
-            match inner.patiently(&mirror, reading).await {
-                Ok(manifest) => return Ok(manifest),
-                Err(failure) => inner.mirrors.failed(&mirror, digest, &failure),
-            }
+    let (need, digest) = match which {
+        ManifestSelector::Digest(digest) => (Need::Pull, Some(digest)),
+        ManifestSelector::Tag(_) => (Need::Resolve, None),
+    };
+    let asked = inner.asked(repo, need, digest).await?;
+    let mut failed = None;
+    for mirror in &asked.mirrors {
+        let reading = Box::pin(read_at(inner, mirror, which));
+        match inner.patiently(mirror, reading).await {
+            Ok(manifest) => return Ok(manifest),
+            Err(failure) => failed = Some(inner.mirrors.failed(mirror, digest, failure)),
         }
     }
-    read_at(inner, repo, which).await
+    read_at(inner, &asked.registry(failed)?, which).await
 }
 
 /// The same at one place; the manifest's digest is checked against the selector, or against what the registry told.
-async fn read_at(
+pub(super) async fn read_at(
     inner: &Inner,
-    repo: &RepoRef,
+    endpoint: &Endpoint,
     which: &ManifestSelector,
 ) -> Result<Manifest, RegistryFailure> {
-    let response = ask(inner, Method::GET, repo, which).await?;
+    let response = ask(inner, Method::GET, endpoint, which).await?;
     let response = answer::expect(response, &[200]).await?;
     let told = told_digest(&response);
     let media_type = told_media_type(&response);
@@ -78,7 +85,12 @@ pub(super) async fn find(
     repo: &RepoRef,
     which: &ManifestSelector,
 ) -> Result<Option<Descriptor>, RegistryFailure> {
-    let response = ask(inner, Method::HEAD, repo, which).await?;
+    let need = match which {
+        ManifestSelector::Digest(_) => Need::Pull,
+        ManifestSelector::Tag(_) => Need::Resolve,
+    };
+    let endpoint = inner.registry(repo, need).await?;
+    let response = ask(inner, Method::HEAD, &endpoint, which).await?;
     if response.status().as_u16() == 404 {
         return Ok(None);
     }
@@ -109,14 +121,15 @@ pub(super) async fn put(
     which: &ManifestSelector,
     manifest: &Manifest,
 ) -> Result<Digest, RegistryFailure> {
-    send(inner, repo, which, manifest).await?;
+    let endpoint = inner.registry(repo, Need::Push).await?;
+    send(inner, &endpoint, which, manifest).await?;
     Ok(manifest.digest())
 }
 
 /// The same; comes back with the registry's answer.
 pub(super) async fn send(
     inner: &Inner,
-    repo: &RepoRef,
+    endpoint: &Endpoint,
     which: &ManifestSelector,
     manifest: &Manifest,
 ) -> Result<Response, RegistryFailure> {
@@ -128,15 +141,15 @@ pub(super) async fn send(
             got: manifest.digest(),
         });
     }
-    let url = inner.repo_url(repo, &format!("manifests/{which}"))?;
-    let scope = Scope::new(repo, Access::PullAndPush);
-    let mut ask = Ask::new(Method::PUT, url.clone(), &scope);
+    let scope = Scope::new(endpoint.repo(), Access::PullAndPush);
+    let url = endpoint.url(&format!("manifests/{which}"));
+    let mut ask = Ask::new(Method::PUT, url, &scope);
     let media_type = HeaderValue::from_str(manifest.media_type()).map_err(|_| {
         RegistryFailure::Malformed("the manifest's media type has forbidden characters".to_owned())
     })?;
     ask.headers.insert(CONTENT_TYPE, media_type);
     ask.body = AskBody::Bytes(manifest.bytes().clone());
-    let response = exchange(&inner.http, &inner.auth, &url, ask).await?;
+    let response = exchange(endpoint, &inner.auth, ask).await?;
     let response = answer::expect(response, &[201, 200]).await?;
     check_told_digest(&response, &manifest.digest())?;
     Ok(response)
@@ -144,18 +157,18 @@ pub(super) async fn send(
 
 /// All tags of a repository, in the registry's order.
 pub(super) async fn tags(inner: &Inner, repo: &RepoRef) -> Result<Vec<String>, RegistryFailure> {
-    let registry = inner.repo_url(repo, "tags/list")?;
-    let scope = Scope::new(repo, Access::Pull);
-    let mut url = registry.clone();
+    let endpoint = inner.registry(repo, Need::Resolve).await?;
+    let scope = Scope::new(endpoint.repo(), Access::Pull);
+    let mut url = endpoint.url("tags/list");
     url.query_pairs_mut().append_pair("n", TAGS_A_PAGE);
     let mut tags = Vec::new();
     for _ in 0..PAGES_MAX {
         let ask = Ask::new(Method::GET, url.clone(), &scope);
-        let response = exchange(&inner.http, &inner.auth, &registry, ask).await?;
+        let response = exchange(&endpoint, &inner.auth, ask).await?;
         let response = answer::expect(response, &[200]).await?;
         let next = next_page(&response).map(str::to_owned);
         let next = next
-            .map(|link| target_of(&inner.http, &response, &link))
+            .map(|link| target_of(&endpoint, &response, &link))
             .transpose()?;
         let page = response.collect(PAGE_LEN_MAX).await?;
         let page: TagPage = serde_json::from_slice(&page)
@@ -174,17 +187,16 @@ pub(super) async fn tags(inner: &Inner, repo: &RepoRef) -> Result<Vec<String>, R
 async fn ask(
     inner: &Inner,
     method: Method,
-    repo: &RepoRef,
+    endpoint: &Endpoint,
     which: &ManifestSelector,
 ) -> Result<Response, RegistryFailure> {
-    let url = inner.repo_url(repo, &format!("manifests/{which}"))?;
-    let scope = Scope::new(repo, Access::Pull);
-    let mut ask = Ask::new(method, url.clone(), &scope);
+    let scope = Scope::new(endpoint.repo(), Access::Pull);
+    let mut ask = Ask::new(method, endpoint.url(&format!("manifests/{which}")), &scope);
     let accepted = media_type::ACCEPTED_MANIFESTS.join(", ");
     if let Ok(accepted) = HeaderValue::from_str(&accepted) {
         ask.headers.insert(ACCEPT, accepted);
     }
-    exchange(&inner.http, &inner.auth, &url, ask).await
+    exchange(endpoint, &inner.auth, ask).await
 }
 
 /// The `Content-Type` without its parameters.

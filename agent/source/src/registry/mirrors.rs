@@ -1,8 +1,8 @@
 //! Other places that have a registry's blobs, and which of them to leave alone for a while.
 //!
 //! What is named by a digest is checked by that digest or by the blob's chunk table, so a mirror needs no trust: a bad one
-//! costs time, and then it is left alone. Only the registry itself may say what a tag means. A mirror is asked with its own
-//! credentials; those of the registry never travel there.
+//! costs time, and then it is left alone. Only the registry itself may say what a tag means, and whom a file of hosts trusts
+//! with that. A mirror is asked with its own credentials; those of the registry never travel there.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,6 +12,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 use tranship_format::Digest;
 
+use super::endpoint::Endpoint;
 use super::error::RegistryFailure;
 use crate::reference::RepoRef;
 
@@ -53,7 +54,8 @@ impl Mirrors {
         Ok(Self(entries.collect::<Result<_, BadMirror>>()?))
     }
 
-    fn of(&self, repo: &RepoRef) -> impl Iterator<Item = RepoRef> {
+    /// The repository at each mirror of its registry.
+    pub(super) fn of(&self, repo: &RepoRef) -> impl Iterator<Item = RepoRef> {
         let mirrors = self.0.get(repo.host()).into_iter().flatten();
         mirrors.map(|mirror| repo.at_host(mirror))
     }
@@ -62,7 +64,6 @@ impl Mirrors {
 /// What is known of mirrors by experience.
 #[derive(Debug, Default)]
 pub(super) struct Experience {
-    mirrors: Mirrors,
     /// Until when a mirror is left alone, altogether or for one blob.
     aside: Mutex<BTreeMap<(String, Option<Digest>), Instant>>,
     /// Which mirror began to answer for a blob last.
@@ -70,36 +71,26 @@ pub(super) struct Experience {
 }
 
 impl Experience {
-    pub(super) fn new(mirrors: Mirrors) -> Self {
-        Self {
-            mirrors,
-            ..Self::default()
-        }
-    }
-
-    /// Where to ask for something of `repo` before asking there.
-    pub(super) fn candidates(&self, repo: &RepoRef, digest: &Digest) -> Vec<RepoRef> {
+    /// Whether a mirror is to be asked, for a blob or a manifest or, without one, for a tag.
+    pub(super) fn is_willing(&self, mirror: &Endpoint, digest: Option<&Digest>) -> bool {
         let aside = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let waits = |mirror: &RepoRef, digest: Option<Digest>| {
-            let until = aside.get(&(mirror.host().to_owned(), digest));
+        let waits = |digest: Option<Digest>| {
+            let until = aside.get(&(mirror.name().to_owned(), digest));
             until.is_some_and(|until| now < *until)
         };
-        let mirrors = self.mirrors.of(repo);
-        mirrors
-            .filter(|mirror| !waits(mirror, None) && !waits(mirror, Some(*digest)))
-            .collect()
+        !waits(None) && !digest.is_some_and(|digest| waits(Some(*digest)))
     }
 
     /// Somebody began to answer for a blob: a mirror, or with `None` the registry itself.
-    pub(super) fn answers(&self, digest: &Digest, mirror: Option<&RepoRef>) {
+    pub(super) fn answers(&self, digest: &Digest, mirror: Option<&Endpoint>) {
         let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         match mirror {
             Some(mirror) => {
                 if answered.len() >= SWEPT_AT {
                     answered.pop_first();
                 }
-                answered.insert(*digest, mirror.host().to_owned());
+                answered.insert(*digest, mirror.name().to_owned());
             }
             None => {
                 answered.remove(digest);
@@ -107,15 +98,23 @@ impl Experience {
         }
     }
 
-    /// A mirror did not answer as it should.
-    pub(super) fn failed(&self, mirror: &RepoRef, digest: &Digest, failure: &RegistryFailure) {
-        tracing::warn!(
-            mirror = mirror.host(),
-            %digest,
-            error = failure as &dyn std::error::Error,
-            "a mirror fails, others are asked"
-        );
-        self.put_aside(mirror.host(), digest, failure);
+    /// A mirror did not answer as it should; comes back with why.
+    pub(super) fn failed(
+        &self,
+        mirror: &Endpoint,
+        digest: Option<&Digest>,
+        failure: RegistryFailure,
+    ) -> RegistryFailure {
+        let mirror = mirror.name();
+        let error: &dyn std::error::Error = &failure;
+        match digest {
+            Some(digest) => {
+                tracing::warn!(mirror, %digest, error, "a mirror fails, others are asked");
+            }
+            None => tracing::warn!(mirror, error, "a mirror fails, others are asked"),
+        }
+        self.put_aside(mirror, digest, &failure);
+        failure
     }
 
     /// Whoever answered for a blob last broke off, or what it gave is not the blob.
@@ -130,11 +129,11 @@ impl Experience {
                 error = failure as &dyn std::error::Error,
                 "a mirror disappoints, others are asked"
             );
-            self.put_aside(&mirror, digest, failure);
+            self.put_aside(&mirror, Some(digest), failure);
         }
     }
 
-    fn put_aside(&self, mirror: &str, digest: &Digest, failure: &RegistryFailure) {
+    fn put_aside(&self, mirror: &str, digest: Option<&Digest>, failure: &RegistryFailure) {
         let (blob, pause) = match failure {
             RegistryFailure::TooManyRequests { retry_after, .. }
             | RegistryFailure::Server { retry_after, .. } => (None, retry_after.unwrap_or(FAILED)),
@@ -144,7 +143,9 @@ impl Experience {
             | RegistryFailure::Tls { .. }
             | RegistryFailure::Token(_) => (None, FAILED),
             RegistryFailure::WrongDigest { .. } => (None, LIED),
-            _ => (Some(*digest), LACKING),
+            // A tag that it lacks today it may have in a moment.
+            _ if digest.is_none() => return,
+            _ => (digest.copied(), LACKING),
         };
         let now = Instant::now();
         let mut aside = self.aside.lock().unwrap_or_else(PoisonError::into_inner);

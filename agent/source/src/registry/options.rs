@@ -1,5 +1,6 @@
 //! What an operator may choose about registries, and what holds where nothing was chosen.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +39,9 @@ pub struct RegistryOptions {
     pub deadline: Duration,
     /// The first pause between two tries; it doubles, with jitter.
     pub first_pause: Duration,
+    /// Directories that say how registries are reached, as containerd's `certs.d`; the first with a folder for a registry
+    /// counts. Changes are seen within some seconds.
+    pub hosts_dirs: Vec<PathBuf>,
     /// Who is asked before a registry for what is named by a digest.
     pub mirrors: Mirrors,
     /// How long a mirror may take to begin its answer before the next is asked.
@@ -53,6 +57,7 @@ impl Default for RegistryOptions {
             credentials: Credentials::anonymous(),
             prove_by_secret: Vec::new(),
             extra_roots: Vec::new(),
+            hosts_dirs: Vec::new(),
             connect_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(30),
             // A registry that restarts is back within this.

@@ -6,8 +6,10 @@ use reqwest::{Method, Url};
 use tranship_format::Digest;
 
 use super::auth::{Access, Scope};
+use super::endpoint::Endpoint;
 use super::error::RegistryFailure;
 use super::exchange::{Ask, AskBody, exchange, target};
+use super::hosts::Need;
 use super::http::Response;
 use super::upload::Upload;
 use super::{Inner, answer};
@@ -20,11 +22,11 @@ pub(super) async fn upload(
     digest: &Digest,
     upload: &mut Upload,
 ) -> Result<(), RegistryFailure> {
-    let registry = inner.repo_url(repo, "blobs/uploads/")?;
-    let scope = Scope::new(repo, Access::PullAndPush);
-    let response = begin(inner, &registry, registry.clone(), &scope).await?;
+    let endpoint = inner.registry(repo, Need::Push).await?;
+    let scope = Scope::new(endpoint.repo(), Access::PullAndPush);
+    let response = begin(inner, &endpoint, endpoint.url("blobs/uploads/"), &scope).await?;
     let response = answer::expect(response, &[202]).await?;
-    let mut place = target(&inner.http, &response)?;
+    let mut place = target(&endpoint, &response)?;
     place
         .query_pairs_mut()
         .append_pair("digest", &digest.to_string());
@@ -37,7 +39,7 @@ pub(super) async fn upload(
     ask.headers
         .insert(CONTENT_LENGTH, HeaderValue::from(upload.len()));
     ask.body = AskBody::Upload(upload);
-    let sent = exchange(&inner.http, &inner.auth, &registry, ask).await;
+    let sent = exchange(&endpoint, &inner.auth, ask).await;
     if let Some(fault) = upload.take_fault() {
         return Err(fault);
     }
@@ -52,22 +54,22 @@ pub(super) async fn mount(
     from: &RepoRef,
     digest: &Digest,
 ) -> Result<bool, RegistryFailure> {
-    let registry = inner.repo_url(repo, "blobs/uploads/")?;
-    let scope = Scope::new(repo, Access::PullAndPush).and_pull(from);
-    let mut url = registry.clone();
+    let endpoint = inner.registry(repo, Need::Push).await?;
+    let scope = Scope::new(endpoint.repo(), Access::PullAndPush).and_pull(from);
+    let mut url = endpoint.url("blobs/uploads/");
     url.query_pairs_mut()
         .append_pair("mount", &digest.to_string())
         .append_pair("from", from.path());
-    let response = begin(inner, &registry, url, &scope).await?;
+    let response = begin(inner, &endpoint, url, &scope).await?;
     let response = answer::expect(response, &[201, 202]).await?;
     if response.status().as_u16() == 201 {
         check_told_digest(&response, digest)?;
         return Ok(true);
     }
     // The registry has begun an upload that we do not want; it forgets it by itself if this fails.
-    if let Ok(place) = target(&inner.http, &response) {
+    if let Ok(place) = target(&endpoint, &response) {
         let cancel = Ask::new(Method::DELETE, place, &scope);
-        if let Err(error) = exchange(&inner.http, &inner.auth, &registry, cancel).await {
+        if let Err(error) = exchange(&endpoint, &inner.auth, cancel).await {
             tracing::debug!(%error, "could not cancel an upload");
         }
     }
@@ -76,13 +78,13 @@ pub(super) async fn mount(
 
 async fn begin(
     inner: &Inner,
-    registry: &Url,
+    endpoint: &Endpoint,
     url: Url,
     scope: &Scope,
 ) -> Result<Response, RegistryFailure> {
     let mut ask = Ask::new(Method::POST, url, scope);
     ask.body = AskBody::Bytes(Bytes::new());
-    exchange(&inner.http, &inner.auth, registry, ask).await
+    exchange(endpoint, &inner.auth, ask).await
 }
 
 /// Where the registry tells the digest of what it keeps, it must be the one that was pushed.

@@ -10,8 +10,10 @@ use tokio::time::Instant;
 use tranship_format::{ByteRange, Digest};
 
 use super::auth::{Access, Scope};
+use super::endpoint::Endpoint;
 use super::error::{RegistryError, RegistryFailure, Request};
 use super::exchange::{Ask, exchange};
+use super::hosts::Need;
 use super::http::{HttpRequest, Response};
 use super::redirect::Route;
 use super::{Inner, RegistryClient, answer};
@@ -46,28 +48,30 @@ pub(super) async fn open(
     digest: &Digest,
     range: ByteRange,
 ) -> Result<Response, RegistryFailure> {
-    for mirror in inner.mirrors.candidates(repo, digest) {
-        let opening = Box::pin(open_at(inner, &mirror, digest, range));
-        match inner.patiently(&mirror, opening).await {
+    let asked = inner.asked(repo, Need::Pull, Some(digest)).await?;
+    let mut failed = None;
+    for mirror in &asked.mirrors {
+        let opening = Box::pin(open_at(inner, mirror, digest, range));
+        match inner.patiently(mirror, opening).await {
             Ok(response) => {
-                inner.mirrors.answers(digest, Some(&mirror));
+                inner.mirrors.answers(digest, Some(mirror));
                 return Ok(response);
             }
-            Err(failure) => inner.mirrors.failed(&mirror, digest, &failure),
+            Err(failure) => failed = Some(inner.mirrors.failed(mirror, Some(digest), failure)),
         }
     }
     inner.mirrors.answers(digest, None);
-    open_at(inner, repo, digest, range).await
+    open_at(inner, &asked.registry(failed)?, digest, range).await
 }
 
 /// The same at one place.
 async fn open_at(
     inner: &Inner,
-    repo: &RepoRef,
+    endpoint: &Endpoint,
     digest: &Digest,
     range: ByteRange,
 ) -> Result<Response, RegistryFailure> {
-    let response = request(inner, repo, digest, range).await?;
+    let response = request(inner, endpoint, digest, range).await?;
     match response.status().as_u16() {
         206 => {
             check_content_range(&response, range)?;
@@ -150,12 +154,12 @@ impl RangeRead {
 /// Asks along the known route, and the registry if there is none or it does not hold.
 async fn request(
     inner: &Inner,
-    repo: &RepoRef,
+    endpoint: &Endpoint,
     digest: &Digest,
     range: ByteRange,
 ) -> Result<Response, RegistryFailure> {
-    let shared = inner.routes.of(repo, digest);
-    let url = inner.blob_url(repo, digest)?;
+    let url = endpoint.blob_url(digest);
+    let shared = inner.routes.of(&url);
     let mut refused = None;
     // First the known route, then the one that somebody else may have learnt since.
     for _ in 0..2 {
@@ -166,7 +170,7 @@ async fn request(
                 drop(route);
                 let mut request = HttpRequest::new(Method::GET, via.clone());
                 request.headers.insert(RANGE, header(range)?);
-                let response = inner.http.send(request).await?;
+                let response = endpoint.http(&via).send(request).await?;
                 if !REFUSALS.contains(&response.status().as_u16()) {
                     return Ok(response);
                 }
@@ -175,25 +179,25 @@ async fn request(
             }
             Route::Direct => break,
             Route::Unknown | Route::Via(..) => {
-                let response = from_registry(inner, repo, url.clone(), range).await?;
+                let response = from_registry(inner, endpoint, url.clone(), range).await?;
                 *route = inner.routes.learnt(&url, response.url());
                 return Ok(response);
             }
         }
     }
-    from_registry(inner, repo, url, range).await
+    from_registry(inner, endpoint, url, range).await
 }
 
 async fn from_registry(
     inner: &Inner,
-    repo: &RepoRef,
+    endpoint: &Endpoint,
     url: Url,
     range: ByteRange,
 ) -> Result<Response, RegistryFailure> {
-    let scope = Scope::new(repo, Access::Pull);
-    let mut ask = Ask::new(Method::GET, url.clone(), &scope);
+    let scope = Scope::new(endpoint.repo(), Access::Pull);
+    let mut ask = Ask::new(Method::GET, url, &scope);
     ask.headers.insert(RANGE, header(range)?);
-    exchange(&inner.http, &inner.auth, &url, ask).await
+    exchange(endpoint, &inner.auth, ask).await
 }
 
 /// The `Range` header for a range that is not empty; HTTP names the last byte and not the one behind it.

@@ -10,9 +10,6 @@ use std::time::Duration;
 
 use reqwest::Url;
 use tokio::time::Instant;
-use tranship_format::Digest;
-
-use crate::reference::RepoRef;
 
 /// How many blobs are remembered before unused ones are swept out.
 const ROUTES_SWEPT_AT: usize = 4096;
@@ -35,7 +32,7 @@ pub(super) type SharedRoute = Arc<tokio::sync::Mutex<Route>>;
 #[derive(Debug)]
 pub(super) struct Routes {
     life: Duration,
-    routes: Mutex<BTreeMap<(RepoRef, Digest), SharedRoute>>,
+    routes: Mutex<BTreeMap<Url, SharedRoute>>,
 }
 
 impl Routes {
@@ -46,13 +43,13 @@ impl Routes {
         }
     }
 
-    pub(super) fn of(&self, repo: &RepoRef, digest: &Digest) -> SharedRoute {
+    /// The route of the blob that an endpoint has at `url`.
+    pub(super) fn of(&self, url: &Url) -> SharedRoute {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (repo.clone(), *digest);
-        if routes.len() >= ROUTES_SWEPT_AT && !routes.contains_key(&key) {
+        if routes.len() >= ROUTES_SWEPT_AT && !routes.contains_key(url) {
             routes.retain(|_, route| Arc::strong_count(route) > 1);
         }
-        Arc::clone(routes.entry(key).or_default())
+        Arc::clone(routes.entry(url.clone()).or_default())
     }
 
     /// The route that an answer shows, which came from `answered` when the registry was asked at `asked`.

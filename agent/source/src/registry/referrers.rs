@@ -10,8 +10,10 @@ use reqwest::{Method, Url};
 use tranship_format::Digest;
 
 use super::auth::{Access, Scope};
+use super::endpoint::Endpoint;
 use super::error::RegistryFailure;
 use super::exchange::{Ask, exchange, target_of};
+use super::hosts::Need;
 use super::manifests::{self, next_page};
 use super::{Inner, RegistryClient, RegistryError, Request, Verb, answer, request};
 use crate::manifest::{Descriptor, ImageIndex, MANIFEST_LEN_MAX, Manifest, media_type};
@@ -71,21 +73,40 @@ fn substitute(subject: &Digest) -> ManifestSelector {
     ManifestSelector::Tag(format!("sha256-{}", subject.hex()))
 }
 
+/// What mirrors list comes first; one that lists nothing may simply not keep lists, and then the next is asked.
 async fn list(
     inner: &Inner,
     repo: &RepoRef,
     subject: &Digest,
     artifact_type: Option<&str>,
 ) -> Result<Vec<Descriptor>, RegistryFailure> {
-    let registry = inner.repo_url(repo, &format!("referrers/{subject}"))?;
-    let mut url = registry.clone();
+    let asked = inner.asked(repo, Need::Resolve, None).await?;
+    let mut failed = None;
+    for mirror in &asked.mirrors {
+        let listing = Box::pin(list_at(inner, mirror, subject, artifact_type));
+        match inner.patiently(mirror, listing).await {
+            Ok(found) if !found.is_empty() || asked.registry.is_none() => return Ok(found),
+            Ok(_) => {}
+            Err(failure) => failed = Some(inner.mirrors.failed(mirror, None, failure)),
+        }
+    }
+    list_at(inner, &asked.registry(failed)?, subject, artifact_type).await
+}
+
+async fn list_at(
+    inner: &Inner,
+    endpoint: &Endpoint,
+    subject: &Digest,
+    artifact_type: Option<&str>,
+) -> Result<Vec<Descriptor>, RegistryFailure> {
+    let mut url = endpoint.url(&format!("referrers/{subject}"));
     if let Some(wanted) = artifact_type {
         url.query_pairs_mut().append_pair("artifactType", wanted);
     }
     let mut found = Vec::new();
     for _ in 0..PAGES_MAX {
-        let Some((page, next)) = page(inner, repo, &registry, url).await? else {
-            return listed(inner, repo, subject)
+        let Some((page, next)) = page(inner, endpoint, url).await? else {
+            return listed(inner, endpoint, subject)
                 .await
                 .map(|index| index.manifests);
         };
@@ -103,22 +124,21 @@ async fn list(
 /// One page of the API and the address of the next; `None` if the registry has no such API.
 async fn page(
     inner: &Inner,
-    repo: &RepoRef,
-    registry: &Url,
+    endpoint: &Endpoint,
     url: Url,
 ) -> Result<Option<(ImageIndex, Option<Url>)>, RegistryFailure> {
-    let scope = Scope::new(repo, Access::Pull);
+    let scope = Scope::new(endpoint.repo(), Access::Pull);
     let mut ask = Ask::new(Method::GET, url, &scope);
     ask.headers
         .insert(ACCEPT, HeaderValue::from_static(media_type::OCI_INDEX));
-    let response = exchange(&inner.http, &inner.auth, registry, ask).await?;
+    let response = exchange(endpoint, &inner.auth, ask).await?;
     if matches!(response.status().as_u16(), 404 | 405) {
         return Ok(None);
     }
     let response = answer::expect(response, &[200]).await?;
     let next = next_page(&response).map(str::to_owned);
     let next = next
-        .map(|link| target_of(&inner.http, &response, &link))
+        .map(|link| target_of(endpoint, &response, &link))
         .transpose()?;
     let page = parse(&response.collect(MANIFEST_LEN_MAX).await?)?;
     Ok(Some((page, next)))
@@ -127,10 +147,10 @@ async fn page(
 /// The index under the substitute's tag, an empty one if there is none.
 async fn listed(
     inner: &Inner,
-    repo: &RepoRef,
+    endpoint: &Endpoint,
     subject: &Digest,
 ) -> Result<ImageIndex, RegistryFailure> {
-    match manifests::read(inner, repo, &substitute(subject)).await {
+    match manifests::read_at(inner, endpoint, &substitute(subject)).await {
         Ok(manifest) => parse(manifest.bytes()),
         Err(RegistryFailure::NotFound(_)) => Ok(ImageIndex::new(Vec::new())),
         Err(failure) => Err(failure),
@@ -155,19 +175,20 @@ async fn push(
     let subject = image
         .subject
         .ok_or_else(|| malformed("it names no subject".to_owned()))?;
-    let response = manifests::send(inner, repo, which, manifest).await?;
+    let endpoint = inner.registry(repo, Need::Push).await?;
+    let response = manifests::send(inner, &endpoint, which, manifest).await?;
     if response.header(OCI_SUBJECT).is_some() {
         return Ok(());
     }
     let mut entry = manifest.descriptor();
     entry.artifact_type = Some(image.artifact_type.unwrap_or(image.config.media_type));
     entry.annotations = image.annotations;
-    let mut index = listed(inner, repo, &subject.digest).await?;
+    let mut index = listed(inner, &endpoint, &subject.digest).await?;
     if index.manifests.iter().any(|old| old.digest == entry.digest) {
         return Ok(());
     }
     index.manifests.push(entry);
     let index = Manifest::from_index(&index).map_err(|error| malformed(error.to_string()))?;
-    manifests::put(inner, repo, &substitute(&subject.digest), &index).await?;
+    manifests::send(inner, &endpoint, &substitute(&subject.digest), &index).await?;
     Ok(())
 }

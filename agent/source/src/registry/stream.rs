@@ -9,12 +9,13 @@ use reqwest::header::RANGE;
 use tranship_format::{ByteRange, Digest, DigestWriter};
 
 use super::auth::{Access, Scope};
+use super::endpoint::Endpoint;
 use super::error::{RegistryError, RegistryFailure, Request};
 use super::exchange::{Ask, exchange};
+use super::hosts::Need;
 use super::http::Response;
 use super::retry::Retry;
 use super::{RegistryClient, answer, range};
-use crate::reference::RepoRef;
 
 /// A blob on its way from a registry.
 ///
@@ -175,32 +176,33 @@ impl BlobStream {
     /// Asks for the bytes from `offset` on. Mirrors come first.
     async fn connect(&mut self) -> Result<(), RegistryFailure> {
         let (client, repo) = (self.client.clone(), self.request.repo.clone());
-        let mirrors = &client.inner.mirrors;
-        for mirror in mirrors.candidates(&repo, &self.digest) {
-            let opening = Box::pin(self.connect_to(&mirror));
-            match client.inner.patiently(&mirror, opening).await {
+        let (inner, digest) = (&client.inner, self.digest);
+        let asked = inner.asked(&repo, Need::Pull, Some(&digest)).await?;
+        let mut failed = None;
+        for mirror in &asked.mirrors {
+            let opening = Box::pin(self.connect_to(mirror));
+            match inner.patiently(mirror, opening).await {
                 Ok(()) => {
-                    mirrors.answers(&self.digest, Some(&mirror));
+                    inner.mirrors.answers(&digest, Some(mirror));
                     return Ok(());
                 }
-                Err(failure) => mirrors.failed(&mirror, &self.digest, &failure),
+                Err(failure) => failed = Some(inner.mirrors.failed(mirror, Some(&digest), failure)),
             }
         }
-        mirrors.answers(&self.digest, None);
-        self.connect_to(&repo).await
+        inner.mirrors.answers(&digest, None);
+        self.connect_to(&asked.registry(failed)?).await
     }
 
-    async fn connect_to(&mut self, repo: &RepoRef) -> Result<(), RegistryFailure> {
+    async fn connect_to(&mut self, endpoint: &Endpoint) -> Result<(), RegistryFailure> {
         let inner = &self.client.inner;
-        let url = inner.blob_url(repo, &self.digest)?;
-        let scope = Scope::new(repo, Access::Pull);
-        let mut ask = Ask::new(Method::GET, url.clone(), &scope);
+        let scope = Scope::new(endpoint.repo(), Access::Pull);
+        let mut ask = Ask::new(Method::GET, endpoint.blob_url(&self.digest), &scope);
         let rest = self.len.map(|len| ByteRange::new(self.offset, len));
         let asked = rest.filter(|rest| rest.start > 0 && !rest.is_empty());
         if let Some(range) = asked {
             ask.headers.insert(RANGE, range::header(range)?);
         }
-        let response = exchange(&inner.http, &inner.auth, &url, ask).await?;
+        let response = exchange(endpoint, &inner.auth, ask).await?;
         match (response.status().as_u16(), asked) {
             (206, Some(range)) => {
                 range::check_content_range(&response, range)?;

@@ -2,10 +2,13 @@
 
 mod auth;
 mod blob;
+mod hosts;
 mod manifests;
 mod mirrors;
 mod pull_proof;
 mod push;
 mod range;
 mod referrers;
+mod renewal;
 mod server;
+mod tls;

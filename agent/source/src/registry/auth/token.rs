@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use super::{Challenge, Kind, Pass, basic_value, pass};
 use crate::credentials::Credential;
 use crate::registry::answer;
-use crate::registry::endpoint;
+use crate::registry::endpoint::{self, Endpoint};
 use crate::registry::error::RegistryFailure;
-use crate::registry::http::{Http, HttpRequest};
+use crate::registry::http::HttpRequest;
 
 /// What we call ourselves towards OAuth 2.
 const CLIENT_ID: &str = "tranship";
@@ -38,7 +38,7 @@ struct Answer {
 
 /// Gets a token for `scopes` from the service that `challenge` names.
 pub(super) async fn fetch(
-    http: &Http,
+    endpoint: &Endpoint,
     challenge: &Challenge,
     scopes: &[String],
     credential: &Credential,
@@ -53,7 +53,7 @@ pub(super) async fn fetch(
     };
     let mut url = Url::parse(realm)
         .map_err(|_| RegistryFailure::Malformed(format!("{realm:?} is no address")))?;
-    if !http.plain_http().allows_url(&url) {
+    if !endpoint.allows(&url) {
         return Err(RegistryFailure::BadRedirect {
             to: endpoint::without_secrets(&url),
             why: "credentials would be sent without TLS; allow plain HTTP for that host if it must be",
@@ -103,7 +103,7 @@ pub(super) async fn fetch(
             request
         }
     };
-    let response = http.send(request).await?;
+    let response = endpoint.http(&request.url).send(request).await?;
     let response = answer::expect(response, &[200]).await?;
     let bytes = response.collect(ANSWER_LEN_MAX).await?;
     let kind = match credential {

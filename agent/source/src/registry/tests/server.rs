@@ -8,6 +8,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use axum::http::HeaderMap;
 use axum::response::Response;
+use axum::serve::Listener;
 use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -85,6 +86,14 @@ impl Server {
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
+        Self::start_on(listener, host, play)
+    }
+
+    pub(super) fn start_on<P: Into<Play>>(
+        listener: impl Listener<Addr: std::fmt::Debug>,
+        host: String,
+        play: impl Fn(&str, &Seen) -> P + Send + Sync + 'static,
+    ) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let play = Arc::new(play);
         let (log, own_host) = (Arc::clone(&seen), host.clone());
