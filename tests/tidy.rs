@@ -33,6 +33,7 @@ const FLOORS: [(&str, &[&str]); 14] = [
     (
         "agent",
         &[
+            "containerd",
             "device",
             "format",
             "snapshotter",

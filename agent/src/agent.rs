@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tranship_snapshotter::{SnapshotError, Snapshotter};
+use tranship_source::Learnt;
 use tranship_source::net::{NetError, SwarmNet};
 use tranship_store::{ChunkStore, StoreError};
 
@@ -26,6 +27,7 @@ use crate::control::{ReadyLine, SourceCounters, Status, StoreStatus, SwarmStatus
 use crate::devices::Devices;
 use crate::http::{self, Health};
 use crate::image::{Images, StartImagesError};
+use crate::image_service;
 use crate::metrics::{self, Numbers, Reads};
 use crate::snapshots::LazyImages;
 
@@ -110,11 +112,17 @@ impl Agent {
         let http_listener = listen(config.http_listen).await?;
         let net = Arc::new(SwarmNet::start(config.net_options()?).await?);
         let device_reads = Arc::new(Reads::default());
+        let mut image_options = config.image_options()?;
+        let image_service = ImageCalls::bind(config)?;
+        if let Some(calls) = &image_service {
+            let credentials = &mut image_options.registry.credentials;
+            *credentials = credentials.clone().with_learnt(Arc::clone(&calls.learnt));
+        }
         let images = Images::open_in(
             &config.state_dir,
             store.clone(),
             Arc::clone(&net),
-            config.image_options()?,
+            image_options,
             Arc::clone(&device_reads),
         )?;
         let images = Arc::new(images);
@@ -129,6 +137,9 @@ impl Agent {
         devices.recover(PATIENCE).await;
         devices.begin_graduation();
         let (servers, stop) = (TaskTracker::new(), CancellationToken::new());
+        if let Some(calls) = image_service {
+            servers.spawn(watch("image service", calls.serve(stop.clone())));
+        }
         let mut snapshots = None;
         if let Some(listener) = snapshot_listener {
             let settings = &config.snapshotter;
@@ -236,6 +247,40 @@ fn listen_for_containerd(config: &Config) -> Result<Option<UnixListener>, StartE
         address: socket.display().to_string(),
         source,
     })
+}
+
+/// The kubelet's calls about images, and what they bring.
+struct ImageCalls {
+    listener: UnixListener,
+    containerd: PathBuf,
+    learnt: Arc<Learnt>,
+}
+
+impl ImageCalls {
+    fn bind(config: &Config) -> Result<Option<Self>, StartError> {
+        let settings = &config.image_service;
+        let Some(socket) = &settings.socket else {
+            return Ok(None);
+        };
+        let listener = tranship_snapshotter::bind(socket);
+        let listener = listener.map_err(|source| StartError::Listen {
+            address: socket.display().to_string(),
+            source,
+        })?;
+        Ok(Some(Self {
+            listener,
+            containerd: settings.containerd.clone(),
+            learnt: Arc::new(if settings.keep_credentials {
+                Learnt::open(&config.state_dir)
+            } else {
+                Learnt::in_memory()
+            }),
+        }))
+    }
+
+    async fn serve(self, stop: CancellationToken) -> io::Result<()> {
+        image_service::serve(self.listener, &self.containerd, self.learnt, stop).await
+    }
 }
 
 /// Opens the snapshots, and begins to take away what was removed before the last stop.

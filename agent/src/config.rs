@@ -15,6 +15,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use crate::control::{DEFAULT_SOCKET, FrontEndChoice};
+use tranship_source::registry::HOSTS_DIRS;
 
 pub use load::{ConfigError, Layers, Loaded};
 pub use options::OptionsError;
@@ -43,6 +44,8 @@ pub struct Config {
     pub device: Device,
     /// Containers' root filesystems for containerd.
     pub snapshotter: Snapshotter,
+    /// The kubelet's calls about images, passed on to containerd.
+    pub image_service: ImageService,
     /// What is fetched before anyone reads it.
     pub prefetch: Prefetch,
     /// Misbehaviour for tests.
@@ -102,8 +105,16 @@ pub struct Registry {
     pub plain_http: Vec<String>,
     /// Docker's `config.json` with credentials and helpers.
     pub docker_config: Option<PathBuf>,
+    /// The kubelet's `CredentialProviderConfig`, whose plugins are asked for credentials as the kubelet asks them.
+    pub credential_provider_config: Option<PathBuf>,
+    /// Where the plugins are.
+    pub credential_provider_bin_dir: PathBuf,
+    /// Secrets of Kubernetes with docker's configuration: their files, or the folders that they are mounted as.
+    pub pull_secrets: Vec<PathBuf>,
     /// Certificates (PEM) to trust besides the machine's own.
     pub extra_roots: Vec<PathBuf>,
+    /// Directories that say how registries are reached, as containerd's `certs.d`; the first with a folder for a registry counts.
+    pub hosts_dirs: Vec<PathBuf>,
     /// Registries, or parts of them (`registry.example/team`), whose pushers are trusted with proofs of layers that have no
     /// chunk table.
     pub trust_proofs: Vec<String>,
@@ -121,7 +132,15 @@ impl Default for Registry {
         Self {
             plain_http: Vec::new(),
             docker_config: None,
+            credential_provider_config: None,
+            // Where the kubelet's are by habit.
+            credential_provider_bin_dir: PathBuf::from(
+                "/usr/libexec/kubernetes/kubelet-plugins/credential-provider",
+            ),
+            pull_secrets: Vec::new(),
             extra_roots: Vec::new(),
+            // Where containerd looks.
+            hosts_dirs: HOSTS_DIRS.map(PathBuf::from).to_vec(),
             trust_proofs: Vec::new(),
             prove_by_secret: Vec::new(),
             mirrors: BTreeMap::new(),
@@ -287,6 +306,28 @@ impl Default for Snapshotter {
     }
 }
 
+/// The kubelet's calls about images, passed on to containerd.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageService {
+    /// Unix socket on which the kubelet calls (`--image-service-endpoint`); without one nobody answers it.
+    pub socket: Option<PathBuf>,
+    /// containerd's socket.
+    pub containerd: PathBuf,
+    /// Whether credentials with which a pull succeeded are kept, sealed, for the next start.
+    pub keep_credentials: bool,
+}
+
+impl Default for ImageService {
+    fn default() -> Self {
+        Self {
+            socket: None,
+            containerd: PathBuf::from("/run/containerd/containerd.sock"),
+            keep_credentials: true,
+        }
+    }
+}
+
 /// What is fetched before anyone reads it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -330,6 +371,7 @@ impl Default for Config {
             swarm: Swarm::default(),
             device: Device::default(),
             snapshotter: Snapshotter::default(),
+            image_service: ImageService::default(),
             prefetch: Prefetch::default(),
             fault: Fault::default(),
         }

@@ -15,6 +15,7 @@ mod fill;
 mod front_end;
 mod http;
 mod image;
+mod image_service;
 mod keeping;
 mod lazy;
 mod metrics;

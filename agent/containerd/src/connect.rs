@@ -16,6 +16,11 @@ pub async fn connect(socket: &Path) -> Result<Channel, Error> {
         .await
 }
 
+/// The same once it is needed, and again whenever the connection broke. Must be called within a runtime.
+pub fn connect_lazily(socket: &Path) -> Result<Channel, Error> {
+    Ok(Endpoint::try_from(format!("unix://{}", socket.display()))?.connect_lazy())
+}
+
 /// A call in one of containerd's namespaces; `INVALID_ARGUMENT` for a name that no header can carry.
 pub fn in_namespace<T>(namespace: &str, call: T) -> Result<Request<T>, Status> {
     let value: MetadataValue<Ascii> = namespace

@@ -7,7 +7,8 @@
 
 mod connect;
 
-pub use connect::{connect, in_namespace};
+pub use connect::{connect, connect_lazily, in_namespace};
+pub use prost;
 pub use prost_types;
 pub use tonic;
 

@@ -23,5 +23,5 @@ pub use lazy::{ImageError, Images, Verdict, Wanted};
 pub use server::serve;
 pub use snapshot::{Kind, LazyLayers, Snapshot, Usage};
 pub use snapshotter::{LabelChange, Request, Snapshotter};
-pub use socket::listen;
+pub use socket::{bind, listen};
 pub use tranship_containerd::tonic::async_trait;

@@ -18,13 +18,18 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
         listener.set_nonblocking(true)?;
         return UnixListener::from_std(listener);
     }
+    bind(path)
+}
+
+/// Binds `path`, for its owner alone. Refused while another process answers there.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(io::Error::new(
             io::ErrorKind::AddrInUse,
-            "another snapshotter answers on this socket",
+            "another process answers on this socket",
         ));
     }
     // Under another name first, so that there is no moment at which others could connect, and the socket of a process that died is

@@ -12,12 +12,13 @@ use super::Config;
 const PREFIX: &str = "TRANSHIP_";
 
 /// The tables of the file, which begin the names of their keys in the environment: `TRANSHIP_STORE_QUOTA`.
-const SECTIONS: [&str; 7] = [
+const SECTIONS: [&str; 8] = [
     "registry",
     "store",
     "swarm",
     "device",
     "snapshotter",
+    "image_service",
     "prefetch",
     "fault",
 ];

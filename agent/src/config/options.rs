@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use tranship_source::Credentials;
+use tranship_source::credentials::{Plugins, PluginsError};
 use tranship_source::manifest::Platform;
 use tranship_source::net::{
     Fault, JoinToken, Multiaddr, NetOptions, TrackerAddressError, parse_address,
@@ -49,6 +50,9 @@ pub enum OptionsError {
         /// The setting.
         key: &'static str,
     },
+    /// The kubelet's plugins.
+    #[error("registry.credential_provider_config cannot be used")]
+    Plugins(#[source] PluginsError),
     /// A registry or a mirror is no host.
     #[error("registry.mirrors cannot be used")]
     Mirrors(#[source] BadMirror),
@@ -122,6 +126,14 @@ impl Config {
         if let Some(path) = &registry.docker_config {
             credentials = credentials.with_docker_config(path);
         }
+        if let Some(path) = &registry.credential_provider_config {
+            let dir = &registry.credential_provider_bin_dir;
+            let plugins = Plugins::read(path, dir).map_err(OptionsError::Plugins)?;
+            credentials = credentials.with_plugins(plugins);
+        }
+        for path in &registry.pull_secrets {
+            credentials = credentials.with_pull_secret(path);
+        }
         let extra_roots = registry
             .extra_roots
             .iter()
@@ -136,6 +148,7 @@ impl Config {
             credentials,
             prove_by_secret: registry.prove_by_secret.clone(),
             extra_roots,
+            hosts_dirs: registry.hosts_dirs.clone(),
             deadline: registry.deadline,
             mirrors: Mirrors::new(registry.mirrors.clone()).map_err(OptionsError::Mirrors)?,
             ..RegistryOptions::default()

@@ -1,0 +1,182 @@
+//! The kubelet on one side, a runtime that notes what it is asked on the other.
+
+use std::sync::Mutex;
+
+use tranship_containerd::cri::image_service_client::ImageServiceClient;
+use tranship_containerd::cri::image_service_server::{ImageService, ImageServiceServer};
+use tranship_containerd::cri::{
+    AuthConfig, FilesystemUsage, ImageFsInfoRequest, ImageFsInfoResponse, ImageSpec,
+    PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse,
+};
+use tranship_containerd::tonic::transport::Channel;
+use tranship_containerd::tonic::{Code, Request, Response, Status, async_trait};
+use tranship_source::{Credential, Credentials, Secret};
+
+use super::*;
+
+/// A runtime that lets in whoever knows the password.
+#[derive(Clone, Default)]
+struct Runtime {
+    pulls: Arc<Mutex<Vec<PullImageRequest>>>,
+}
+
+#[async_trait]
+impl ImageService for Runtime {
+    async fn pull_image(
+        &self,
+        request: Request<PullImageRequest>,
+    ) -> Result<Response<PullImageResponse>, Status> {
+        let request = request.into_inner();
+        self.pulls.lock().unwrap().push(request.clone());
+        if request.auth.is_some_and(|auth| auth.password == "hunter2") {
+            let image_ref = "sha256:abc".to_owned();
+            return Ok(Response::new(PullImageResponse { image_ref }));
+        }
+        Err(Status::unknown("pull access denied"))
+    }
+
+    async fn remove_image(
+        &self,
+        _: Request<RemoveImageRequest>,
+    ) -> Result<Response<RemoveImageResponse>, Status> {
+        Err(Status::not_found("no such image"))
+    }
+
+    async fn image_fs_info(
+        &self,
+        _: Request<ImageFsInfoRequest>,
+    ) -> Result<Response<ImageFsInfoResponse>, Status> {
+        let usage = FilesystemUsage {
+            timestamp: 7,
+            ..FilesystemUsage::default()
+        };
+        Ok(Response::new(ImageFsInfoResponse {
+            image_filesystems: vec![usage],
+        }))
+    }
+}
+
+struct Scene {
+    dir: tempfile::TempDir,
+    runtime: Runtime,
+    learnt: Arc<Learnt>,
+    stop: CancellationToken,
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Scene {
+    async fn new() -> (Self, ImageServiceClient<Channel>) {
+        let dir = tempfile::tempdir().unwrap();
+        let scene = Self {
+            learnt: Arc::new(Learnt::open(dir.path())),
+            dir,
+            runtime: Runtime::default(),
+            stop: CancellationToken::new(),
+        };
+        let ours = scene.dir.path().join("ours.sock");
+        let (listener, learnt) = (
+            UnixListener::bind(&ours).unwrap(),
+            Arc::clone(&scene.learnt),
+        );
+        let (containerd, stop) = (scene.dir.path().join("containerd.sock"), scene.stop.clone());
+        tokio::spawn(async move { serve(listener, &containerd, learnt, stop).await.unwrap() });
+        let channel = tranship_containerd::connect(&ours).await.unwrap();
+        (scene, ImageServiceClient::new(channel))
+    }
+
+    fn start_runtime(&self) {
+        let listener = UnixListener::bind(self.dir.path().join("containerd.sock")).unwrap();
+        let (runtime, stop) = (self.runtime.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            Server::builder()
+                .add_service(ImageServiceServer::new(runtime))
+                .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
+                    stop.cancelled().await;
+                })
+                .await
+                .unwrap();
+        });
+    }
+}
+
+fn pull(password: &str) -> PullImageRequest {
+    PullImageRequest {
+        image: Some(ImageSpec {
+            image: "registry.example/team/app:v1".to_owned(),
+            ..ImageSpec::default()
+        }),
+        auth: Some(AuthConfig {
+            username: "u".to_owned(),
+            password: password.to_owned(),
+            ..AuthConfig::default()
+        }),
+        ..PullImageRequest::default()
+    }
+}
+
+async fn known(learnt: Arc<Learnt>) -> Credential {
+    let credentials = Credentials::anonymous().with_learnt(learnt);
+    let repo = "registry.example/team/app".parse().unwrap();
+    credentials.find(&repo).await.unwrap()
+}
+
+#[tokio::test]
+async fn calls_and_answers_pass_as_they_are() {
+    let (scene, mut kubelet) = Scene::new().await;
+    let away = kubelet.image_fs_info(ImageFsInfoRequest {}).await;
+    let away = away.unwrap_err();
+    assert_eq!(away.code(), Code::Unavailable);
+    assert!(
+        away.message().contains("containerd does not answer"),
+        "{away}"
+    );
+    scene.start_runtime();
+    // The connection is made anew once there is somebody.
+    let info = kubelet.image_fs_info(ImageFsInfoRequest {}).await.unwrap();
+    let usages = info.into_inner().image_filesystems;
+    assert_eq!(usages.first().unwrap().timestamp, 7);
+    let removed = kubelet
+        .remove_image(RemoveImageRequest { image: None })
+        .await;
+    assert_eq!(removed.unwrap_err().code(), Code::NotFound);
+    let pulled = kubelet.pull_image(pull("hunter2")).await.unwrap();
+    assert_eq!(pulled.into_inner().image_ref, "sha256:abc");
+    assert_eq!(*scene.runtime.pulls.lock().unwrap(), [pull("hunter2")]);
+}
+
+#[tokio::test]
+async fn what_a_pull_succeeded_with_is_known_after_a_restart() {
+    let (scene, mut kubelet) = Scene::new().await;
+    scene.start_runtime();
+    kubelet.pull_image(pull("hunter2")).await.unwrap();
+    let good = Credential::Basic {
+        username: "u".to_owned(),
+        password: Secret::new("hunter2"),
+    };
+    assert_eq!(known(Arc::clone(&scene.learnt)).await, good);
+    let refused = kubelet.pull_image(pull("wrong")).await.unwrap_err();
+    assert_eq!(refused.message(), "pull access denied");
+    assert_eq!(known(Arc::clone(&scene.learnt)).await, good);
+    assert_eq!(known(Arc::new(Learnt::open(scene.dir.path()))).await, good);
+}
+
+#[tokio::test]
+async fn what_a_pull_failed_with_is_forgotten() {
+    let (scene, mut kubelet) = Scene::new().await;
+    kubelet.pull_image(pull("hunter2")).await.unwrap_err();
+    assert_eq!(
+        known(Arc::clone(&scene.learnt)).await,
+        Credential::Anonymous
+    );
+    scene.start_runtime();
+    kubelet.pull_image(pull("wrong")).await.unwrap_err();
+    assert_eq!(
+        known(Arc::clone(&scene.learnt)).await,
+        Credential::Anonymous
+    );
+}
