@@ -21,6 +21,7 @@ mod graduation;
 mod guests;
 mod hanging;
 mod image;
+mod node;
 mod restart;
 mod stock;
 mod swarm;

@@ -8,10 +8,15 @@ use crate::output::Format;
 use crate::progress::Watch;
 use tranship_simulate::Rate;
 use tranship_source::Platform;
+use tranship_source::registry::HOSTS_DIRS;
 
+mod node;
 mod pull;
 mod swarm;
 
+pub(crate) use node::{
+    DoctorArgs, NodeArgs, NodeInstallArgs, NodeStatusArgs, NodeUninstallArgs, NodeVerb,
+};
 pub(crate) use pull::PullArgs;
 pub(crate) use swarm::{SwarmImageArgs, SwarmPeerArgs, SwarmSeedArgs, SwarmVerb, TrackerArgs};
 
@@ -72,6 +77,9 @@ pub(crate) struct RegistryArgs {
     /// Directory of docker's config.json, for credentials [default: `$DOCKER_CONFIG` or ~/.docker]
     #[arg(long, value_name = "DIR")]
     pub(crate) docker_config: Option<PathBuf>,
+    /// Directories that say how registries are reached, as containerd's certs.d
+    #[arg(long, value_name = "DIR", value_delimiter = ':', default_values = HOSTS_DIRS, env = "TRANSHIP_HOSTS_DIR")]
+    pub(crate) hosts_dir: Vec<PathBuf>,
     /// How long to try again when a registry fails in a way that may pass [default: 15s]
     #[arg(long, value_name = "TIME")]
     pub(crate) retry_for: Option<humantime::Duration>,
@@ -114,6 +122,11 @@ pub(crate) enum Verb {
     Pull(PullArgs),
     /// List the agent's devices
     Devices(DevicesArgs),
+    /// Make this node's containerd use the agent, or take that back
+    #[command(subcommand)]
+    Node(NodeVerb),
+    /// Look for what is wrong on this node, and say what to do about it
+    Doctor(DoctorArgs),
     /// See how the swarm stands, and give its tracker orders
     #[command(subcommand)]
     Swarm(SwarmVerb),

@@ -14,12 +14,14 @@ mod demo;
 mod detach;
 mod devices;
 mod diff;
+mod doctor;
 mod export;
 mod failure;
 mod image;
 mod inspect;
 mod ls;
 mod mount;
+mod node;
 mod output;
 mod path;
 mod place;
@@ -93,6 +95,8 @@ async fn verb(cli: &Cli, progress: &Progress) -> Outcome {
         Verb::Umount(args) => umount::run(common, args).await,
         Verb::Pull(args) => Box::pin(pull::run(common, progress, args)).await,
         Verb::Devices(args) => devices::run(common, args).await,
+        Verb::Node(verb) => node::run(common, verb).await,
+        Verb::Doctor(args) => Box::pin(doctor::run(common, args)).await,
         Verb::Swarm(verb) => swarm::run(common, progress, verb).await,
         Verb::Config(args) => config::run(common, args),
         Verb::Simulate(args) => simulate::run(common, args),

@@ -37,7 +37,8 @@ pub(crate) async fn create(reference: &ImageReference, args: &RegistryArgs) -> O
     created.map_err(|error| failure(format!("cannot write to {reference}"), &error))
 }
 
-fn client(reference: &ImageReference, args: &RegistryArgs) -> Outcome<RegistryClient> {
+/// A client of an image's registry.
+pub(crate) fn client(reference: &ImageReference, args: &RegistryArgs) -> Outcome<RegistryClient> {
     let plain_http = match reference {
         ImageReference::Registry(registry) if args.plain_http => {
             PlainHttp::Always(vec![registry.repo.host().to_string()])
@@ -51,6 +52,7 @@ fn client(reference: &ImageReference, args: &RegistryArgs) -> Outcome<RegistryCl
     let options = RegistryOptions {
         plain_http,
         credentials,
+        hosts_dirs: args.hosts_dir.clone(),
         deadline: args.retry_for.map_or(DEADLINE, Into::into),
         ..RegistryOptions::default()
     };
