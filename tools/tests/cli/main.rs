@@ -8,6 +8,7 @@
 
 mod convert;
 mod damage;
+mod deploy;
 mod diff;
 mod disk;
 mod errors;
