@@ -19,7 +19,7 @@ use crate::plain;
 pub(crate) fn clear_away(run_dir: &Path, is_stale: impl Fn(&str) -> bool) {
     let is_ours = |path: &Path| device_of(run_dir, path).is_some_and(&is_stale);
     let loops = loops(run_dir, &is_stale);
-    let numbers = nbd_devices(&is_ours);
+    let numbers = nbd_devices(is_ours);
     let ublks = ublk_devices(run_dir, &is_stale);
     let devices = block_devices(&loops, &numbers, &ublks);
     take_away(|entry| {
@@ -51,7 +51,7 @@ pub(crate) fn clear_away(run_dir: &Path, is_stale: impl Fn(&str) -> bool) {
 pub(crate) fn find(run_dir: &Path, is_stale: impl Fn(&str) -> bool) -> Vec<OrphanInfo> {
     let loops = loops(run_dir, &is_stale);
     let is_ours = |path: &Path| device_of(run_dir, path).is_some_and(&is_stale);
-    let numbers = nbd_devices(&is_ours);
+    let numbers = nbd_devices(is_ours);
     let mut found: Vec<OrphanInfo> = loops
         .iter()
         .map(|device| orphan("loop", device.path(), ""))

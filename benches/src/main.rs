@@ -265,31 +265,21 @@ fn main() -> Result<ExitCode> {
             output,
             ..
         } => {
-            take_down_on_signals()?;
-            let figures = swarm::measure(&swarm::Options {
+            let options = swarm::Options {
                 hosts,
                 link,
                 scenario,
                 runs,
                 work_len: usize::from(working_set) << 20,
-            })?;
-            if let SwarmOutput::Table = output {
-                print!("{}", swarm::table(&figures)?);
-                return Ok(ExitCode::SUCCESS);
-            }
-            figures
+            };
+            return measure_swarm(&options, output);
         }
         What::Transport {
             carriers,
             runs,
             output,
         } => {
-            let figures = transport::measure(&carriers, runs)?;
-            if let Form::Table = output {
-                print!("{}", transport::table(&figures));
-                return Ok(ExitCode::SUCCESS);
-            }
-            figures
+            return measure_transport(&carriers, runs, output);
         }
         What::Tracker {
             nodes,
@@ -314,6 +304,29 @@ fn main() -> Result<ExitCode> {
         }
     };
     println!("{figures:#}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure_swarm(options: &swarm::Options, output: SwarmOutput) -> Result<ExitCode> {
+    take_down_on_signals()?;
+    let figures = swarm::measure(options)?;
+    match output {
+        SwarmOutput::Table => print!("{}", swarm::table(&figures)?),
+        SwarmOutput::Json => println!("{figures:#}"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure_transport(
+    carriers: &[transport::Carrier],
+    runs: usize,
+    output: Form,
+) -> Result<ExitCode> {
+    let figures = transport::measure(carriers, runs)?;
+    match output {
+        Form::Table => print!("{}", transport::table(&figures)),
+        Form::Json => println!("{figures:#}"),
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -183,6 +183,7 @@ impl Guest {
 
 impl Report {
     /// Stops the test, and shows all that there is, unless the script succeeded.
+    #[must_use]
     pub fn expect_success(self) -> Self {
         assert!(
             self.code == 0,

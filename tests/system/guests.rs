@@ -190,7 +190,6 @@ fn boot_from(root: &Root, front_end: &str) {
         booting.join().expect("a guest")
     });
     let said = report.expect_success().text;
-    println!("{front_end}:\n{said}");
     assert!(said.contains("/dev/vda / erofs ro"), "{said}");
     assert!(said.contains("read-only"), "{said}");
     let sums: Vec<&str> = said
@@ -258,7 +257,6 @@ fn run_agent(root: &Root, kernel: &Kernel, body: &str) -> String {
     let host = root.registry.host();
     let port = host.rsplit(':').next().expect("a port");
     let said = guest.run(&agent_script(port, body), 150).expect_success();
-    println!("{}", said.text);
     said.text
 }
 

@@ -41,18 +41,18 @@ impl Scene {
         fs::read_to_string(self.config()).expect("the configuration")
     }
 
-    fn node<'a>(&'a self, config: &'a str, args: &[&'a str]) -> Vec<&'a str> {
+    fn node<'a>(config: &'a str, args: &[&'a str]) -> Vec<&'a str> {
         [&["node"], args, &["--config", config]].concat()
     }
 
     fn run(&self, args: &[&str]) -> String {
         let config = self.config().display().to_string();
-        tranship(&self.node(&config, args))
+        tranship(&Self::node(&config, args))
     }
 
     fn try_run(&self, args: &[&str]) -> (i32, String, String) {
         let config = self.config().display().to_string();
-        tranship_output(&self.node(&config, args))
+        tranship_output(&Self::node(&config, args))
     }
 
     fn shown(&self) -> String {

@@ -150,7 +150,7 @@ impl VhostUserServer {
             .shared
             .crew
             .spawn("vhost-listen".to_owned(), move || {
-                listen(&shared, &listener)
+                listen(&shared, &listener);
             })
             .map_err(listen_error)?;
         Ok(server)

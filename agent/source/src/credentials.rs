@@ -274,3 +274,5 @@ fn scopes(repo: &RepoRef) -> Vec<String> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::write_program;

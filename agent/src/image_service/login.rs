@@ -63,28 +63,32 @@ fn is_for(server: &str, repo: &RepoRef) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BufMut;
     use tranship_containerd::cri::ImageSpec;
 
     use super::*;
 
-    fn body(image: &str, auth: Option<AuthConfig>) -> Bytes {
+    fn body(image: &str, auth: impl Into<Option<AuthConfig>>) -> Bytes {
         let pull = PullImageRequest {
             image: Some(ImageSpec {
                 image: image.to_owned(),
                 ..ImageSpec::default()
             }),
-            auth,
+            auth: auth.into(),
             ..PullImageRequest::default()
         };
         let message = pull.encode_to_vec();
         let len = u32::try_from(message.len()).unwrap();
-        [&[0], &len.to_be_bytes()[..], &message].concat().into()
+        let mut body = vec![0];
+        body.put_u32(len);
+        body.extend(message);
+        body.into()
     }
 
-    fn auth(change: impl FnOnce(&mut AuthConfig)) -> Option<AuthConfig> {
+    fn auth(change: impl FnOnce(&mut AuthConfig)) -> AuthConfig {
         let mut auth = AuthConfig::default();
         change(&mut auth);
-        Some(auth)
+        auth
     }
 
     fn basic() -> Credential {
@@ -159,7 +163,7 @@ mod tests {
         let mut compressed = good.to_vec();
         compressed[0] = 1;
         assert!(of_pull(compressed.into()).is_none());
-        assert!(of_pull(body("h.example/a", None)).is_none());
+        assert!(of_pull(body("h.example/a", None::<AuthConfig>)).is_none());
         assert!(of_pull(body("h.example/a", auth(|_| {}))).is_none());
         let nonsense = auth(|auth| auth.auth = "?".to_owned());
         assert!(of_pull(body("h.example/a", nonsense)).is_none());

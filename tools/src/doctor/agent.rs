@@ -112,21 +112,28 @@ fn told(found: &mut Findings, status: &Status) {
 
 fn swarm(found: &mut Findings, status: &Status) {
     let swarm = &status.swarm;
-    match &swarm.tracker {
-        None => found.odd(
+    let all = swarm.trackers.join(", ");
+    let missing = swarm
+        .trackers
+        .len()
+        .saturating_sub(swarm.joined_count as usize);
+    if swarm.trackers.is_empty() {
+        found.odd(
             "it knows no tracker: all chunks come from registries",
             "set swarm.tracker and swarm.token_file, if there is to be a swarm",
-        ),
-        Some(tracker) if swarm.joined => found.good(format!(
-            "its tracker {tracker} has taken it, and it is connected with {} peers",
+        );
+    } else if swarm.joined && missing == 0 {
+        found.good(format!(
+            "its tracker {all} has taken it, and it is connected with {} peers",
             swarm.peer_count
-        )),
-        Some(tracker) => found.bad(
-            format!("its tracker {tracker} has not taken it"),
+        ));
+    } else {
+        found.bad(
+            format!("{missing} of its trackers have not taken it: {all}"),
             "check that the tracker runs and can be reached, and that swarm.token_file holds its join token; the agent's log has the reason",
-        ),
+        );
     }
-    if Path::new("/etc/tranship/agent.toml").exists() || swarm.tracker.is_some() {
+    if Path::new("/etc/tranship/agent.toml").exists() || !swarm.trackers.is_empty() {
         return;
     }
     found.odd(

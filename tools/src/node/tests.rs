@@ -54,7 +54,7 @@ SystemdCgroup = true
 "#;
 
 /// What containerd 2.1 shows by default, as far as it matters.
-const SHOWN_21: &str = r#"
+const SHOWN_21: &str = r"
 version = 3
 root = '/var/lib/containerd'
 imports = []
@@ -76,7 +76,7 @@ SystemdCgroup = true
 [[plugins.'io.containerd.transfer.v1.local'.unpack_config]]
 platform = 'linux/amd64'
 snapshotter = 'overlayfs'
-"#;
+";
 
 fn ground(version: &str, text: Option<&str>, shown: &str) -> (tempfile::TempDir, Ground) {
     let dir = tempfile::tempdir().unwrap();

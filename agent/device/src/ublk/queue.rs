@@ -112,7 +112,7 @@ pub(super) fn begin(
     for number in 0..worker_count.max(1) {
         let (shared, receiver) = (Arc::clone(&shared), Arc::clone(&receiver));
         crew.spawn(format!("ublk-{number}"), move || {
-            read_for(&shared, &receiver)
+            read_for(&shared, &receiver);
         })?;
     }
     let in_thread = Arc::clone(&shared);

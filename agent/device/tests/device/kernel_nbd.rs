@@ -35,7 +35,7 @@ fn has_driver() -> bool {
 
 fn options() -> KernelNbdOptions {
     KernelNbdOptions {
-        patience: Duration::from_secs(60),
+        patience: Duration::from_mins(1),
         stop_grace: Duration::from_secs(1),
         ..KernelNbdOptions::default()
     }

@@ -1,6 +1,5 @@
 //! Docker's configuration in the spellings that are found, and helpers that answer, fail and are missing.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::*;
@@ -22,8 +21,22 @@ fn config(dir: &Path, text: &str) -> Credentials {
 
 fn helper(dir: &Path, name: &str, script: &str) {
     let path = dir.join(format!("docker-credential-{name}"));
-    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&path, &format!("#!/bin/sh\n{script}\n"));
+}
+
+/// Writes a program by a process of its own: a file that this one had open for writing may be open in what another
+/// test starts just then, and cannot be run as long as it is.
+pub(crate) fn write_program(path: &Path, text: &str) {
+    let mut writer = std::process::Command::new("/bin/sh")
+        .args(["-c", "cat >\"$0\" && chmod 755 \"$0\""])
+        .arg(path)
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = writer.stdin.take().unwrap();
+    std::io::Write::write_all(&mut input, text.as_bytes()).unwrap();
+    drop(input);
+    assert!(writer.wait().unwrap().success());
 }
 
 async fn find(credentials: &Credentials, repo: &str) -> Credential {

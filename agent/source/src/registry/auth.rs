@@ -26,7 +26,7 @@ pub(super) use challenge::Challenge;
 const SLOTS_SWEPT_AT: usize = 1024;
 
 /// How many credentials are tried after the first was refused.
-const OTHERS_MAX: usize = 4;
+pub(super) const OTHERS_MAX: usize = 4;
 
 /// What a request needs to be allowed to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,6 +96,10 @@ impl Pass {
         self.kind
     }
 
+    fn is_one_of(&self, passes: &[Self]) -> bool {
+        passes.iter().any(|pass| pass.header == self.header)
+    }
+
     fn is_fresh(&self, now: Instant) -> bool {
         self.stale_at.is_none_or(|stale_at| now < stale_at)
     }
@@ -153,7 +157,7 @@ impl Auth {
         match (&slot.pass, &slot.challenge) {
             (Some(pass), Some(challenge)) if !pass.is_fresh(Instant::now()) => {
                 let challenge = challenge.clone();
-                slot.pass = self.fetch(endpoint, scope, &challenge, None).await?;
+                slot.pass = self.fetch(endpoint, scope, &challenge, &[]).await?;
             }
             _ => {}
         }
@@ -169,17 +173,19 @@ impl Auth {
             .filter(|pass| pass.is_fresh(Instant::now()))
     }
 
-    /// Gets a new pass after `refused` (or no pass) was not let in. False if there is nothing else to show.
+    /// Gets a new pass after those `refused` (or none) were not let in, for the time that `again` counts from 0. False if
+    /// there is nothing else to show.
     pub(super) async fn renew(
         &self,
         endpoint: &Endpoint,
         scope: &Scope,
         challenge: Option<Challenge>,
-        refused: Option<&Pass>,
+        refused: &[Pass],
+        again: usize,
     ) -> Result<bool, RegistryFailure> {
         let slot = self.slot(scope);
         let mut slot = slot.lock().await;
-        let is_refused = |pass: &Pass| refused.is_some_and(|refused| refused.header == pass.header);
+        let is_refused = |pass: &Pass| pass.is_one_of(refused);
         if let Some(pass) = &slot.pass
             && !is_refused(pass)
             && pass.is_fresh(Instant::now())
@@ -189,6 +195,11 @@ impl Auth {
         let Some(challenge) = challenge.or_else(|| slot.challenge.clone()) else {
             return Ok(false);
         };
+        // The token service has seen each credential; of those that go to the registry itself each is tried there.
+        let is_token = matches!(challenge, Challenge::Bearer { .. });
+        if again > 0 && is_token {
+            return Ok(false);
+        }
         let pass = self.fetch(endpoint, scope, &challenge, refused).await?;
         let is_new = pass.as_ref().is_some_and(|pass| !is_refused(pass));
         slot.challenge = Some(challenge);
@@ -202,7 +213,7 @@ impl Auth {
         endpoint: &Endpoint,
         scope: &Scope,
         challenge: &Challenge,
-        refused: Option<&Pass>,
+        refused: &[Pass],
     ) -> Result<Option<Pass>, RegistryFailure> {
         let mut tried = Vec::new();
         let mut last = None;
@@ -213,7 +224,7 @@ impl Auth {
             };
             let got = self.show(endpoint, scope, challenge, &credential).await;
             let is_refused = match &got {
-                Ok(Some(pass)) => refused.is_some_and(|refused| refused.header == pass.header),
+                Ok(Some(pass)) => pass.is_one_of(refused),
                 Ok(None) => false,
                 Err(failure) => failure.is_refusal(),
             };

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION};
 use reqwest::{Method, Url};
 
-use super::auth::{Auth, Challenge, Scope};
+use super::auth::{Auth, Challenge, OTHERS_MAX, Scope};
 use super::endpoint::{Endpoint, without_secrets};
 use super::error::RegistryFailure;
 use super::http::{HttpRequest, Response};
@@ -53,7 +53,7 @@ pub(super) async fn exchange(
     mut ask: Ask<'_>,
 ) -> Result<Response, RegistryFailure> {
     let mut url = ask.url.clone();
-    let mut renewed = false;
+    let (mut shown, mut renewals) = (Vec::new(), 0);
     let mut hops = 0;
     loop {
         let shows_pass = endpoint.is_at(&url);
@@ -77,15 +77,16 @@ pub(super) async fn exchange(
         };
         let response = endpoint.http(&url).send(request).await?;
         match response.status().as_u16() {
-            401 | 403 if shows_pass && !renewed => {
-                renewed = true;
+            401 | 403 if shows_pass && renewals <= OTHERS_MAX => {
+                shown.extend(pass);
                 let challenge = Challenge::of(response.headers());
                 if !auth
-                    .renew(endpoint, ask.scope, challenge, pass.as_ref())
+                    .renew(endpoint, ask.scope, challenge, &shown, renewals)
                     .await?
                 {
                     return Ok(response);
                 }
+                renewals += 1;
             }
             301 | 302 | 303 | 307 | 308 if is_read(&ask.method) => {
                 hops += 1;

@@ -107,11 +107,10 @@ impl Experience {
     ) -> RegistryFailure {
         let mirror = mirror.name();
         let error: &dyn std::error::Error = &failure;
-        match digest {
-            Some(digest) => {
-                tracing::warn!(mirror, %digest, error, "a mirror fails, others are asked");
-            }
-            None => tracing::warn!(mirror, error, "a mirror fails, others are asked"),
+        if let Some(digest) = digest {
+            tracing::warn!(mirror, %digest, error, "a mirror fails, others are asked");
+        } else {
+            tracing::warn!(mirror, error, "a mirror fails, others are asked");
         }
         self.put_aside(mirror, digest, &failure);
         failure

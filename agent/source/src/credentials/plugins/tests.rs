@@ -1,7 +1,6 @@
 //! Plugins that answer, that fail, that hang and that are asked by many at once.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::credentials::{Credentials, Secret};
@@ -30,8 +29,7 @@ impl Scene {
             format!("#!/bin/sh\ncd {dir}\necho \"$1 $WHO\" >>calls\ncat >question\n{script}\n");
         // A new file each time: one that is being run cannot be written.
         let (new, path) = (self.dir.path().join("new"), self.dir.path().join("plugin"));
-        fs::write(&new, text).unwrap();
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+        crate::credentials::write_program(&new, &text);
         fs::rename(new, path).unwrap();
     }
 

@@ -284,6 +284,6 @@ async fn a_changed_file_is_seen_and_a_broken_one_is_named() {
 /// Lets what was read grow old.
 async fn later() {
     tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(60)).await;
+    tokio::time::advance(Duration::from_mins(1)).await;
     tokio::time::resume();
 }

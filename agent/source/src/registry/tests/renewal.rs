@@ -1,7 +1,6 @@
 //! Credentials that end while they are in use, and are found anew: once, for all who read.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,8 +33,7 @@ echo "{{\"kind\":\"CredentialProviderResponse\",\"apiVersion\":\"credentialprovi
     let port = host.rsplit_once(':').unwrap().1;
     fs::write(dir.join("config.json"), config.replace("PORT", port)).unwrap();
     let program = dir.join("plugin");
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    crate::credentials::write_program(&program, &script);
     Plugins::read(&dir.join("config.json"), dir).unwrap()
 }
 
