@@ -62,7 +62,9 @@ impl Containerd {
         fs::create_dir_all(&folder).expect("a folder");
         fs::write(
             folder.join("hosts.toml"),
-            format!("server = \"http://{host}\"\n"),
+            format!(
+                "server = \"http://{host}\"\n[host.\"http://{host}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
+            ),
         )
         .expect("a configuration");
     }

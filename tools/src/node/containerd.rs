@@ -59,13 +59,13 @@ impl Containerd {
 
     /// What it makes of a configuration, with all defaults; a file that is not there is empty.
     pub(crate) fn effective(&self, config: &Path) -> Outcome<Effective> {
-        let args = [
-            Path::new("--config"),
-            config,
-            Path::new("config"),
-            Path::new("dump"),
-        ];
-        let output = self.run(&args)?;
+        let is_there = config.exists();
+        let (option, of) = (Path::new("--config"), Path::new("config"));
+        let output = if is_there {
+            self.run(&[option, config, of, Path::new("dump")])?
+        } else {
+            self.run(&[of, Path::new("default")])?
+        };
         let told = String::from_utf8_lossy(&output.stderr);
         if !output.status.success() {
             let failure = self.failure(&format!("does not take {}", config.display()));
