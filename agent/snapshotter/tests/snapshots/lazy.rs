@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tranship_containerd::types::Mount;
 use tranship_snapshotter::{Kind, SnapshotError, Snapshotter};
 
 use crate::fake::{Fake, LAZY, folders, plain, unpacking};
@@ -128,6 +129,35 @@ async fn an_unpacked_layer_stands_on_a_lazy_one() {
         .find_map(|option| option.strip_prefix("upperdir="));
     let lower = format!("lowerdir={}:{}", files.unwrap(), target.display());
     assert!(rootfs[0].options.contains(&lower));
+}
+
+/// Docker puts a layer with a few files of its own between an image and each of its containers.
+#[tokio::test]
+async fn dockers_layer_between_an_image_and_a_container_is_written_and_stood_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fake, snapshotter) = open(&dir);
+    let one = pull(&snapshotter, "sha256:1", "", &format!("{LAZY}app")).await;
+    let init = plain("moby/3/box-init", &one);
+    let init = snapshotter.prepare(init).await.unwrap();
+    let option = |mounts: &[Mount], key: &str| {
+        let options = mounts[0].options.iter();
+        let mut found = options.filter_map(|option| option.strip_prefix(key));
+        found.next().unwrap().to_owned()
+    };
+    let target = fake.attached.lock().unwrap().keys().next().unwrap().clone();
+    let target = target.display().to_string();
+    assert_eq!(option(&init, "lowerdir="), target);
+    let commit = snapshotter.commit("moby/3/box-init", "moby/4/box-init", "", [].into());
+    commit.await.unwrap();
+    let rootfs = snapshotter.prepare(plain("moby/5/box", "moby/4/box-init"));
+    let rootfs = rootfs.await.unwrap();
+    let lower = format!("{}:{target}", option(&init, "upperdir="));
+    assert_eq!(option(&rootfs, "lowerdir="), lower);
+    for name in ["moby/5/box", "moby/4/box-init", &one] {
+        snapshotter.remove(name).await.unwrap();
+    }
+    snapshotter.clean_up().await.unwrap();
+    assert!(folders(dir.path()).is_empty() && fake.attached.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
