@@ -282,9 +282,14 @@ impl Devices {
     pub(super) async fn give_up(&self, slot: &Slot, work: &mut Work) {
         self.take_down(slot, work, true).await;
         work.record = None;
-        let (dir, outcome) = (self.device_dir(&slot.id), self.records.remove(&slot.id));
+        self.forget(&slot.id);
+    }
+
+    /// Forgets a device of which nothing is in the kernel any more.
+    pub(super) fn forget(&self, id: &str) {
+        let (dir, outcome) = (self.device_dir(id), self.records.remove(id));
         if let Err(error) = outcome {
-            tracing::warn!(device = slot.id, %error, "the record of a detached device stays");
+            tracing::warn!(device = id, %error, "the record of a detached device stays");
         }
         plain::remove(&dir);
         numbered::forget(&dir);

@@ -34,6 +34,10 @@ impl Devices {
                 return;
             }
         };
+        // One that nobody has is left of a crash in the middle of giving it up.
+        let (records, unused): (Vec<_>, Vec<_>) = records
+            .into_iter()
+            .partition(|(_, record)| record.use_count > 0);
         let (run_dir, keeping) = (self.run_dir.clone(), Arc::clone(&self.keeping));
         let known: Vec<String> = records.iter().map(|(id, _)| id.clone()).collect();
         let clearing = move || {
@@ -72,6 +76,9 @@ impl Devices {
                 error = &error as &dyn std::error::Error,
                 "what an earlier run left standing stays"
             );
+        }
+        for (id, _) in unused {
+            self.forget(&id);
         }
         let mut tried = Vec::new();
         for (id, record) in records {

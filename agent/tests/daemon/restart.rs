@@ -110,6 +110,25 @@ fn device_that_could_not_come_back_can_be_taken_away_with_its_mounts() {
 }
 
 #[test]
+fn device_that_nobody_has_any_more_does_not_come_back() {
+    let (registry, image) = (Registry::start(), Image::new());
+    let reference = image.push(&registry);
+    let mut daemon = Daemon::start("");
+    let device = daemon.attach(&reference, FrontEndChoice::FuseLoop);
+    daemon.kill();
+    // As a crash left it that came between the last detach and the end of the device.
+    let path = daemon.path(&format!("state/devices/{}.json", device.id));
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    record["use_count"] = 0.into();
+    fs::write(&path, record.to_string()).unwrap();
+    daemon.restart();
+    assert_eq!(daemon.must(daemon.client().devices()), []);
+    assert_eq!(daemon.must(daemon.client().orphans()), []);
+    assert!(!path.exists());
+    daemon.attach(&reference, FrontEndChoice::FuseLoop);
+}
+
+#[test]
 fn nothing_present_is_fetched_again_after_a_kill() {
     let (registry, image) = (Registry::start(), Image::new());
     let reference = image.push(&registry);
