@@ -1,7 +1,7 @@
 //! The kubelet's calls about images, passed on to containerd, and what is learnt of them: credentials.
 //!
 //! The kubelet gives a pod's credentials to the runtime and to nobody else. With `--image-service-endpoint` it calls us for images;
-//! containerd answers each call, byte for byte, also calls that are newer than we are. If we are away the kubelet cannot pull, and
+//! containerd answers each call, byte for byte, also calls that are newer than we are; `v1alpha2` of the interface passes as `v1` does. If we are away the kubelet cannot pull, and
 //! what runs is none the worse.
 
 mod login;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tranship_containerd::tonic::transport::Server;
 use tranship_source::Learnt;
 
-use relay::Relay;
+use relay::{Before, Current, Relay};
 
 /// Answers the kubelet on `listener` with what containerd says at its socket, until `stop`. containerd need not be there yet.
 pub(crate) async fn serve(
@@ -27,8 +27,10 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) -> io::Result<()> {
     let containerd = tranship_containerd::connect_lazily(containerd).map_err(io::Error::other)?;
+    let relay = Relay::new(containerd, learnt);
     Server::builder()
-        .add_service(Relay::new(containerd, learnt))
+        .add_service(Current(relay.clone()))
+        .add_service(Before(relay))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
             stop.cancelled().await;
         })

@@ -19,8 +19,11 @@ use tranship_source::Learnt;
 
 use super::login;
 
-/// The call that brings credentials.
-const PULL: &str = "/runtime.v1.ImageService/PullImage";
+/// The call that brings credentials, in each version of the interface: their messages are the same.
+const PULLS: [&str; 2] = [
+    "/runtime.v1.ImageService/PullImage",
+    "/runtime.v1alpha2.ImageService/PullImage",
+];
 
 /// The longest pull, or answer to one, in bytes: the kubelet's own bound.
 const PULL_LEN_MAX: usize = 16 << 20;
@@ -38,7 +41,7 @@ impl Relay {
     }
 
     async fn answer(mut self, request: Request<Body>) -> Result<Response<Body>, Status> {
-        if request.uri().path() == PULL {
+        if PULLS.contains(&request.uri().path()) {
             return self.pull(request).await;
         }
         self.pass_on(request).await
@@ -118,11 +121,23 @@ fn whole(body: bytes::Bytes, trailers: Option<HeaderMap>) -> Body {
     Body::new(Full::new(body).with_trailers(async move { trailers.map(Ok::<_, Infallible>) }))
 }
 
-impl NamedService for Relay {
+/// The relay under the interface's name.
+#[derive(Clone, Debug)]
+pub(super) struct Current(pub(super) Relay);
+
+/// The same under the name that kubelets before 1.26 may ask for.
+#[derive(Clone, Debug)]
+pub(super) struct Before(pub(super) Relay);
+
+impl NamedService for Current {
     const NAME: &'static str = "runtime.v1.ImageService";
 }
 
-impl Service<Request<Body>> for Relay {
+impl NamedService for Before {
+    const NAME: &'static str = "runtime.v1alpha2.ImageService";
+}
+
+impl Service<Request<Body>> for Current {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = BoxFuture<Self::Response, Self::Error>;
@@ -133,10 +148,24 @@ impl Service<Request<Body>> for Relay {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let relay = self.clone();
+        let relay = self.0.clone();
         Box::pin(async move {
             let answer = relay.answer(request).await;
             Ok(answer.unwrap_or_else(Status::into_http))
         })
+    }
+}
+
+impl Service<Request<Body>> for Before {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Self::Error>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Current(self.0.clone()).call(request)
     }
 }

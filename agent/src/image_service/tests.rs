@@ -1,6 +1,7 @@
 //! The kubelet on one side, a runtime that notes what it is asked on the other.
 
 use std::sync::Mutex;
+use std::task::{Context, Poll};
 
 use tranship_containerd::cri::image_service_client::ImageServiceClient;
 use tranship_containerd::cri::image_service_server::{ImageService, ImageServiceServer};
@@ -8,6 +9,9 @@ use tranship_containerd::cri::{
     AuthConfig, FilesystemUsage, ImageFsInfoRequest, ImageFsInfoResponse, ImageSpec,
     PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse,
 };
+use tranship_containerd::tonic::body::Body;
+use tranship_containerd::tonic::codegen::{BoxFuture, Service, http};
+use tranship_containerd::tonic::server::NamedService;
 use tranship_containerd::tonic::transport::Channel;
 use tranship_containerd::tonic::{Code, Request, Response, Status, async_trait};
 use tranship_source::{Credential, Credentials, Secret};
@@ -56,6 +60,40 @@ impl ImageService for Runtime {
     }
 }
 
+/// A client, or a server, whose calls have the names of the interface's earlier version.
+#[derive(Clone)]
+struct Renamed<S> {
+    inner: S,
+    from: &'static str,
+    to: &'static str,
+}
+
+impl<S> NamedService for Renamed<S> {
+    const NAME: &'static str = "runtime.v1alpha2.ImageService";
+}
+
+impl<S> Service<http::Request<Body>> for Renamed<S>
+where
+    S: Service<http::Request<Body>>,
+    S::Future: Send + 'static,
+    S::Response: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BoxFuture<S::Response, S::Error>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let named = request.uri().to_string().replace(self.from, self.to);
+        *request.uri_mut() = named.parse().unwrap();
+        Box::pin(self.inner.call(request))
+    }
+}
+
 struct Scene {
     dir: tempfile::TempDir,
     runtime: Runtime,
@@ -94,7 +132,12 @@ impl Scene {
         let (runtime, stop) = (self.runtime.clone(), self.stop.clone());
         tokio::spawn(async move {
             Server::builder()
-                .add_service(ImageServiceServer::new(runtime))
+                .add_service(ImageServiceServer::new(runtime.clone()))
+                .add_service(Renamed {
+                    inner: ImageServiceServer::new(runtime),
+                    from: "/runtime.v1alpha2.",
+                    to: "/runtime.v1.",
+                })
                 .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
                     stop.cancelled().await;
                 })
@@ -179,4 +222,24 @@ async fn what_a_pull_failed_with_is_forgotten() {
         known(Arc::clone(&scene.learnt)).await,
         Credential::Anonymous
     );
+}
+
+#[tokio::test]
+async fn a_kubelet_of_the_version_before_is_understood_as_well() {
+    let (scene, _) = Scene::new().await;
+    scene.start_runtime();
+    let ours = scene.dir.path().join("ours.sock");
+    let mut kubelet = ImageServiceClient::new(Renamed {
+        inner: tranship_containerd::connect(&ours).await.unwrap(),
+        from: "/runtime.v1.",
+        to: "/runtime.v1alpha2.",
+    });
+    let info = kubelet.image_fs_info(ImageFsInfoRequest {}).await.unwrap();
+    assert_eq!(info.into_inner().image_filesystems.len(), 1);
+    kubelet.pull_image(pull("hunter2")).await.unwrap();
+    let good = Credential::Basic {
+        username: "u".to_owned(),
+        password: Secret::new("hunter2"),
+    };
+    assert_eq!(known(Arc::clone(&scene.learnt)).await, good);
 }
