@@ -259,6 +259,15 @@ impl Credentials {
             None => Ok(Credential::Anonymous),
         }
     }
+
+    /// When a credential for `repo` should be looked up anew although it is still good; `None` where nobody says how long it is.
+    pub(crate) async fn renew_at(
+        &self,
+        repo: &RepoRef,
+        credential: &Credential,
+    ) -> Option<tokio::time::Instant> {
+        self.0.plugins.as_ref()?.renew_at(repo, credential).await
+    }
 }
 
 /// `host/a/b`, `host/a`, `host`: from the most specific to the least.

@@ -89,6 +89,28 @@ impl Plugins {
             _ => Ok(found),
         }
     }
+
+    /// When the plugin that gave a credential is to be asked anew.
+    pub(super) async fn renew_at(
+        &self,
+        repo: &RepoRef,
+        credential: &Credential,
+    ) -> Option<Instant> {
+        let now = Instant::now();
+        for plugin in &self.plugins {
+            if !plugin.provider.is_for(repo) {
+                continue;
+            }
+            let slot = plugin.slot(repo.host());
+            let slot = slot.lock().await;
+            let known = slot.known(repo, now).or_else(|| plugin.known_for_all(now));
+            let gave = |known: &Arc<Answer>| known.credentials(repo).contains(credential);
+            if let Some(known) = known.filter(gave) {
+                return Some(known.stale_at());
+            }
+        }
+        None
+    }
 }
 
 impl Plugin {

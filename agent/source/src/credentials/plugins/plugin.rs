@@ -83,6 +83,11 @@ impl Answer {
         now < self.stale_at
     }
 
+    /// From when on the plugin is asked again.
+    pub(super) fn stale_at(&self) -> Instant {
+        self.stale_at
+    }
+
     pub(super) fn is_good(&self, now: Instant) -> bool {
         now < self.ends_at
     }

@@ -7,7 +7,8 @@ use reqwest::{Method, Url};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{Challenge, Kind, Pass, basic_value, pass};
+use super::pass::basic_value;
+use super::{Challenge, Kind, Pass};
 use crate::credentials::Credential;
 use crate::registry::answer;
 use crate::registry::endpoint::{self, Endpoint};
@@ -25,6 +26,9 @@ const LIFE_MAX: Duration = Duration::from_hours(24);
 
 /// The most that a token is given up before its end, so that it does not expire on its way.
 const MARGIN_MAX: Duration = Duration::from_secs(10);
+
+/// The most that the next one is asked for before a token is given up: enough for a service that has to be asked twice.
+const EARLY_MAX: Duration = Duration::from_mins(1);
 
 /// The longest answer of a token service, in bytes; tokens with many grants grow to tens of kilobytes.
 const ANSWER_LEN_MAX: u64 = 1 << 20;
@@ -97,8 +101,8 @@ pub(super) async fn fetch(
             let mut request = HttpRequest::new(Method::GET, url);
             if let Credential::Basic { username, password } = credential {
                 let value = basic_value(username, password.reveal());
-                let header = pass(&value, Kind::Secret, None)?;
-                request.headers.insert(AUTHORIZATION, header.header);
+                let pass = Pass::new(&value, Kind::Secret)?;
+                request.headers.insert(AUTHORIZATION, pass.header().clone());
             }
             request
         }
@@ -143,11 +147,9 @@ fn read(bytes: &[u8], kind: Kind, asked_at: Instant) -> Result<Pass, RegistryFai
         .map_or(DEFAULT_LIFE, Duration::from_secs)
         .min(LIFE_MAX);
     let margin = (life / 10).min(MARGIN_MAX);
-    pass(
-        &format!("Bearer {token}"),
-        kind,
-        Some(asked_at + life.saturating_sub(margin)),
-    )
+    let stale_at = asked_at + life.saturating_sub(margin);
+    let pass = Pass::new(&format!("Bearer {token}"), kind)?;
+    Ok(pass.until(stale_at, (life / 5).min(EARLY_MAX)))
 }
 
 fn encode_form(base: &Url, pairs: &[(&str, &str)]) -> String {
@@ -164,12 +166,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn tokens_go_stale_shortly_before_they_expire() {
         let now = Instant::now();
-        for (json, fresh_for) in [
-            (r#"{"token":"t"}"#, 54),
-            (r#"{"access_token":"t","expires_in":300}"#, 290),
-            (r#"{"token":"t","access_token":"u","expires_in":10}"#, 9),
+        for (json, left_for, fresh_for) in [
+            (r#"{"token":"t"}"#, 42, 54),
+            (r#"{"access_token":"t","expires_in":300}"#, 230, 290),
+            (r#"{"token":"t","access_token":"u","expires_in":10}"#, 7, 9),
             (
                 r#"{"token":"t","expires_in":18446744073709551615}"#,
+                24 * 60 * 60 - 70,
                 24 * 60 * 60 - 10,
             ),
         ] {
@@ -183,6 +186,8 @@ mod tests {
                 !pass.is_fresh(now + Duration::from_secs(fresh_for)),
                 "{json}"
             );
+            let is_due = |after| pass.is_due(now + Duration::from_secs(after));
+            assert_eq!((is_due(left_for - 1), is_due(left_for)), (false, true));
         }
     }
 

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use axum::response::Response;
 use bytes::Bytes;
@@ -15,6 +15,8 @@ use crate::credentials::{Credential, Credentials, Learnt, Plugins, Secret};
 use crate::registry::{RegistryClient, RegistryOptions};
 
 const RANGE: ByteRange = ByteRange { start: 10, end: 20 };
+/// How long a busy machine may take for what is done behind.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A plugin that counts its calls and gives what lies in `password`.
 fn plugins(dir: &Path) -> Plugins {
@@ -80,7 +82,7 @@ async fn a_plugin_is_asked_once_for_all_whose_credentials_ended() {
 
     is_new.store(true, Ordering::Relaxed);
     fs::write(dir.path().join("password"), "new").unwrap();
-    later().await;
+    later(Duration::from_secs(30)).await;
     let reads = (0..20).map(|_| {
         let (client, repo) = (client.clone(), server.repo());
         tokio::spawn(async move { client.blob_range(&repo, &digest, RANGE).await })
@@ -153,8 +155,133 @@ async fn a_redirect_to_another_host_shows_it_nothing() {
     }
 }
 
-async fn later() {
+/// A token service whose first token is good for a minute, and that keeps whoever asks for another waiting, or not; the registry takes all.
+struct Service {
+    blob: Bytes,
+    issued: AtomicU64,
+    keeps_waiting: bool,
+}
+
+impl Service {
+    async fn start(blob: Bytes, keeps_waiting: bool) -> Server {
+        let service = Self {
+            blob,
+            issued: AtomicU64::new(0),
+            keeps_waiting,
+        };
+        Server::start_knowing_host(move |host, seen| service.play(host, seen)).await
+    }
+
+    fn play(&self, host: &str, seen: &Seen) -> Play {
+        if seen.path == "/token" {
+            let number = self.issued.fetch_add(1, Ordering::SeqCst) + 1;
+            if self.keeps_waiting && number > 1 {
+                return Play::Hang;
+            }
+            let token = format!(r#"{{"token":"token-{number}","expires_in":60}}"#);
+            return answer(200, token).into();
+        }
+        let challenge = format!(r#"Bearer realm="http://{host}/token""#);
+        match seen.authorization() {
+            None => answer_with(401, &[("www-authenticate", &challenge)], "").into(),
+            Some(_) => serve(&self.blob, seen).into(),
+        }
+    }
+}
+
+/// What was shown for the blob, in order.
+fn shown(server: &Server) -> Vec<Option<String>> {
+    let seen = server.seen().into_iter();
+    let blobs = seen.filter(|seen| seen.path.contains("/blobs/"));
+    blobs
+        .map(|seen| seen.authorization().map(str::to_owned))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_token_that_is_about_to_expire_is_renewed_while_nobody_waits() {
+    let (bytes, digest) = blob(100);
+    let server = Service::start(bytes, true).await;
+    let client = client_with(Credentials::anonymous().with(&server.host, user()));
+    let read = async || {
+        let part = client.blob_range(&server.repo(), &digest, RANGE).await;
+        part.unwrap();
+    };
+    read().await;
+    later(Duration::from_secs(40)).await;
+    read().await;
+    assert_eq!(server.count("/token"), 1, "it is good for long enough");
+    // From the 42nd second on the next one is asked for, and the service says nothing: nobody notices, and nobody asks again.
+    later(Duration::from_secs(4)).await;
+    let begun = Instant::now();
+    while server.count("/token") < 2 {
+        assert!(begun.elapsed() < PATIENCE);
+        read().await;
+    }
+    futures::future::join_all((0..20).map(|_| read())).await;
+    assert_eq!(server.count("/token"), 2);
+    let old = Some("Bearer token-1".to_owned());
+    assert!(shown(&server).iter().skip(1).all(|shown| *shown == old));
+}
+
+#[tokio::test]
+async fn the_next_token_takes_the_place_of_the_old_one_before_that_expires() {
+    let (bytes, digest) = blob(100);
+    let server = Service::start(bytes, false).await;
+    let client = client_with(Credentials::anonymous().with(&server.host, user()));
+    for number in 1..5 {
+        let token = Some(format!("Bearer token-{number}"));
+        let begun = Instant::now();
+        while shown(&server).last() != Some(&token) {
+            assert!(begun.elapsed() < PATIENCE, "{token:?}");
+            let part = client.blob_range(&server.repo(), &digest, RANGE).await;
+            part.unwrap();
+        }
+        later(Duration::from_secs(45)).await;
+    }
+    assert_eq!(server.count("/token"), 4);
+    let none = shown(&server).into_iter().filter(Option::is_none);
+    assert_eq!(
+        none.count(),
+        1,
+        "the first alone had to be told what to show"
+    );
+}
+
+#[tokio::test]
+async fn what_a_plugin_gave_is_renewed_before_a_registry_refuses_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bytes, digest) = blob(100);
+    let server = Server::start(move |seen| match seen.authorization() {
+        Some(_) => serve(&bytes, seen),
+        None => answer_with(401, &[("www-authenticate", "Basic realm=\"registry\"")], ""),
+    })
+    .await;
+    fs::write(dir.path().join("host"), &server.host).unwrap();
+    fs::write(dir.path().join("password"), "old").unwrap();
+    let client = client_with(Credentials::anonymous().with_plugins(plugins(dir.path())));
+    let read = async || {
+        let part = client.blob_range(&server.repo(), &digest, RANGE).await;
+        part.unwrap();
+    };
+    read().await;
+    fs::write(dir.path().join("password"), "new").unwrap();
+    later(Duration::from_mins(54)).await;
+    read().await;
+    // An hour, less the five minutes that it is asked before.
+    later(Duration::from_mins(2)).await;
+    let new = Some("Basic dTpuZXc=".to_owned());
+    let begun = Instant::now();
+    while shown(&server).last() != Some(&new) {
+        assert!(begun.elapsed() < PATIENCE);
+        read().await;
+    }
+    let calls = fs::read_to_string(dir.path().join("calls")).unwrap();
+    assert_eq!(calls.lines().count(), 2);
+}
+
+async fn later(after: Duration) {
     tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(30)).await;
+    tokio::time::advance(after).await;
     tokio::time::resume();
 }
