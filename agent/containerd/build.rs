@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "containerd/diff.proto",
         "containerd/images.proto",
         "containerd/leases.proto",
+        "containerd/namespaces.proto",
         "containerd/snapshots.proto",
         "containerd/version.proto",
         "cri/runtime.proto",

@@ -15,7 +15,8 @@ mod pull;
 mod swarm;
 
 pub(crate) use node::{
-    DoctorArgs, NodeArgs, NodeInstallArgs, NodeStatusArgs, NodeUninstallArgs, NodeVerb,
+    DoctorArgs, DoctorTrackerArgs, NodeArgs, NodeInstallArgs, NodeStatusArgs, NodeUninstallArgs,
+    NodeVerb,
 };
 pub(crate) use pull::PullArgs;
 pub(crate) use swarm::{SwarmImageArgs, SwarmPeerArgs, SwarmSeedArgs, SwarmVerb, TrackerArgs};

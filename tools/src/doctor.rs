@@ -6,8 +6,10 @@
 mod agent;
 mod containerd;
 mod finding;
+mod images;
 mod kernel;
 mod registry;
+mod tracker;
 
 use comfy_table::Cell;
 use serde::Serialize;
@@ -33,7 +35,13 @@ pub(crate) async fn run(common: &Common, args: &DoctorArgs) -> Outcome {
         .unwrap_or_default();
     let node = Box::pin(status::find(&args.status)).await;
     findings.extend(containerd::look(&args.status, &node));
-    findings.extend(Box::pin(agent::look(&args.agent)).await);
+    if node.known == Some(true) {
+        let (socket, name) = (&args.status.address, &args.status.node.snapshotter);
+        findings.extend(Box::pin(images::look(socket, name)).await);
+    }
+    let (told, status) = Box::pin(agent::look(&args.agent)).await;
+    findings.extend(told);
+    findings.extend(Box::pin(tracker::look(&args.tracker, status.as_ref())).await);
     for reference in &args.references {
         findings.extend(Box::pin(registry::look(reference, &args.registry)).await);
     }

@@ -58,12 +58,17 @@ fn banned(
 
 /// A client of the tracker that the command line names, with the operator token if there is one.
 fn client(args: &TrackerArgs) -> Outcome<Client> {
-    let token = match &args.token_file {
+    client_of(&args.tracker, args.token_file.as_deref())
+}
+
+/// The same of one at `url`.
+pub(crate) fn client_of(url: &str, token_file: Option<&Path>) -> Outcome<Client> {
+    let token = match token_file {
         Some(path) => Some(token(path)?),
         // Not there, or not ours to read: the tracker says whether it matters.
         None => token(Path::new(DEFAULT_OPERATOR_TOKEN)).ok(),
     };
-    Client::new(&args.tracker, token).map_err(|error| failure("cannot ask the tracker", &error))
+    Client::new(url, token).map_err(|error| failure("cannot ask the tracker", &error))
 }
 
 fn token(path: &Path) -> Outcome<JoinToken> {
@@ -76,7 +81,7 @@ fn token(path: &Path) -> Outcome<JoinToken> {
 }
 
 /// A call's error as a failure: the HTTP status decides the exit code.
-fn failure(what: &str, error: &ClientError) -> Failure {
+pub(crate) fn failure(what: &str, error: &ClientError) -> Failure {
     let exit = match error {
         ClientError::Url { .. } => Exit::Usage,
         ClientError::Unreachable { .. } => Exit::Unavailable,

@@ -22,6 +22,8 @@ pub const DEFAULT_OPERATOR_TOKEN: &str = "/var/lib/tranship-tracker/operator-tok
 const MAX_BODY_LEN: usize = 64 << 20;
 /// A connection stands within this.
 const CONNECT: Duration = Duration::from_secs(5);
+/// Whether it is ready is said within this.
+const READY: Duration = Duration::from_secs(10);
 /// An answer comes within this; an order to the seed waits for the registry.
 const ANSWER: Duration = Duration::from_mins(2);
 
@@ -132,6 +134,26 @@ impl Client {
             base,
             operator,
         })
+    }
+
+    /// Whether it is ready: anybody may ask, and nothing is said but that.
+    pub async fn ready(&self) -> Result<(), ClientError> {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push("readyz");
+        }
+        let unreachable = |source| ClientError::Unreachable {
+            url: self.base.to_string(),
+            source,
+        };
+        // The token is for calls that want it.
+        let response = self.http.get(url).timeout(READY).send().await;
+        let response = response.map_err(unreachable)?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        Err(refused(status, &[]))
     }
 
     /// Everything at one moment.

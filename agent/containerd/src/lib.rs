@@ -56,6 +56,13 @@ pub mod containerd {
                 tonic::include_proto!("containerd.services.leases.v1");
             }
         }
+        /// Who shares it.
+        pub mod namespaces {
+            /// Version 1.
+            pub mod v1 {
+                tonic::include_proto!("containerd.services.namespaces.v1");
+            }
+        }
         /// Root filesystems.
         pub mod snapshots {
             /// Version 1.
@@ -86,5 +93,5 @@ pub mod cri {
     tonic::include_proto!("runtime.v1");
 }
 
-pub use containerd::services::{content, diff, images, leases, snapshots, version};
+pub use containerd::services::{content, diff, images, leases, namespaces, snapshots, version};
 pub use containerd::types;

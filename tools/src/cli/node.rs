@@ -98,5 +98,18 @@ pub(crate) struct DoctorArgs {
     #[command(flatten)]
     pub(crate) agent: AgentArgs,
     #[command(flatten)]
+    pub(crate) tracker: DoctorTrackerArgs,
+    #[command(flatten)]
     pub(crate) registry: RegistryArgs,
+}
+
+/// Which trackers the doctor asks.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DoctorTrackerArgs {
+    /// HTTP address of a tracker that is asked how it stands, and whether it has this node [may be given several times]
+    #[arg(long = "tracker", value_name = "URL", env = "TRANSHIP_TRACKER")]
+    pub(crate) trackers: Vec<String>,
+    /// File with the operator token, which a tracker that is not on this machine wants [default: the tracker's own, if it is]
+    #[arg(long, value_name = "FILE", env = "TRANSHIP_OPERATOR_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
 }

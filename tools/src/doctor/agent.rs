@@ -9,13 +9,16 @@ use crate::agent::client;
 use crate::cli::AgentArgs;
 use crate::output::size;
 
-pub(super) async fn look(args: &AgentArgs) -> Vec<Finding> {
+/// What was found, and all that the agent told.
+pub(super) async fn look(args: &AgentArgs) -> (Vec<Finding>, Option<Status>) {
     let mut found = Findings::of("agent");
     let client = client(args);
+    let mut known = None;
     match client.status().await {
         Ok(status) => {
             told(&mut found, &status);
             swarm(&mut found, &status);
+            known = Some(status);
             match client.orphans().await {
                 Ok(orphans) if orphans.is_empty() => found.good("nothing is left over in the kernel"),
                 Ok(orphans) => found.bad(
@@ -41,7 +44,7 @@ pub(super) async fn look(args: &AgentArgs) -> Vec<Finding> {
             "start it (systemctl start tranship-agent), or name its control socket with --agent",
         ),
     }
-    found.all()
+    (found.all(), known)
 }
 
 fn told(found: &mut Findings, status: &Status) {

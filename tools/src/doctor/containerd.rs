@@ -71,7 +71,7 @@ fn configuration(found: &mut Findings, args: &NodeStatusArgs, status: &NodeStatu
         return;
     };
     let name = &args.node.snapshotter;
-    let tells = if version.is_since(2, 1) {
+    let tells = if version.is_since(2, 1) && !effective.pulls_itself() {
         unpacks(&effective, name)
             && effective.text(&[
                 "proxy_plugins",
