@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::containerd::{Containerd, Effective};
 use super::document;
 use super::plan::{Change, Ground, Plan};
+use super::remark;
 use super::settings::Setting;
 use crate::failure::{Exit, Explain, Failure, Outcome};
 
@@ -62,9 +63,13 @@ pub(super) fn check(containerd: &Containerd, ground: &Ground, plan: &Plan) -> Ou
     compare(&ground.effective, &after, &plan.settings)
 }
 
-/// Puts the files in place. What the configuration was stays beside it.
+/// Puts the files in place. What the configuration was before anything in it was ours stays beside it.
 pub(super) fn write(containerd: &Containerd, ground: &Ground, plan: &Plan) -> Outcome {
-    if let Some(text) = &ground.text {
+    let is_untouched = |text: &&String| {
+        let drop_in = ground.drop_in_path().display().to_string();
+        !text.contains(remark::MARK) && !text.contains(&drop_in)
+    };
+    if let Some(text) = ground.text.as_ref().filter(is_untouched) {
         let mut kept = ground.config.as_os_str().to_owned();
         kept.push(".before-tranship");
         write_file(Path::new(&kept), text, mode(&ground.config))?;

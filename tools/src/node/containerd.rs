@@ -119,6 +119,26 @@ impl Effective {
         self.get(path)?.as_str()
     }
 
+    /// Whether a containerd of 2.1 or later pulls pods' images by itself, as before, and not by its transfer service: because it is told so, or
+    /// because of settings that only the old way has.
+    pub(crate) fn pulls_itself(&self) -> bool {
+        let [plugins, images] = ["plugins", "io.containerd.cri.v1.images"];
+        let of_images = |key| self.get(&[plugins, images, key]);
+        let is = |key, wanted: bool| of_images(key).and_then(Value::as_bool) == Some(wanted);
+        let has = |key| {
+            let table = self.get(&[plugins, images, "registry", key]);
+            let table = table.and_then(Value::as_table);
+            table.is_some_and(|table| !table.is_empty())
+        };
+        let downloads = of_images("max_concurrent_downloads").and_then(Value::as_integer);
+        is("use_local_image_pull", true)
+            || is("disable_snapshot_annotations", false)
+            || is("discard_unpacked_layers", true)
+            || is("image_pull_with_sync_fs", true)
+            || downloads.is_some_and(|count| count != 3)
+            || ["mirrors", "configs", "auths"].into_iter().any(has)
+    }
+
     /// Each value that is no table, with its path.
     pub(crate) fn leaves(&self) -> Vec<(Vec<String>, &Value)> {
         let mut found = Vec::new();

@@ -102,26 +102,59 @@ fn restore_table(table: &mut dyn TableLike) -> bool {
     took_any
 }
 
-/// Adds a file to `imports`, if it is not among them.
+/// Adds a file to `imports`, if it is not among them. A list that holds nothing else is marked as ours.
 pub(super) fn import(document: &mut DocumentMut, file: &str) -> Result<(), Obstacle> {
-    let item = document
-        .entry("imports")
-        .or_insert_with(|| Item::Value(Value::Array(toml_edit::Array::new())));
-    let imports = item.as_array_mut().ok_or(Obstacle::NoValue)?;
-    if !imports.iter().any(|import| import.as_str() == Some(file)) {
-        imports.push(file);
+    let before = match document.get("imports") {
+        None => None,
+        Some(Item::Value(Value::Array(list))) if !list.is_empty() => {
+            let list = document.get_mut("imports").and_then(Item::as_array_mut);
+            let list = list.ok_or(Obstacle::NoValue)?;
+            if !list.iter().any(|import| import.as_str() == Some(file)) {
+                list.push(file);
+            }
+            return Ok(());
+        }
+        Some(Item::Value(before @ Value::Array(_))) => Some(before.clone()),
+        Some(_) => return Err(Obstacle::NoValue),
+    };
+    let mut list = Value::Array(std::iter::once(file).collect());
+    remark::put(&mut list, before.as_ref()).ok_or(Obstacle::NoValue)?;
+    match document.get_mut("imports") {
+        Some(item) => *item = Item::Value(list),
+        None => {
+            document.insert("imports", Item::Value(list));
+        }
     }
     Ok(())
 }
 
-/// Takes a file out of `imports`.
+/// Takes a file out of `imports`. A list of ours to which others have added is theirs from then on.
 pub(super) fn forget(document: &mut DocumentMut, file: &str) {
-    let Some(imports) = document.get_mut("imports").and_then(Item::as_array_mut) else {
+    let Some(Item::Value(value)) = document.get_mut("imports") else {
         return;
     };
-    let had_it = imports.iter().any(|import| import.as_str() == Some(file));
-    imports.retain(|import| import.as_str() != Some(file));
-    if had_it && imports.is_empty() {
-        document.remove("imports");
+    let ours = remark::read(value);
+    let Value::Array(list) = value else {
+        return;
+    };
+    let had_it = list.iter().any(|import| import.as_str() == Some(file));
+    list.retain(|import| import.as_str() != Some(file));
+    if !list.is_empty() {
+        if ours.is_some() {
+            value.decor_mut().set_suffix("");
+        }
+        return;
+    }
+    match ours {
+        Some(Ours {
+            before: Some(before),
+        }) => *value = before,
+        Some(Ours { before: None }) => {
+            document.remove("imports");
+        }
+        None if had_it => {
+            document.remove("imports");
+        }
+        None => {}
     }
 }

@@ -107,7 +107,8 @@ fn form(config: &Path, version: Version, text: Option<&str>) -> Outcome<Form> {
         .and_then(toml_edit::Item::as_integer);
     match number {
         Some(2) => Ok(Form::Two),
-        Some(3) if version.is_since(2, 0) => Ok(Form::Three),
+        // What the fourth one moved is none of ours, and what is imported may be of an earlier version than what imports it.
+        Some(3 | 4) if version.is_since(2, 0) => Ok(Form::Three),
         other => Err(Failure::new(Exit::Unsupported, what())
             .why(match other {
                 Some(number) => format!("its version is {number}"),
@@ -165,9 +166,10 @@ pub(super) fn install(ground: &Ground, settings: &[Setting]) -> Outcome<Plan> {
 /// All that is ours, from both files.
 pub(super) fn uninstall(ground: &Ground) -> Outcome<Plan> {
     let mut document = ground.document()?;
-    document::restore(&mut document);
     let path = ground.drop_in_path();
+    // Before the rest: others may have added to the list.
     document::forget(&mut document, &path.display().to_string());
+    document::restore(&mut document);
     let mut changes = Vec::new();
     push(&mut changes, ground, &document);
     if let Some(text) = &ground.drop_in {

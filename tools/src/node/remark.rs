@@ -5,7 +5,7 @@
 use toml_edit::{DocumentMut, Value};
 
 /// Begins the remark.
-const MARK: &str = " # set by tranship";
+pub(super) const MARK: &str = " # set by tranship";
 /// What stood there follows, as TOML, with the remark that was behind it.
 const WAS: &str = ", was ";
 

@@ -81,8 +81,9 @@ pub(super) fn wanted(ground: &Ground, args: &NodeInstallArgs) -> Outcome<Vec<Set
         settings.same(&exports("enable_remote_snapshot_annotations"), "true");
         let unpack = ["plugins", TRANSFER, "unpack_config"];
         settings.same(&unpack, unpackers(name));
-    } else {
-        // From 2.1 on this very setting would make containerd pull the old way.
+    }
+    // From 2.1 on this very setting makes containerd pull the old way, so it is for those that do anyway.
+    if !version.is_since(2, 1) || ground.effective.pulls_itself() {
         settings.of_images("disable_snapshot_annotations", false);
     }
     match &args.runtime_class {

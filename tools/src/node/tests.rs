@@ -237,7 +237,10 @@ fn containerd_2_gets_a_file_of_its_own() {
         );
         let main = after(&plan, &ground.config);
         let imported = ground.drop_in_path().display().to_string();
-        assert_eq!(main, format!("version = 3\nimports = [\"{imported}\"]\n"));
+        assert_eq!(
+            main,
+            format!("version = 3\nimports = [\"{imported}\"] # set by tranship\n")
+        );
         let back = taken_back(dir.path(), ground.version, &plan, SHOWN_21);
         assert!(
             back.changes

@@ -16,6 +16,7 @@ mod fixture;
 mod look;
 mod modes;
 mod nested;
+mod node;
 mod proof;
 mod snapshotter;
 mod swarm;
