@@ -136,6 +136,51 @@ impl Containerd {
         }
     }
 
+    /// What it has on record in each namespace, for people.
+    pub fn records(&self) -> String {
+        let namespaces = self.try_ctr("default", &["namespaces", "ls", "-q"]);
+        let namespaces = namespaces.unwrap_or_else(|said| said);
+        let mut text = String::new();
+        for namespace in namespaces.lines() {
+            for verb in [
+                &["leases", "ls"][..],
+                &["images", "ls", "-q"],
+                &["containers", "ls", "-q"],
+                &["tasks", "ls"],
+                &["snapshots", "--snapshotter", "tranship", "ls"],
+            ] {
+                let said = self.try_ctr(namespace, verb);
+                let said = said.unwrap_or_else(|said| said);
+                let _ = writeln!(text, "{namespace}: {}:\n{said}", verb.join(" "));
+            }
+        }
+        text
+    }
+
+    /// Gives back leases of clients that died, as time would, and has what nobody wants collected.
+    pub fn collect(&self, namespace: &str) {
+        let leases = self.ctr(namespace, &["leases", "ls", "-q"]);
+        for lease in leases.lines() {
+            // One whose client still lives is given back by that.
+            let _ = self.try_ctr(namespace, &["leases", "rm", lease]);
+        }
+        self.ctr(namespace, &["leases", "create", "--id", "last"]);
+        self.ctr(namespace, &["leases", "rm", "--sync", "last"]);
+    }
+
+    /// Ends what still runs of containers that it does not know any more: one that went while it was away leaves a task that
+    /// containerd 1.6 has nobody to ask to remove.
+    pub fn end_lost_tasks(&self, namespace: &str) {
+        for shim in self.shims() {
+            // Gone already is as good.
+            let _ = kill_process(shim, Signal::KILL);
+        }
+        until("lost tasks end", || {
+            let tasks = self.try_ctr(namespace, &["tasks", "ls", "-q"]);
+            self.shims().is_empty() && tasks.is_ok_and(|tasks| tasks.is_empty())
+        });
+    }
+
     /// Processes that keep containers of this containerd.
     pub fn shims(&self) -> Vec<Pid> {
         let ours = self.folder.path().to_string_lossy().into_owned();
@@ -197,6 +242,23 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// Waits until nothing is left; stops the test with all that still is when that never happens.
+pub fn until_none(what: &str, mut left: impl FnMut() -> Vec<String>) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = left();
+        if left.is_empty() {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{what}: not within {PATIENCE:?}; there is still\n{}",
+            left.join("\n")
+        );
         std::thread::park_timeout(Duration::from_millis(20));
     }
 }

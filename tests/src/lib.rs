@@ -12,6 +12,7 @@
 )]
 
 pub mod awkward;
+pub mod call_relay;
 pub mod cluster;
 pub mod command;
 pub mod compare;

@@ -4,10 +4,16 @@
 
 use crate::cluster::{AgentOptions, Cluster};
 use crate::command::tranship;
-use crate::containerd::{Containerd, mounts_below, until};
+use crate::containerd::{Containerd, mounts_below, until, until_none};
+use rustix::process::Pid;
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// How long things take to go in the ordinary way; whatever stays longer is asked about.
+const ASKED_AFTER: Duration = Duration::from_secs(30);
 
 /// An agent and containerd; both end with the value, with everything that they mounted.
 #[derive(Debug)]
@@ -24,6 +30,15 @@ impl Node {
     /// Starts both. `pause` is the image that pods stand on; `snapshotter` are lines of that section of the agent's settings, after
     /// which others may follow.
     pub fn start(pause: &str, snapshotter: &str) -> Self {
+        Self::start_by_way_of(pause, snapshotter, |socket, _| socket.to_path_buf())
+    }
+
+    /// The same; `way` is told the snapshotter's socket and folder, and says at which socket containerd calls.
+    pub fn start_by_way_of(
+        pause: &str,
+        snapshotter: &str,
+        way: impl FnOnce(&Path, &Path) -> PathBuf,
+    ) -> Self {
         let mut cluster = Cluster::empty();
         let folder = cluster.folder().to_path_buf();
         let (root, socket) = (folder.join("snapshots"), folder.join("snapshotter.sock"));
@@ -34,7 +49,7 @@ impl Node {
             ..AgentOptions::default()
         });
         Self {
-            containerd: Containerd::start(&socket, pause),
+            containerd: Containerd::start(&way(&socket, &root), pause),
             cluster,
             root,
         }
@@ -49,7 +64,7 @@ impl Node {
     }
 
     /// `tranship pull` into a namespace; what it says, as JSON.
-    pub fn pull(&self, namespace: &str, reference: &str) -> serde_json::Value {
+    pub fn pull(&self, namespace: &str, reference: &str) -> Value {
         let socket = self.containerd.socket();
         let printed = tranship(&[
             "pull",
@@ -80,33 +95,37 @@ impl Node {
         self.wait_until_clean();
     }
 
-    /// Waits until nothing is left of any snapshot.
+    /// Waits until nothing is left of any snapshot; stops the test with what is left, and with what containerd has on record.
     pub fn wait_until_clean(&self) {
-        until("snapshots, mounts and devices go", || {
-            self.leftovers().is_empty()
+        let begun = Instant::now();
+        until_none("snapshots, mounts and devices go", || {
+            let mut left = self.leftovers();
+            if !left.is_empty() && begun.elapsed() > ASKED_AFTER {
+                left.push(self.containerd.records());
+            }
+            left
         });
     }
 
-    /// Folders, mounts, loop devices, processes and devices that are there for snapshots.
+    /// Folders, mounts, loop devices, processes and devices that are there for snapshots, each with what it is.
     pub fn leftovers(&self) -> Vec<String> {
         let mut left: Vec<String> = Vec::new();
         let folders = fs::read_dir(self.root.join("snapshots")).expect("a folder");
+        left.extend(folders.flatten().map(|entry| noted(&entry.path())));
+        left.extend(mounts(self.cluster.folder()));
+        left.extend(loops(self.cluster.folder()));
+        left.extend(self.containerd.shims().into_iter().map(process));
+        let agent = &self.cluster.agents[0];
+        for call in ["/v1/devices", "/v1/orphans"] {
+            let listed = agent.call("GET", call, "");
+            let listed = listed.as_array().expect("a list").iter();
+            left.extend(listed.map(ToString::to_string));
+        }
+        let records = fs::read_dir(agent.folder().join("state/devices")).expect("a folder");
         left.extend(
-            folders
+            records
                 .flatten()
                 .map(|entry| entry.path().display().to_string()),
-        );
-        let mounts = mounts_below(self.cluster.folder());
-        left.extend(mounts.iter().map(|path| path.display().to_string()));
-        left.extend(loops(self.cluster.folder()));
-        left.extend(self.containerd.shims().iter().map(|pid| format!("{pid:?}")));
-        let devices = self.cluster.agents[0].call("GET", "/v1/devices", "");
-        left.extend(
-            devices
-                .as_array()
-                .expect("a list")
-                .iter()
-                .map(ToString::to_string),
         );
         left
     }
@@ -129,12 +148,44 @@ impl Drop for Node {
     }
 }
 
+/// A snapshot's folder, and what it says that it is of.
+fn noted(folder: &Path) -> String {
+    let note = fs::read(folder.join("snapshot.json")).unwrap_or_default();
+    let note: Value = serde_json::from_slice(&note).unwrap_or_default();
+    format!(
+        "{}: {} {} on {}",
+        folder.display(),
+        note["kind"],
+        note["name"],
+        note["parent"]
+    )
+}
+
+/// Mounts below a folder, as the kernel tells of them.
+fn mounts(folder: &Path) -> Vec<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("the table of mounts");
+    let is_below = |line: &&str| {
+        let target = line.split(' ').nth(4).unwrap_or_default();
+        Path::new(target).starts_with(folder)
+    };
+    table.lines().filter(is_below).map(str::to_owned).collect()
+}
+
+/// A process and what it was started with.
+fn process(pid: Pid) -> String {
+    let path = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
+    let line = fs::read_to_string(path).unwrap_or_default();
+    format!("process {pid:?}: {}", line.replace('\0', " "))
+}
+
 /// Loop devices on files below a folder.
 fn loops(folder: &Path) -> Vec<String> {
     let devices = fs::read_dir("/sys/block").expect("/sys/block").flatten();
-    let files = devices
-        .filter_map(|device| fs::read_to_string(device.path().join("loop/backing_file")).ok());
-    files
-        .filter(|file| Path::new(file.trim()).starts_with(folder))
-        .collect()
+    let files = devices.filter_map(|device| {
+        let file = fs::read_to_string(device.path().join("loop/backing_file")).ok()?;
+        Path::new(file.trim())
+            .starts_with(folder)
+            .then(|| format!("{}: {}", device.path().display(), file.trim()))
+    });
+    files.collect()
 }

@@ -3,6 +3,7 @@
 
 mod away;
 mod calls;
+mod crashes;
 mod crowd;
 mod forms;
 mod image;
@@ -11,9 +12,13 @@ mod pods;
 use std::fs;
 use std::ops::{Deref, DerefMut};
 
+use serde_json::Value;
+
 use image::{AppImage, DATA_LEN};
 use tranship_tests::Node;
 use tranship_tests::command::tranship_output;
+use tranship_tests::containerd::mounts_below;
+use tranship_tests::run;
 
 /// An image in its registry, and a node that runs it.
 struct Scene {
@@ -179,5 +184,39 @@ fn a_crash_of_the_agent_is_not_seen_by_containers_and_hinders_none() {
     node.containerd
         .ctr("test", &["tasks", "rm", "--force", "long"]);
     node.containerd.ctr("test", &["containers", "rm", "long"]);
+    everything_is_lost(&mut node, &both);
     node.remove_all(&[("test", &both)]);
+}
+
+/// The snapshots' folder is emptied, which no note outlives: the doctor says which images containerd wrongly believes in, and with the command
+/// that it gives everything is as before.
+fn everything_is_lost(node: &mut Scene, image: &str) {
+    node.cluster.agents[0].kill();
+    for mount in mounts_below(&node.root).iter().rev() {
+        run("umount", &["--lazy", &mount.to_string_lossy()]);
+    }
+    fs::remove_dir_all(&node.root).expect("a removed folder");
+    node.cluster.agents[0].restart();
+    node.containerd.restart();
+    node.wait_for_snapshotter();
+    let address = node.containerd.socket().to_string_lossy().into_owned();
+    let agent = node.cluster.agents[0].socket();
+    let doctor = ["doctor", "--output", "json", "--address", &address];
+    let (code, printed, _) = tranship_output(&[&doctor[..], &["--agent", &agent]].concat());
+    let report: Value = serde_json::from_str(&printed).expect("JSON");
+    assert_eq!(code, 1, "{report:#}");
+    let findings = report["findings"].as_array().expect("findings");
+    let mut lost = findings
+        .iter()
+        .filter(|finding| finding["area"] == "images" && finding["state"] == "bad");
+    let next = lost.next().and_then(|finding| finding["next"].as_str());
+    let next = next.unwrap_or_else(|| panic!("no word of lost images: {report:#}"));
+    let command = next.split_once("ctr ").expect("a command").1;
+    let words = command.split(';').next().unwrap_or_default();
+    let words: Vec<&str> = words.split(' ').collect();
+    assert!(words.contains(&image), "{next}");
+    run("ctr", &[&["--address", &address], &words[..]].concat());
+    let pulled = node.pull("test", image);
+    assert_eq!(pulled["lazy"], 2, "{pulled}");
+    assert_eq!(node.sum("test", image, "anew"), node.image.data_sum);
 }
