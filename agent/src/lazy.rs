@@ -19,10 +19,10 @@ use tranship_source::fetch::{Class, FetchError, Fetcher};
 use tranship_store::BlobStore;
 
 use crate::image::opening_chunks;
-use crate::read_ahead::ReadAhead;
 use crate::recent::Recent;
 use crate::waits::{Wait, Waits};
 use crate::whole_check::WholeCheck;
+use tranship_swarm::read_ahead::ReadAhead;
 
 /// How long to wait before the sources are asked again for a chunk that none of them gave.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);

@@ -23,7 +23,6 @@ mod mounts;
 mod origin;
 mod plain;
 pub mod process;
-mod read_ahead;
 mod recent;
 mod records;
 mod sentence;

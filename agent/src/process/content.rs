@@ -15,8 +15,8 @@ use super::AskError;
 use super::link::Link;
 use super::message::ReadNote;
 use super::serve::ServeError;
-use crate::read_ahead::ReadAhead;
 use crate::recent::Recent;
+use tranship_swarm::read_ahead::ReadAhead;
 
 /// A blob whose chunks are in the store or with the agent.
 struct StoredBlob {

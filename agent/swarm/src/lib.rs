@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod node;
+pub mod read_ahead;
 pub mod shard;
 pub mod tracker;
 

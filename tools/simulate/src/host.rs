@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tranship_format::wire::{Class, Member, PeerId, Role};
 use tranship_swarm::node::{Node, NodeOptions};
+use tranship_swarm::read_ahead::ReadAhead;
 
 use crate::link::{Inbound, Outbound};
 use crate::rate::Rate;
@@ -59,6 +60,10 @@ pub(crate) struct Reader {
     /// Chunks it waits for, or works on.
     pub(crate) open: u32,
     pub(crate) window: u32,
+    /// Where in the order it stops, and takes another file of its container's if it reads files.
+    pub(crate) end: usize,
+    /// The container whose files it reads.
+    pub(crate) container: Option<u32>,
     pub(crate) starts_at: Duration,
     pub(crate) ready_at: Option<Duration>,
 }
@@ -71,8 +76,19 @@ impl Reader {
             next: 0,
             open: 0,
             window,
+            end: order.len(),
+            container: None,
             starts_at: at,
             ready_at: None,
+        }
+    }
+
+    /// One of those who go through the files of a container.
+    pub(crate) fn of_files(order: &Arc<[ImageChunk]>, container: u32, at: Duration) -> Self {
+        Self {
+            end: 0,
+            container: Some(container),
+            ..Self::new(Class::Demand, order, 1, at)
         }
     }
 
@@ -106,6 +122,10 @@ pub(crate) struct Host {
     pub(crate) cpu_free_at: Duration,
     pub(crate) holds: Vec<bool>,
     pub(crate) readers: Vec<Reader>,
+    /// Where the next file begins that a container's readers have not begun, by container.
+    pub(crate) files: Vec<usize>,
+    /// How far it reads ahead of those who read files.
+    pub(crate) ahead: ReadAhead,
     /// Which readers wait for which chunk.
     pub(crate) waiting: BTreeMap<ImageChunk, Vec<u16>>,
     /// With whom it is connected, and since when.
@@ -138,6 +158,8 @@ impl Host {
             cpu_free_at: Duration::ZERO,
             holds: vec![false; chunks as usize],
             readers: Vec::new(),
+            files: Vec::new(),
+            ahead: ReadAhead::new(0),
             waiting: BTreeMap::new(),
             connected: BTreeMap::new(),
             asked: BTreeMap::new(),

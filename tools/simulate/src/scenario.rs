@@ -139,6 +139,10 @@ pub struct ContainerTerms {
     pub window: u32,
     /// Chunks that the agent has on their way ahead of the containers, by the trace; 0 for none. 32.
     pub prefetch: u32,
+    /// Chunks of a file. A container's reads are then those of `window` readers that go through files in order,
+    /// one after the other, and the agent knows no trace: it reads ahead as the real one does, at most `prefetch`
+    /// chunks. 0: reads know no files.
+    pub file: u32,
     /// A container works so long on each chunk before it reads on. 0.
     #[serde(with = "humantime_serde")]
     pub think: Duration,
@@ -155,6 +159,7 @@ impl Default for ContainerTerms {
             start_within: Duration::from_millis(50),
             window: 4,
             prefetch: 32,
+            file: 0,
             think: Duration::ZERO,
             constant: Duration::ZERO,
         }

@@ -42,11 +42,20 @@ impl World {
             if reading.open >= reading.window {
                 return;
             }
-            let Some(&chunk) = reading.order.get(reading.next) else {
+            if reading.next >= reading.end && !self.opens_file(host, reader) {
                 self.ends(host, reader);
                 return;
+            }
+            let Some(chunk) = self.next_chunk(host, reader) else {
+                return;
             };
-            reading.next += 1;
+            self.read_ahead(host, chunk);
+            let Some(this) = self.host(host) else {
+                return;
+            };
+            let Some(reading) = this.readers.get_mut(usize::from(reader)) else {
+                return;
+            };
             let class = reading.class;
             let has = this.has(chunk);
             if has && !(thinks && class == Class::Demand) {
@@ -65,6 +74,63 @@ impl World {
         }
     }
 
+    /// The chunk that a reader comes to.
+    fn next_chunk(&mut self, host: HostNo, reader: u16) -> Option<ImageChunk> {
+        let reading = self.reader(host, reader)?;
+        let chunk = reading.order.get(reading.next).copied();
+        reading.next += 1;
+        chunk
+    }
+
+    /// A reader of files takes the next one; false if there is none.
+    fn opens_file(&mut self, host: HostNo, reader: u16) -> bool {
+        let file = self.scenario.containers.file as usize;
+        let Some(this) = self.host(host) else {
+            return false;
+        };
+        let Some(reading) = this.readers.get_mut(usize::from(reader)) else {
+            return false;
+        };
+        let begun = reading
+            .container
+            .and_then(|container| this.files.get_mut(container as usize));
+        let Some(begun) = begun.filter(|begun| **begun < reading.order.len()) else {
+            return false;
+        };
+        reading.next = *begun;
+        *begun += file;
+        reading.end = (*begun).min(reading.order.len());
+        true
+    }
+
+    /// The agent reads ahead of somebody who reads a file in order.
+    fn read_ahead(&mut self, host: HostNo, chunk: ImageChunk) {
+        let now = self.now;
+        let layer_chunks = self.layer_chunks.max(1);
+        let Some(this) = self.host(host) else {
+            return;
+        };
+        // The agent has one of these for each layer; here, readers of several are as well told apart by one.
+        let end = (chunk / layer_chunks + 1) * layer_chunks;
+        for ahead in this.ahead.touched(chunk, end) {
+            let Some(id) = self.chunk_id(ahead) else {
+                continue;
+            };
+            let Some(this) = self.host(host).filter(|this| !this.has(ahead)) else {
+                continue;
+            };
+            let is_first = !this.waiting.contains_key(&ahead);
+            this.waiting.entry(ahead).or_default();
+            let wanted = Input::Wanted {
+                chunk: id,
+                class: Class::Prefetch,
+                give_up_at: None,
+            };
+            this.node.handle(now, wanted);
+            self.totals.chunk_reads += u64::from(is_first);
+        }
+    }
+
     /// A reader wants a chunk that is not here; false if somebody waits for it already.
     pub(super) fn wait_for(&mut self, host: HostNo, reader: u16, chunk: ImageChunk) -> bool {
         let now = self.now;
@@ -77,9 +143,8 @@ impl World {
         let Some(this) = self.host(host) else {
             return false;
         };
-        let waiting = this.waiting.entry(chunk).or_default();
-        let is_first = waiting.is_empty();
-        waiting.push(reader);
+        let is_first = !this.waiting.contains_key(&chunk);
+        this.waiting.entry(chunk).or_default().push(reader);
         this.node.handle(
             now,
             Input::Wanted {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tranship_format::Digest;
 use tranship_format::wire::{Class, Member, Role};
 use tranship_swarm::node::NodeOptions;
+use tranship_swarm::read_ahead::ReadAhead;
 
 use super::{Event, Totals, World};
 use crate::host::{Host, HostNo, ImageChunk, Reader, peer_of};
@@ -102,15 +103,23 @@ impl World {
         let count = containers.count.map_or(containers.per_host, |all| {
             all / hosts + u32::from(number < all % hosts)
         });
-        for _ in 0..count {
+        for container in 0..count {
             let at = self.random.part(containers.start_within);
+            if containers.file > 0 {
+                host.files.push(0);
+                let reader = |_| Reader::of_files(&self.order, container, at);
+                host.readers.extend((0..containers.window).map(reader));
+                continue;
+            }
             let reader = Reader::new(Class::Demand, &self.order, containers.window, at);
             host.readers.push(reader);
         }
         // The agent reads ahead from the first of them on.
         let starts = host.readers.iter().map(|reader| reader.starts_at);
         let first = starts.min().unwrap_or_default();
-        if containers.prefetch > 0 {
+        if containers.file > 0 {
+            host.ahead = ReadAhead::new(containers.prefetch);
+        } else if containers.prefetch > 0 {
             let ahead = Reader::new(Class::Prefetch, &self.order, containers.prefetch, first);
             host.readers.push(ahead);
         }

@@ -25,7 +25,7 @@ struct Reader {
 
 /// The readers of one blob.
 #[derive(Debug)]
-pub(crate) struct ReadAhead {
+pub struct ReadAhead {
     readers: [Reader; READER_COUNT],
     touches: u64,
     most: u32,
@@ -33,7 +33,7 @@ pub(crate) struct ReadAhead {
 
 impl ReadAhead {
     /// Keeps a reader at most `most` chunks ahead; 0 never reads ahead.
-    pub(crate) fn new(most: u32) -> Self {
+    pub fn new(most: u32) -> Self {
         Self {
             readers: [Reader::default(); READER_COUNT],
             touches: 0,
@@ -42,7 +42,7 @@ impl ReadAhead {
     }
 
     /// A read touched `chunk`, of a blob of `count` chunks. Names the chunks to fetch now.
-    pub(crate) fn touched(&mut self, chunk: u32, count: u32) -> Range<u32> {
+    pub fn touched(&mut self, chunk: u32, count: u32) -> Range<u32> {
         if self.most == 0 {
             return 0..0;
         }
