@@ -24,7 +24,7 @@ pub struct TrackerOptions {
     pub fan_out: usize,
     /// The same if all are in its rack. 3.
     pub rack_fan_out: usize,
-    /// The same for the seed. 4.
+    /// The same for the seed, of a stripe that it has; of one that it reads it sends each chunk once. 4.
     pub seed_fan_out: usize,
     /// Load, of 1,000, from which on the seed is a peer like others. 500.
     pub seed_load_permille: u16,

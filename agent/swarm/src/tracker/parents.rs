@@ -63,6 +63,8 @@ impl Tracker {
         let mut reserve: Vec<(Score, MemberNo)> = Vec::with_capacity(MAX_PARENTS + 1);
         let mut room = [0_usize; TREES];
         let mut leaves: [Option<(u8, usize, MemberNo)>; TREES] = [None; TREES];
+        // Whether the best parent has one child too many by it.
+        let mut crowds = [false; TREES];
         for (place, joiner, may) in stripe.candidates(me) {
             let Some(theirs) = self.members.get(joiner.member) else {
                 continue;
@@ -119,6 +121,9 @@ impl Tracker {
                 }
                 if best.is_none_or(|best| scored < best) {
                     *best = Some(scored);
+                    if let Some(crowds) = crowds.get_mut(tree) {
+                        *crowds = left == 0;
+                    }
                 }
             }
         }
@@ -154,26 +159,30 @@ impl Tracker {
         let is_new = stripe.settle_inner(me, tree);
         let leaf = leaves.get(usize::from(tree)).copied().flatten();
         if is_new && let Some((depth, _, leaf)) = leaf {
-            return self.go_above(now, id, me, (leaf, depth), usize::from(tree), parents);
+            let tree = usize::from(tree);
+            let crowds = crowds.get(tree) == Some(&true);
+            return self.go_above(now, id, me, (leaf, depth, crowds), tree, parents);
         }
         Some(Route::Parents(parents))
     }
 
     /// A newcomer that will have children in a tree takes the place of its highest leaf, if that is
-    /// higher than its own, and the leaf becomes its child and is told so.
+    /// higher than its own, and the leaf becomes its child and is told so. Whatever the heights if its own parent has
+    /// no room for it (`crowds`): else the seed, the root of every stripe, sends half of each twice, and nobody gets
+    /// more than two thirds of what the seed's link carries.
     fn go_above(
         &mut self,
         now: Duration,
         id: StripeId,
         me: MemberNo,
-        (leaf, depth): (MemberNo, u8),
+        (leaf, depth, crowds): (MemberNo, u8, bool),
         tree: usize,
         mut told: Vec<Member>,
     ) -> Option<Route> {
         let stripe = self.blobs.stripe(id)?;
         let mine = stripe.get(me)?;
         let above = stripe.parents(leaf).get(tree).copied().flatten()?;
-        let is_higher = mine.depth.get(tree).is_some_and(|own| depth < *own);
+        let is_higher = crowds || mine.depth.get(tree).is_some_and(|own| depth < *own);
         let apart = self.members.are_apart(now, me, above) || self.members.are_apart(now, me, leaf);
         if !is_higher || apart || above == me {
             return Some(Route::Parents(told));
@@ -238,7 +247,7 @@ impl Tracker {
         let all = joiner.all_children().saturating_sub(u16::from(was));
         let in_tree = joiner.children.get(tree).copied().unwrap_or(0);
         let in_tree = usize::from(in_tree.saturating_sub(u16::from(was)));
-        let left = if seeds {
+        let left = if seeds && !is_holder {
             fan_out.saturating_sub(in_tree)
         } else if joiner.complete {
             // What it has it sends in both trees.

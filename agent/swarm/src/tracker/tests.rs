@@ -11,6 +11,7 @@ mod bounds;
 mod leases;
 mod members;
 mod rights;
+mod trees;
 
 /// A right without an end.
 const FOR_EVER: Duration = Duration::MAX;
