@@ -170,7 +170,8 @@ impl Node {
             if wanted.attempts.is_empty() && wanted.read.is_none() {
                 self.timers.insert((now + retry, Timer::Retry(chunk)));
             }
-            return;
+            // A queue that is full again and again is longer than its link is fast: others may have less to do.
+            return self.ask_for_others(now, chunk, peer);
         }
         let new = named
             .into_iter()

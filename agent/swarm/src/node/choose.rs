@@ -69,7 +69,7 @@ impl Node {
             if !self.may_ask(now, wanted, peer) || refused_until == Duration::MAX {
                 continue;
             }
-            if self.peers.is_slow(now, peer) {
+            if self.peers.is_slow(now, peer) || self.is_silent(now, peer) {
                 slow = true;
             } else if refused_until > now {
                 later = Some(later.map_or(refused_until, |at: Duration| at.min(refused_until)));
@@ -93,6 +93,11 @@ impl Node {
             && !self.leaving.contains(peer)
             && !wanted.is_asked_of(peer)
             && wanted.children.iter().all(|child| child.peer != *peer)
+    }
+
+    /// Whether a peer that was asked says nothing, as one that is gone does long before its connection ends.
+    pub(super) fn is_silent(&self, now: Duration, peer: &PeerId) -> bool {
+        self.peers.is_silent(now, peer, self.options.hedge_max)
     }
 
     fn has_peer_credit(&self, peer: &PeerId, class: Class, len: u64) -> bool {

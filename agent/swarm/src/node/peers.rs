@@ -13,6 +13,9 @@ const MAX_STRIKES: u32 = 3;
 /// Peers that may be avoided as slow however few are known.
 const MIN_SLOW: usize = 2;
 
+/// A peer that does not answer is not asked for this long.
+const SILENT_FOR: Duration = Duration::from_secs(10);
+
 /// A peer.
 #[derive(Debug, Default)]
 struct Peer {
@@ -24,6 +27,8 @@ struct Peer {
     slow_until: Duration,
     strikes: u32,
     heard_at: Duration,
+    /// When it was first asked for something since it was last heard.
+    unanswered_since: Option<Duration>,
     /// Bytes it sent, and how long they took, since goodputs were last taken.
     sent_len: u64,
     sending: Duration,
@@ -64,9 +69,20 @@ impl Peers {
         self.peers.get(peer).map_or(0, |known| known.asked_len)
     }
 
-    pub(super) fn open_request(&mut self, peer: PeerId, request: u32, chunk: ChunkId, len: u64) {
+    pub(super) fn open_request(
+        &mut self,
+        now: Duration,
+        peer: PeerId,
+        request: u32,
+        (chunk, len): (ChunkId, u64),
+    ) {
         self.requests.insert((peer, request), chunk);
-        self.entry(peer).asked_len += len;
+        let known = self.entry(peer);
+        known.asked_len += len;
+        // One that was left alone for so long is given another chance.
+        let before = known.unanswered_since;
+        let recent = before.filter(|since| now.saturating_sub(*since) < SILENT_FOR);
+        known.unanswered_since = Some(recent.unwrap_or(now));
     }
 
     /// Forgets a request; false if there was none.
@@ -108,6 +124,15 @@ impl Peers {
         let known = self.entry(peer);
         known.gone_until = Duration::ZERO;
         known.heard_at = now;
+        known.unanswered_since = None;
+    }
+
+    /// Whether a peer that was asked for something has said nothing at all for this long: whoever is there says
+    /// WAIT at once, and then again and again.
+    pub(super) fn is_silent(&self, now: Duration, peer: &PeerId, patience: Duration) -> bool {
+        let known = self.peers.get(peer);
+        let since = known.and_then(|known| known.unanswered_since);
+        since.is_some_and(|since| (patience..SILENT_FOR).contains(&now.saturating_sub(since)))
     }
 
     /// When a peer last said anything.

@@ -163,7 +163,7 @@ impl Node {
             hops: 0,
             is_hedge,
         });
-        self.peers.open_request(peer, request, chunk, len);
+        self.peers.open_request(now, peer, request, (chunk, len));
         self.in_flight_len += len;
         self.counters.requests += 1;
         self.pace.earn();

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use tranship_format::Digest;
-use tranship_format::wire::{ChunkId, Class, Fault};
+use tranship_format::wire::{ChunkId, Class, Fault, PeerId};
 
 use super::action::{Action, FailReason};
 use super::blob::{Park, Route};
@@ -101,18 +101,37 @@ impl Node {
             return;
         }
         if attempt.alive_at.is_some() {
-            self.watch(now, chunk, attempt);
-        } else if !wanted.hedged
-            && self.pace.may_hedge()
-            && let Choice::Ask(member) = self.choose(now, chunk)
-        {
-            self.pace.spend_hedge();
-            self.counters.hedges += 1;
-            if let Some(wanted) = self.wants.get_mut(&chunk) {
-                wanted.hedged = true;
-            }
-            self.send_want(now, chunk, member, true);
+            return self.watch(now, chunk, attempt);
         }
+        if wanted.hedged {
+            return;
+        }
+        let is_silent = self.is_silent(now, &attempt.peer);
+        if is_silent {
+            // What waits for its credit need not.
+            self.unpark_all(Park::Credit);
+        }
+        match self.choose(now, chunk) {
+            Choice::Ask(member) if self.pace.may_hedge() => {
+                self.pace.spend_hedge();
+                self.counters.hedges += 1;
+                if let Some(wanted) = self.wants.get_mut(&chunk) {
+                    wanted.hedged = true;
+                }
+                self.send_want(now, chunk, member, true);
+            }
+            Choice::Nobody | Choice::OnlySlow if is_silent => {
+                self.ask_for_others(now, chunk, attempt.peer);
+                self.hedge_soon(now, chunk, attempt);
+            }
+            _ => self.hedge_soon(now, chunk, attempt),
+        }
+    }
+
+    fn hedge_soon(&mut self, now: Duration, chunk: ChunkId, attempt: Attempt) {
+        let at = now + self.options.wait_repeat / 2;
+        self.timers
+            .insert((at, Timer::Hedge(chunk, attempt.request)));
     }
 
     /// Looks after a peer that said WAIT. One that then says nothing at all, though WAIT is to be
@@ -176,6 +195,11 @@ impl Node {
             // A queue that moves; and every question moves whole branches of the tree.
             return;
         }
+        self.ask_for_others(now, chunk, attempt.peer);
+    }
+
+    /// Asks the tracker for other parents than this one.
+    pub(super) fn ask_for_others(&mut self, now: Duration, chunk: ChunkId, peer: PeerId) {
         let id = self.stripe_of(chunk);
         let until = now + self.options.lookup_patience;
         let tracker_up = self.tracker.is_some();
@@ -187,7 +211,7 @@ impl Node {
             Route::Parents {
                 parents,
                 by_tracker: true,
-            } => parents.iter().any(|parent| parent.peer == attempt.peer),
+            } => parents.iter().any(|parent| parent.peer == peer),
             _ => false,
         };
         if !tracker_up || !is_its_child {
