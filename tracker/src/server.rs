@@ -336,6 +336,9 @@ impl Server {
                         tasks.spawn(async move { Box::pin(seed.open(image)).await });
                     }
                 }
+                Action::Shunned { peer } => {
+                    tracing::warn!(peer = %name(&peer), "a peer is shunned: two others had wrong chunks of it; look at its memory and its disk");
+                }
                 Action::Banned { peer } => {
                     tracing::warn!(peer = %name(&peer), "a peer is banned");
                     // Dropping the session ends its stream.

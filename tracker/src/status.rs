@@ -54,6 +54,8 @@ pub struct MemberStatus {
     pub load_permille: u16,
     /// Nobody is sent to it for a while: three others found it far slower than the rest.
     pub is_slow: bool,
+    /// Nobody is sent to it: two others had wrong chunks of it.
+    pub is_shunned: bool,
     /// Blobs that it has open.
     pub blob_count: u64,
     /// Where it is dialled.

@@ -274,6 +274,11 @@ impl Node {
         self.peers.is_banned(now, peer)
     }
 
+    /// Whether a peer is asked for nothing because it sent something wrong.
+    pub fn is_shunned(&self, now: Duration, peer: &PeerId) -> bool {
+        self.peers.is_shunned(now, peer)
+    }
+
     fn open_blob(&mut self, now: Duration, digest: Digest, chunk_lens: Arc<[u32]>, present: &[u8]) {
         if let Some(blob) = self.blobs.get_mut(&digest) {
             blob.replace_present(present);

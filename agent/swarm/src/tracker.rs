@@ -59,6 +59,8 @@ pub struct Tracker {
     obituaries: Accusations,
     /// The latest last.
     bans: VecDeque<PeerId>,
+    /// Those who sent wrong chunks by the word of two, the latest last.
+    shunned: VecDeque<PeerId>,
     review_at: Duration,
     /// No lease is given any more.
     is_draining: bool,
@@ -91,6 +93,7 @@ impl Tracker {
             accusations: Accusations::default(),
             obituaries: Accusations::default(),
             bans,
+            shunned: VecDeque::new(),
             actions: VecDeque::new(),
         }
     }
@@ -114,7 +117,10 @@ impl Tracker {
                 tracker.open(now, me, image, &blobs, rights)
             }),
             Input::Ban { peer } => self.ban(now, peer),
-            Input::Unban { peer } => self.bans.retain(|banned| *banned != peer),
+            Input::Unban { peer } => {
+                self.bans.retain(|banned| *banned != peer);
+                self.shunned.retain(|shunned| *shunned != peer);
+            }
             Input::Request {
                 from,
                 request,
@@ -279,6 +285,40 @@ impl Tracker {
         }
         self.bans.push_back(peer);
         self.actions.push_back(Action::Banned { peer });
+    }
+
+    /// Two members' word that a chunk was wrong: nobody is sent to this one any more. It stays a member, and is sent to
+    /// others for what it wants: whoever was banned read it of the registry, alone.
+    fn shun(&mut self, now: Duration, number: MemberNo) {
+        let Some(standing) = self.members.get_mut(number) else {
+            return;
+        };
+        let peer = standing.member.peer;
+        if self.shunned.contains(&peer) {
+            return;
+        }
+        let rank = standing.rank;
+        let stripes = std::mem::take(&mut standing.stripes);
+        let keys: Vec<Digest> = standing.blobs.values().map(|held| held.key).collect();
+        if self.shunned.len() >= MAX_REMEMBERED_BANS {
+            self.shunned.pop_front();
+        }
+        self.shunned.push_back(peer);
+        for id in stripes {
+            self.take_out(now, id, number);
+        }
+        for key in keys {
+            if let Some(blob) = self.blobs.get_mut(&key) {
+                blob.members.remove(&(rank, number));
+            }
+        }
+        self.actions.push_back(Action::Shunned { peer });
+    }
+
+    /// Whether nobody is sent to a member.
+    fn is_shunned(&self, number: MemberNo) -> bool {
+        let member = self.members.get(number);
+        member.is_some_and(|standing| self.shunned.contains(&standing.member.peer))
     }
 
     fn remove_member(&mut self, now: Duration, number: MemberNo) {

@@ -85,10 +85,15 @@ pub(super) fn peers(common: &Common, members: &[MemberStatus]) -> Outcome {
         "PEER", "ROLE", "ZONE", "RACK", "STATE", "LOAD", "BLOBS", "ADDRESS",
     ]);
     for member in members {
-        let state = match (member.connected, member.is_slow) {
-            (false, _) => "away",
-            (true, true) => "slow",
-            (true, false) => "connected",
+        let state = match member {
+            MemberStatus {
+                connected: false, ..
+            } => "away",
+            MemberStatus {
+                is_shunned: true, ..
+            } => "shunned",
+            MemberStatus { is_slow: true, .. } => "slow",
+            _ => "connected",
         };
         table.add_row([
             Cell::new(&member.peer_id),

@@ -44,6 +44,7 @@ impl Server {
                 rack: standing.member.rack.clone(),
                 load_permille: standing.load_permille,
                 is_slow: standing.is_slow,
+                is_shunned: standing.is_shunned,
                 blob_count: standing.blob_count as u64,
                 addresses: standing.member.addresses.clone(),
                 connected: connected(&standing.member.peer),

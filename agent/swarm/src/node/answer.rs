@@ -38,7 +38,7 @@ impl Node {
                 peer,
                 chunk,
             });
-            self.ban(now, peer);
+            self.shun(now, peer);
             self.needs_source(chunk);
             return;
         }
@@ -224,6 +224,11 @@ impl Node {
     fn void(&mut self, now: Duration, peer: PeerId) {
         self.leaving.remove(&peer);
         self.rights.forget(&peer);
+        self.void_requests(peer);
+        self.forget_child(now, peer);
+    }
+
+    fn void_requests(&mut self, peer: PeerId) {
         for (request, chunk) in self.peers.requests_at(peer) {
             self.forget_request(peer, request, chunk);
             if let Some(wanted) = self.wants.get_mut(&chunk) {
@@ -231,10 +236,19 @@ impl Node {
             }
             self.needs_source(chunk);
         }
-        self.forget_child(now, peer);
     }
 
-    /// Has nothing to do with a peer for a while: it lied, or the tracker says so.
+    /// Asks a peer for nothing for a while: it sent something wrong. It still gets what it asks for, since it may have
+    /// that anyway, and would read it of the registry, alone.
+    fn shun(&mut self, now: Duration, peer: PeerId) {
+        self.peers.shun(peer, now + self.options.ban);
+        for (request, _) in self.peers.requests_at(peer) {
+            self.actions.push_back(Action::SendCancel { peer, request });
+        }
+        self.void_requests(peer);
+    }
+
+    /// Has nothing to do with a peer for a while: the tracker says so.
     pub(super) fn ban(&mut self, now: Duration, peer: PeerId) {
         self.peers.ban(peer, now + self.options.ban);
         self.void(now, peer);

@@ -62,7 +62,8 @@ pub struct NodeOptions {
     pub waiters: usize,
     /// Chunks wanted at once; beyond it they fail as overloaded. 262,144.
     pub wants: usize,
-    /// A peer that lied is not spoken to for this long. 10 min.
+    /// A peer that sent something wrong is asked for nothing for this long, and one that the tracker banned is not
+    /// spoken to. 10 min.
     pub ban: Duration,
     /// A peer that was slow or could not be reached is avoided for this long. 10 s.
     pub avoid: Duration,

@@ -23,6 +23,7 @@ struct Peer {
     /// Bytes asked of it and not come yet.
     asked_len: u64,
     banned_until: Duration,
+    shunned_until: Duration,
     gone_until: Duration,
     slow_until: Duration,
     strikes: u32,
@@ -46,7 +47,9 @@ impl Peers {
     fn entry(&mut self, peer: PeerId) -> &mut Peer {
         if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&peer) {
             self.peers.retain(|_, known| {
-                known.asked_len > 0 || known.banned_until > Duration::ZERO || known.sent_len > 0
+                known.asked_len > 0
+                    || known.banned_until.max(known.shunned_until) > Duration::ZERO
+                    || known.sent_len > 0
             });
         }
         self.peers.entry(peer).or_default()
@@ -115,6 +118,18 @@ impl Peers {
             .is_some_and(|known| known.banned_until > now)
     }
 
+    /// Asks a peer for nothing until then, whatever it asks itself.
+    pub(super) fn shun(&mut self, peer: PeerId, until: Duration) {
+        let known = self.entry(peer);
+        known.shunned_until = known.shunned_until.max(until);
+    }
+
+    pub(super) fn is_shunned(&self, now: Duration, peer: &PeerId) -> bool {
+        self.peers
+            .get(peer)
+            .is_some_and(|known| known.shunned_until > now)
+    }
+
     pub(super) fn mark_gone(&mut self, peer: PeerId, until: Duration) {
         self.entry(peer).gone_until = until;
     }
@@ -144,9 +159,13 @@ impl Peers {
 
     /// Whether a peer may be asked at all.
     pub(super) fn is_usable(&self, now: Duration, peer: &PeerId) -> bool {
-        self.peers
-            .get(peer)
-            .is_none_or(|known| known.banned_until <= now && known.gone_until <= now)
+        self.peers.get(peer).is_none_or(|known| {
+            known
+                .banned_until
+                .max(known.shunned_until)
+                .max(known.gone_until)
+                <= now
+        })
     }
 
     pub(super) fn is_slow(&self, now: Duration, peer: &PeerId) -> bool {

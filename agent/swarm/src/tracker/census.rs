@@ -33,6 +33,8 @@ pub struct MemberView<'a> {
     pub load_permille: u16,
     /// Nobody's parent for a while, by the word of three others.
     pub is_slow: bool,
+    /// Nobody's parent because it sent wrong chunks, by the word of two others.
+    pub is_shunned: bool,
     /// Blobs that it has open.
     pub blob_count: usize,
 }
@@ -98,6 +100,7 @@ impl Tracker {
             member: &standing.member,
             load_permille: standing.load_permille,
             is_slow: standing.slow_until > now,
+            is_shunned: self.shunned.contains(&standing.member.peer),
             blob_count: standing.blobs.len(),
         })
     }

@@ -83,6 +83,11 @@ pub enum Action {
         /// Its blobs that are new.
         blobs: Vec<BlobInfo>,
     },
+    /// A member sends wrong chunks by the word of two: nobody is sent to it any more.
+    Shunned {
+        /// Who.
+        peer: PeerId,
+    },
     /// A peer was banned: close its connections, keep the ban on disk, admit it no more.
     Banned {
         /// Who.

@@ -83,6 +83,9 @@ impl Tracker {
         blob: Digest,
         runs: &[StripeRun],
     ) {
+        if self.is_shunned(me) {
+            return;
+        }
         let count = self.blobs.stripe_count(&blob, self.options.stripe_chunks);
         let states = runs
             .iter()
@@ -157,9 +160,8 @@ impl Tracker {
             Fault::WrongChunk => {
                 self.members.keep_apart(by, of, now + self.options.apart);
                 let accusers = self.accusations.add(now, by, of, self.options.accusation);
-                let accused = self.members.get(of).filter(|_| accusers >= 2);
-                if let Some(peer) = accused.map(|standing| standing.member.peer) {
-                    self.ban(now, peer);
+                if accusers >= 2 {
+                    self.shun(now, of);
                 }
             }
             Fault::Slow => self.members.note_goodput(of, by, 0),

@@ -44,6 +44,7 @@ impl Tracker {
             };
         };
         let Rights { grant, until } = *rights;
+        let is_shunned = self.is_shunned(me);
         let mut fresh = Vec::new();
         let mut together = BTreeSet::new();
         for info in blobs
@@ -58,7 +59,9 @@ impl Tracker {
                 continue;
             }
             let (blob, new) = self.blobs.open(now, key, info);
-            blob.members.insert((rank, me));
+            if !is_shunned {
+                blob.members.insert((rank, me));
+            }
             together.extend(
                 blob.members
                     .iter()

@@ -25,7 +25,9 @@ impl Tracker {
             };
         }
         self.seed_first(now, id, me);
-        self.register(id, me);
+        if !self.is_shunned(me) {
+            self.register(id, me);
+        }
         match self.find_route(now, id, me, true) {
             Some(route) => route,
             None => Route::Wait {

@@ -88,7 +88,7 @@ mod tests {
         std::iter::from_fn(|| tracker.poll(NOW))
             .filter_map(|action| match action {
                 Action::Reply { to, reply, .. } => Some((to, reply)),
-                Action::Opened { .. } | Action::Banned { .. } => None,
+                Action::Opened { .. } | Action::Banned { .. } | Action::Shunned { .. } => None,
             })
             .collect()
     }

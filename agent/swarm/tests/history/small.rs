@@ -245,16 +245,19 @@ fn live(seed: u64) -> (Trouble, u64, u64, World) {
         }
     }
     if has(trouble, Trouble::Liar) {
-        for banned in &world.banned {
+        for banned in world.banned.union(&world.shunned) {
             let host = world
                 .hosts
                 .iter()
                 .find(|host| host.member.peer == *banned)
                 .unwrap();
-            assert!(host.lies, "an honest node was banned");
+            assert!(host.lies, "an honest node was shunned");
         }
     } else {
-        assert!(world.banned.is_empty(), "an honest node was banned");
+        assert!(
+            world.banned.is_empty() && world.shunned.is_empty(),
+            "an honest node was banned"
+        );
         assert_eq!(
             world.sum(|c| c.wrong_chunks),
             0,

@@ -113,6 +113,8 @@ pub(crate) struct World {
     tracker_started_at: Duration,
     epoch: u64,
     pub(crate) banned: BTreeSet<PeerId>,
+    /// By this run of the tracker.
+    pub(crate) shunned: BTreeSet<PeerId>,
     tracker_free_at: Duration,
     tracker_wake_at: Option<Duration>,
     last_at: BTreeMap<(usize, usize), Duration>,
@@ -151,6 +153,7 @@ impl World {
             tracker_started_at: Duration::ZERO,
             epoch: 0,
             banned: BTreeSet::new(),
+            shunned: BTreeSet::new(),
             tracker_free_at: Duration::ZERO,
             tracker_wake_at: None,
             last_at: BTreeMap::new(),
@@ -184,6 +187,7 @@ impl World {
             self.epoch,
             self.banned.iter().copied(),
         ));
+        self.shunned.clear();
         self.tracker_started_at = self.now;
         self.tracker_wake_at = None;
     }

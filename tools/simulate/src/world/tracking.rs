@@ -141,7 +141,7 @@ impl World {
                         self.plan(at, Event::Hears(to, self.epoch, request, Box::new(reply)));
                     }
                 }
-                tracker::Action::Opened { .. } => {}
+                tracker::Action::Opened { .. } | tracker::Action::Shunned { .. } => {}
                 tracker::Action::Banned { peer } => {
                     if let Some(this) = host_of(&peer).and_then(|host| self.host(host)) {
                         this.has_joined = false;

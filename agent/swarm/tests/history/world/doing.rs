@@ -154,8 +154,9 @@ impl World {
             }
             Action::SendWant { to, request, want } => {
                 assert!(
-                    !self.hosts[host].node.is_banned(self.now, &to.peer),
-                    "a banned peer is asked for {:?}",
+                    !self.hosts[host].node.is_banned(self.now, &to.peer)
+                        && !self.hosts[host].node.is_shunned(self.now, &to.peer),
+                    "a banned or shunned peer is asked for {:?}",
                     want.chunk
                 );
                 let other = self.by_peer[&to.peer];

@@ -123,6 +123,9 @@ impl World {
                     self.at(at, Event::FromTracker(to, epoch, request, reply));
                 }
                 tracker::Action::Opened { .. } => {}
+                tracker::Action::Shunned { peer } => {
+                    self.shunned.insert(peer);
+                }
                 tracker::Action::Banned { peer } => {
                     self.banned.insert(peer);
                     self.hosts[self.by_peer[&peer]].joined = false;
@@ -152,8 +155,8 @@ impl World {
                     self.check_right(parent.peer);
                     assert_ne!(parent.peer, to, "a node is its own parent");
                     assert!(
-                        !self.banned.contains(&parent.peer),
-                        "a banned node is a parent"
+                        !self.banned.contains(&parent.peer) && !self.shunned.contains(&parent.peer),
+                        "a banned or shunned node is a parent"
                     );
                 }
             }
