@@ -24,6 +24,7 @@ const SLOW_REPORTERS: usize = 3;
 pub(super) struct Standing {
     pub(super) member: Member,
     pub(super) boot_id: [u8; 16],
+    pub(super) joined_at: Duration,
     pub(super) seen_at: Duration,
     pub(super) load_permille: u16,
     pub(super) slow_until: Duration,
@@ -98,6 +99,7 @@ impl Members {
             rank: rank(&member.peer),
             member,
             boot_id,
+            joined_at: now,
             seen_at: now,
             load_permille: 0,
             slow_until: Duration::ZERO,

@@ -12,6 +12,9 @@ use super::routing::millis;
 use super::stripe::MemberNo;
 use crate::StripeId;
 
+/// Who says of a member that it is dead so soon after it joined speaks of what ran there before.
+const FORMER_LIFE: Duration = Duration::from_secs(2);
+
 impl Tracker {
     pub(super) fn progress(
         &mut self,
@@ -168,6 +171,11 @@ impl Tracker {
             Fault::Dead => {
                 self.members
                     .keep_apart(by, of, now + self.options.apart_dead);
+                let joined_at = self.members.get(of).map(|standing| standing.joined_at);
+                if joined_at.is_some_and(|at| now < at + FORMER_LIFE) {
+                    // It was restarted, and that is what they tell of.
+                    return;
+                }
                 let heartbeat = self.options.heartbeat;
                 let silent = self
                     .members

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tranship_format::wire::{Grant, Open, PeerId, Role, TrackerReply, TrackerRequest};
+use tranship_format::wire::{ErrorCode, Grant, Open, PeerId, Role, TrackerReply, TrackerRequest};
 use tranship_swarm::node::Input;
 use tranship_swarm::tracker::{self, Rights, Tracker, TrackerOptions};
 
@@ -194,8 +194,11 @@ impl World {
             (TrackerReply::HeartbeatAck { bans, .. }, _) => {
                 this.node.handle(now, Input::Bans { peers: bans });
             }
-            (TrackerReply::Error { .. }, Some(Asked::Lookup(blob, stripes))) => {
+            (TrackerReply::Error { code, .. }, Some(Asked::Lookup(blob, stripes))) => {
                 this.node.handle(now, Input::LookupFailed { blob, stripes });
+                if code == ErrorCode::NotAMember {
+                    self.plan(now, Event::Join(host));
+                }
             }
             (TrackerReply::Error { .. }, Some(Asked::Heartbeat)) => {
                 self.plan(now, Event::Join(host));

@@ -139,10 +139,28 @@ fn two_reports_of_death_remove_a_member_and_one_does_not() {
         peer: peer(1),
         chunk: chunk(),
     };
-    tell(&mut tracker, ms(1), peer(2), report());
+    tell(&mut tracker, ms(3_001), peer(2), report());
     assert_eq!(tracker.census().members, 3);
-    tell(&mut tracker, ms(2), peer(3), report());
+    tell(&mut tracker, ms(3_002), peer(3), report());
     assert_eq!(tracker.census().members, 2);
+}
+
+// An agent that restarted was back before its children had told of its death; then their word took it out again,
+// and until its next heartbeat the tracker knew nothing of it.
+#[test]
+fn reports_of_a_death_before_it_joined_do_not_remove_a_member() {
+    let mut tracker = swarm(3);
+    let (member, boot_id) = (member(1, "a", Role::Agent), [7; 16]);
+    tracker.handle(ms(5_000), Input::Joined { member, boot_id });
+    for by in [2, 3] {
+        let report = TrackerRequest::Report {
+            fault: Fault::Dead,
+            peer: peer(1),
+            chunk: chunk(),
+        };
+        tell(&mut tracker, ms(5_001), peer(by), report);
+    }
+    assert_eq!(tracker.census().members, 3);
 }
 
 #[test]
