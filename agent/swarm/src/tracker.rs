@@ -315,10 +315,14 @@ impl Tracker {
         self.actions.push_back(Action::Shunned { peer });
     }
 
-    /// Whether nobody is sent to a member.
-    fn is_shunned(&self, number: MemberNo) -> bool {
+    /// Whether nobody is sent to a peer, since it sent wrong chunks.
+    pub fn is_shunned(&self, peer: &PeerId) -> bool {
+        self.shunned.contains(peer)
+    }
+
+    fn is_member_shunned(&self, number: MemberNo) -> bool {
         let member = self.members.get(number);
-        member.is_some_and(|standing| self.shunned.contains(&standing.member.peer))
+        member.is_some_and(|standing| self.is_shunned(&standing.member.peer))
     }
 
     fn remove_member(&mut self, now: Duration, number: MemberNo) {

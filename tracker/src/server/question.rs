@@ -59,14 +59,15 @@ impl Server {
     }
 
     fn unban(&mut self, peer: PeerId) -> Option<BanList> {
-        if !self.tracker.is_banned(&peer) {
+        if self.tracker.is_banned(&peer) {
+            if let Err(error) = self.bans.remove(&peer) {
+                tracing::error!(peer = %name(&peer), %error, "a ban cannot be taken off the list");
+                return None;
+            }
+        } else if !self.tracker.is_shunned(&peer) {
             return None;
         }
-        if let Err(error) = self.bans.remove(&peer) {
-            tracing::error!(peer = %name(&peer), %error, "a ban cannot be taken off the list");
-            return None;
-        }
-        tracing::info!(peer = %name(&peer), "a ban is taken back");
+        tracing::info!(peer = %name(&peer), "a ban is taken back, or a peer shunned no more");
         self.tracker.handle(self.now(), Input::Unban { peer });
         Some(self.ban_list())
     }

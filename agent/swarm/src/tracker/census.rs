@@ -100,7 +100,7 @@ impl Tracker {
             member: &standing.member,
             load_permille: standing.load_permille,
             is_slow: standing.slow_until > now,
-            is_shunned: self.shunned.contains(&standing.member.peer),
+            is_shunned: self.is_shunned(&standing.member.peer),
             blob_count: standing.blobs.len(),
         })
     }

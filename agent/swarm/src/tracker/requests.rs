@@ -86,7 +86,7 @@ impl Tracker {
         blob: Digest,
         runs: &[StripeRun],
     ) {
-        if self.is_shunned(me) {
+        if self.is_member_shunned(me) {
             return;
         }
         let count = self.blobs.stripe_count(&blob, self.options.stripe_chunks);

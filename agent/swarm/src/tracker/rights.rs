@@ -44,7 +44,7 @@ impl Tracker {
             };
         };
         let Rights { grant, until } = *rights;
-        let is_shunned = self.is_shunned(me);
+        let is_shunned = self.is_member_shunned(me);
         let mut fresh = Vec::new();
         let mut together = BTreeSet::new();
         for info in blobs

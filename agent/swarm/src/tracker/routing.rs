@@ -25,7 +25,7 @@ impl Tracker {
             };
         }
         self.seed_first(now, id, me);
-        if !self.is_shunned(me) {
+        if !self.is_member_shunned(me) {
             self.register(id, me);
         }
         match self.find_route(now, id, me, true) {
