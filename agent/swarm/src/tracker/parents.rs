@@ -62,9 +62,8 @@ impl Tracker {
         let mut best: [Option<(Score, MemberNo)>; TREES] = [None; TREES];
         let mut reserve: Vec<(Score, MemberNo)> = Vec::with_capacity(MAX_PARENTS + 1);
         let mut room = [0_usize; TREES];
-        let mut leaves: [Option<(u8, usize, MemberNo)>; TREES] = [None; TREES];
-        // Whether the best parent has one child too many by it.
-        let mut crowds = [false; TREES];
+        // Leaves that may make room, and whether the best parent has a child too many by this one.
+        let (mut leaves, mut crowds) = ([None; TREES], [false; TREES]);
         for (place, joiner, may) in stripe.candidates(me) {
             let Some(theirs) = self.members.get(joiner.member) else {
                 continue;
@@ -96,14 +95,16 @@ impl Tracker {
                     ((bad, joiner.all_children(), back), joiner.member),
                 );
             }
-            for (tree, (best, leaf)) in best.iter_mut().zip(&mut leaves).enumerate() {
+            let trees = best.iter_mut().zip(&mut leaves).zip(&mut crowds);
+            for (tree, ((best, leaf), crowds)) in trees.enumerate() {
                 if may.get(tree) != Some(&true) {
                     continue;
                 }
                 let depth = joiner.depth.get(tree).copied().unwrap_or(0);
                 if is_near && Stripe::may_yield(joiner, tree) {
                     let yields = (depth, place, joiner.member);
-                    *leaf = Some(leaf.map_or(yields, |leaf| leaf.min(yields)));
+                    *leaf =
+                        Some(leaf.map_or(yields, |leaf: (u8, usize, MemberNo)| leaf.min(yields)));
                 }
                 let was = before.get(tree) == Some(&Some(joiner.member));
                 let seen = Seen {
@@ -121,9 +122,7 @@ impl Tracker {
                 }
                 if best.is_none_or(|best| scored < best) {
                     *best = Some(scored);
-                    if let Some(crowds) = crowds.get_mut(tree) {
-                        *crowds = left == 0;
-                    }
+                    *crowds = left == 0;
                 }
             }
         }
@@ -131,6 +130,24 @@ impl Tracker {
         let [Some(even), Some(odd)] = chosen else {
             return None;
         };
+        let parents = self.told(even, odd, &reserve);
+        let [even_room, odd_room] = room;
+        let stripe = self.blobs.stripe_mut(id)?;
+        stripe.set_parents(me, chosen);
+        // Where there is less room this one makes some.
+        let tree = u8::from(odd_room < even_room);
+        let is_new = stripe.settle_inner(me, tree);
+        let leaf = leaves.get(usize::from(tree)).copied().flatten();
+        if is_new && let Some((depth, _, leaf)) = leaf {
+            let tree = usize::from(tree);
+            let crowds = crowds.get(tree) == Some(&true);
+            return self.go_above(now, id, me, (leaf, depth, crowds), tree, parents);
+        }
+        Some(Route::Parents(parents))
+    }
+
+    /// Whom a member is told of: its parents, and then those in reserve.
+    fn told(&self, even: MemberNo, odd: MemberNo, reserve: &[(Score, MemberNo)]) -> Vec<Member> {
         let mut numbers = vec![even, odd];
         // Who is the parent in one tree may stand in for the other's, if there is nobody else.
         let (mine_already, others): (Vec<MemberNo>, Vec<MemberNo>) = reserve
@@ -147,23 +164,10 @@ impl Tracker {
         if numbers.len() == TREES && even == odd {
             numbers.pop();
         }
-        let parents: Vec<Member> = numbers
+        numbers
             .iter()
             .filter_map(|&number| Some(self.members.get(number)?.member.clone()))
-            .collect();
-        let [even_room, odd_room] = room;
-        let stripe = self.blobs.stripe_mut(id)?;
-        stripe.set_parents(me, chosen);
-        // Where there is less room this one makes some.
-        let tree = u8::from(odd_room < even_room);
-        let is_new = stripe.settle_inner(me, tree);
-        let leaf = leaves.get(usize::from(tree)).copied().flatten();
-        if is_new && let Some((depth, _, leaf)) = leaf {
-            let tree = usize::from(tree);
-            let crowds = crowds.get(tree) == Some(&true);
-            return self.go_above(now, id, me, (leaf, depth, crowds), tree, parents);
-        }
-        Some(Route::Parents(parents))
+            .collect()
     }
 
     /// A newcomer that will have children in a tree takes the place of its highest leaf, if that is
