@@ -4,6 +4,7 @@ mod asking;
 mod reading;
 mod rights;
 mod serving;
+mod silent;
 mod trackers;
 
 use std::sync::Arc;

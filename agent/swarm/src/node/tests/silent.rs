@@ -1,0 +1,78 @@
+//! Parents that say nothing, or nothing but BUSY.
+
+use super::*;
+
+fn lookups(actions: &[Action]) -> usize {
+    let is_it = |action: &&Action| matches!(action, Action::Lookup { .. });
+    actions.iter().filter(is_it).count()
+}
+
+// A parent that had died was waited for until the reader's patience was over, and then the registry was read: nobody
+// was in reserve, and only a reserve was ever asked.
+#[test]
+fn who_says_nothing_at_all_is_replaced_before_the_registry_is_read() {
+    let mut bench = Bench::routed();
+    bench.route(0, parents(&[1]));
+    let asked = bench.want(4, Class::Demand);
+    assert_eq!(wants(&asked)[0].0, 1);
+    let next = bench.pass(260);
+    assert_eq!(lookups(&next), 1, "the tracker may know others");
+    let next = bench.route(0, parents(&[3]));
+    let (to, request, _) = wants(&[next, bench.pass(60)].concat())[0];
+    assert_eq!(to, 3);
+    let asked = bench.want(6, Class::Demand);
+    assert_eq!(wants(&asked)[0].0, 3, "nothing more is asked of the other");
+    let (idle, peer) = (Duration::ZERO, peer(3));
+    bench.tell(Input::Wait {
+        peer,
+        request,
+        idle,
+        hops: 1,
+    });
+    assert!(reads(&bench.pass(400)).is_empty());
+}
+
+#[test]
+fn who_was_silent_is_asked_again_once_it_speaks() {
+    let mut bench = Bench::routed();
+    let (_, request, _) = wants(&bench.want(4, Class::Demand))[0];
+    bench.pass(260);
+    assert_eq!(wants(&bench.want(6, Class::Demand))[0].0, 2);
+    let (idle, peer) = (Duration::ZERO, peer(1));
+    bench.tell(Input::Wait {
+        peer,
+        request,
+        idle,
+        hops: 1,
+    });
+    assert_eq!(wants(&bench.want(8, Class::Demand))[0].0, 1);
+}
+
+// A slow parent's queue was full for a second on end. Fifty times its children came back to it, and then they read
+// the registry.
+#[test]
+fn who_is_busy_again_and_again_is_complained_of() {
+    let mut bench = Bench::routed();
+    bench.route(0, parents(&[1]));
+    let mut actions = bench.want(4, Class::Demand);
+    let (mut times, mut seen) = (0, 0);
+    while times < 8 {
+        for &(to, request, _) in &wants(&actions) {
+            times += 1;
+            actions = bench.tell(Input::Busy {
+                peer: peer(to),
+                request,
+                retry: Duration::from_millis(20),
+                alternatives: Vec::new(),
+            });
+            seen += lookups(&actions);
+        }
+        if times < 8 {
+            assert_eq!(seen, 0, "after {times}");
+            actions = bench.pass(20);
+        }
+    }
+    assert_eq!(seen, 1);
+    let next = bench.route(0, parents(&[3]));
+    assert_eq!(wants(&[next, bench.pass(30)].concat())[0].0, 3);
+}
