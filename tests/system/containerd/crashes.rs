@@ -110,10 +110,13 @@ impl Scene {
         for (number, image) in [&self.lazy, &self.plain].into_iter().enumerate() {
             let id = format!("run-{number}");
             let run = ["run", "--rm", "--snapshotter", "tranship", image, &id];
-            let said = self.ctr(&[&run[..], &["/bin/cat", "/etc/greeting"]].concat())?;
-            if said != greeting(number) {
-                return Err(format!("{id} reads {said:?}"));
-            }
+            // By its end and not by what it prints: what a container prints passes through pipes that are not ours.
+            let check = format!(
+                "[ \"$(cat /etc/greeting)\" = '{}' ]",
+                greeting(number).trim()
+            );
+            let said = self.ctr(&[&run[..], &["/bin/sh", "-c", &check]].concat());
+            said.map_err(|said| format!("{id} does not read its greeting: {said}"))?;
         }
         let remove = ["images", "rm", "--sync", &self.lazy, &self.plain];
         self.ctr(&remove).map(drop)
