@@ -169,7 +169,6 @@ impl Scene {
             let (agent, containerd) = (self.node.cluster.agents[0].log(), self.containerd().log());
             panic!("{what}; then: {said}\nthe agent logged:\n{agent}\ncontainerd:\n{containerd}");
         }
-        println!("{what}");
         self.node.wait_until_clean();
     }
 }
