@@ -102,3 +102,21 @@ fn a_crowd_that_loses_the_tracker_costs_one_pull_too() {
     assert!(report.origin_amplification <= 1.05, "{report:?}");
     assert!(report.makespan_over_optimum <= 1.5, "{report:?}");
 }
+
+// The seed was every stripe's root with several children in each tree: 2.2 T*.
+#[test]
+fn a_seed_whose_link_is_like_all_others_keeps_nobody_waiting() {
+    let report = run("flash-crowd-16-seed");
+    assert!(report.origin_amplification <= 1.05, "{report:?}");
+    assert!(report.makespan_over_optimum <= 1.5, "{report:?}");
+}
+
+// A liar was banned and read the registry alone: 1.6 pulls.
+#[test]
+fn slow_dying_and_lying_hosts_cost_next_to_nothing() {
+    let report = run("slow-and-dying");
+    assert!(report.origin_amplification <= 1.25, "{report:?}");
+    assert!(report.makespan_over_optimum <= 2.0, "{report:?}");
+    assert!(report.hedged_share <= 0.1, "{report:?}");
+    assert_eq!(report.read_errors, 0);
+}
