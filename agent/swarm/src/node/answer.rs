@@ -39,7 +39,7 @@ impl Node {
                 chunk,
             });
             self.shun(now, peer);
-            self.needs_source(chunk);
+            self.needs_source(now, chunk);
             return;
         }
         let len = self.chunk_len(chunk);
@@ -178,7 +178,7 @@ impl Node {
             .filter(|other| wanted.refused_until(&other.peer) <= now);
         let new: Vec<_> = new.collect();
         wanted.alternatives.extend(new);
-        self.needs_source(chunk);
+        self.needs_source(now, chunk);
     }
 
     pub(super) fn miss(&mut self, now: Duration, peer: PeerId, request: u32) {
@@ -191,11 +191,23 @@ impl Node {
         {
             wanted.refuse(peer, None);
         }
-        self.needs_source(chunk);
+        self.needs_source(now, chunk);
     }
 
-    /// Looks for a source for a chunk unless another request or read for it is under way.
-    pub(super) fn needs_source(&mut self, chunk: ChunkId) {
+    /// Looks for a source for a chunk unless another request or read for it is under way: one of a peer that says
+    /// nothing is none.
+    pub(super) fn needs_source(&mut self, now: Duration, chunk: ChunkId) {
+        let attempts = self.wants.get(&chunk).map(|wanted| &wanted.attempts);
+        let unheard =
+            |attempt: &Attempt| attempt.alive_at.is_none() && self.is_silent(now, &attempt.peer);
+        let lost = attempts
+            .filter(|attempts| attempts.iter().all(unheard))
+            .cloned();
+        for attempt in lost.unwrap_or_default() {
+            self.drop_attempt(chunk, attempt);
+            let (peer, request) = (attempt.peer, attempt.request);
+            self.actions.push_back(Action::SendCancel { peer, request });
+        }
         if let Some(wanted) = self.wants.get_mut(&chunk)
             && wanted.attempts.is_empty()
             && wanted.read.is_none()
@@ -224,17 +236,17 @@ impl Node {
     fn void(&mut self, now: Duration, peer: PeerId) {
         self.leaving.remove(&peer);
         self.rights.forget(&peer);
-        self.void_requests(peer);
+        self.void_requests(now, peer);
         self.forget_child(now, peer);
     }
 
-    fn void_requests(&mut self, peer: PeerId) {
+    fn void_requests(&mut self, now: Duration, peer: PeerId) {
         for (request, chunk) in self.peers.requests_at(peer) {
             self.forget_request(peer, request, chunk);
             if let Some(wanted) = self.wants.get_mut(&chunk) {
                 wanted.attempts.retain(|attempt| attempt.request != request);
             }
-            self.needs_source(chunk);
+            self.needs_source(now, chunk);
         }
     }
 
@@ -245,7 +257,7 @@ impl Node {
         for (request, _) in self.peers.requests_at(peer) {
             self.actions.push_back(Action::SendCancel { peer, request });
         }
-        self.void_requests(peer);
+        self.void_requests(now, peer);
     }
 
     /// Has nothing to do with a peer for a while: the tracker says so.

@@ -76,3 +76,21 @@ fn who_is_busy_again_and_again_is_complained_of() {
     let next = bench.route(0, parents(&[3]));
     assert_eq!(wants(&[next, bench.pass(30)].concat())[0].0, 3);
 }
+
+// The one asked in a dead parent's place was busy for a moment. It was not asked again, for there was a request under
+// way: the one to the dead.
+#[test]
+fn a_request_that_nobody_hears_does_not_keep_others_from_being_asked() {
+    let mut bench = Bench::routed();
+    assert_eq!(wants(&bench.want(4, Class::Demand))[0].0, 1);
+    let (to, request, _) = wants(&bench.pass(300))[0];
+    assert_eq!(to, 2);
+    bench.tell(Input::Busy {
+        peer: peer(2),
+        request,
+        retry: Duration::from_millis(20),
+        alternatives: Vec::new(),
+    });
+    let next = bench.pass(25);
+    assert_eq!(wants(&next)[0].0, 2, "{next:?}");
+}
