@@ -5,7 +5,7 @@
 //! action at a time until `None`, and `wake_at()` says when to poll though nothing happened. `now` is
 //! any clock that starts at zero and never goes back. No sockets, clocks, threads or hash maps: the
 //! same inputs give the same actions, so thousands of swarms can be lived through in a test, and a
-//! seed repeats any of them.
+//! seed repeats any of them. Beside them is [`read_ahead`]: which chunks a reader will come to next.
 #![forbid(unsafe_code)]
 
 pub mod node;
