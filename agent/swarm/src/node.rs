@@ -165,6 +165,7 @@ impl Node {
                 self.members(blob, &members);
                 self.hold_right(now, blob, until);
             }
+            Input::RightAwaited { blob } => self.await_right(blob),
             Input::Granted { peer, right } => self.rights.give(now, peer, right),
             Input::Routes { blob, routes } => self.routes(now, blob, routes),
             Input::LookupFailed { blob, stripes } => self.lookup_failed(now, blob, stripes),

@@ -65,9 +65,11 @@ pub(crate) struct OpenedImage {
     pub(crate) renew_at: Option<Instant>,
     /// Whether the last OPEN showed a proof of pull.
     pub(crate) showed_proof: bool,
+    /// Whether a proof of pull is being got.
+    pub(crate) is_proving: bool,
     /// Whether people were told that the tracker does not grant it.
     pub(crate) is_told: bool,
-    blobs: Vec<Digest>,
+    pub(crate) blobs: Vec<Digest>,
     users: usize,
 }
 
@@ -114,6 +116,7 @@ impl Images {
             grant: None,
             renew_at: None,
             showed_proof: false,
+            is_proving: false,
             is_told: false,
             blobs: blobs.clone(),
             users: 1,

@@ -81,8 +81,11 @@ impl Driver {
             }
             let renew_at = Instant::now() + renewal(&grant);
             self.images.keep(*grant, renew_at);
-        } else {
-            self.refused(&manifest);
+        } else if self.gets_proof(&manifest) {
+            for blob in blobs {
+                self.handle(Input::RightAwaited { blob });
+            }
+            return;
         }
         self.tell_members(&blobs, &members, until);
     }
@@ -117,25 +120,31 @@ impl Driver {
         }
     }
 
-    /// The tracker gives no grant. Without a proof that may be what is missing; else it is said once, since
+    /// The tracker gives no grant. Without a proof that may be what is missing, and one is got; else it is said once, since
     /// the image then costs the registry what peers could have given.
-    fn refused(&mut self, manifest: &Digest) {
+    fn gets_proof(&mut self, manifest: &Digest) -> bool {
         let Some(image) = self.images.image_mut(manifest) else {
-            return;
+            return false;
         };
-        if !image.showed_proof {
-            self.get_pull_proof(manifest);
-        } else if !std::mem::replace(&mut image.is_told, true) {
-            let source = image.source.clone();
-            say_refused(&source.registry, &source.repository, manifest);
+        if !image.is_proving && image.showed_proof {
+            if !std::mem::replace(&mut image.is_told, true) {
+                let source = image.source.clone();
+                say_refused(&source.registry, &source.repository, manifest);
+            }
+            return false;
         }
+        self.get_pull_proof(manifest);
+        true
     }
 
     /// Gets a proof of pull for an image; [`Driver::pull_proof_came`] hears of it.
     fn get_pull_proof(&mut self, manifest: &Digest) {
-        let Some(image) = self.images.image(manifest) else {
+        let Some(image) = self.images.image_mut(manifest) else {
             return;
         };
+        if std::mem::replace(&mut image.is_proving, true) {
+            return;
+        }
         let (manifest, origin) = (*manifest, std::sync::Arc::clone(&image.origin));
         let jobs = self.jobs.clone();
         self.jobs.tasks.spawn(async move {
@@ -150,6 +159,7 @@ impl Driver {
         let Some(image) = self.images.image_mut(manifest) else {
             return;
         };
+        image.is_proving = false;
         if proof != PullProof::None || image.grant.is_some() {
             return self.open_image(manifest, Some(proof));
         }
@@ -157,6 +167,8 @@ impl Driver {
             let source = image.source.clone();
             say_refused(&source.registry, &source.repository, manifest);
         }
+        let blobs = image.blobs.clone();
+        self.tell_members(&blobs, &[], None);
     }
 
     /// Renews the grants that are due. One that cannot be renewed holds to its end.

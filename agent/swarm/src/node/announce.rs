@@ -38,7 +38,7 @@ impl Node {
         let Some(known) = self.blobs.get_mut(&blob) else {
             return;
         };
-        if known.right.is_refused(now) {
+        if known.right.is_unheard(now) {
             // Told once it is granted.
             known.unannounced = true;
             return;

@@ -116,6 +116,12 @@ pub enum Input {
         /// When the right ends, on the clock of `now`; `None` if the tracker gives none.
         until: Option<Duration>,
     },
+    /// The tracker wants a proof before it says whether this node may have a blob, and the proof is being got.
+    /// [`Input::Members`] follows, or the tracker goes.
+    RightAwaited {
+        /// The blob.
+        blob: Digest,
+    },
     /// Routes, asked for or not.
     Routes {
         /// The blob.

@@ -54,6 +54,7 @@ impl Node {
         let bulk_is_full = self.engaged.len() >= self.options.bulk_stripes;
         let asked_until = now + self.options.lookup_patience;
         let tracker_up = self.tracker.is_some();
+        let right_awaited = self.is_right_awaited(&id.blob);
         let engaged = self.engaged.contains(&id);
         let Some(stripe) = self.stripe_mut(id) else {
             return Step::Park(Park::Route);
@@ -80,6 +81,7 @@ impl Node {
             return Step::Park(Park::Route);
         };
         match stripe.route {
+            Route::Unknown if tracker_up && right_awaited => Step::Park(Park::Route),
             Route::Unknown if tracker_up => {
                 if class > Class::Demand && bulk_is_full && !engaged && !for_child {
                     return Step::Park(Park::Window);

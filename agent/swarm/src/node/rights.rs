@@ -22,6 +22,8 @@ pub(super) enum OwnRight {
     /// The tracker has not said yet.
     #[default]
     Unknown,
+    /// The tracker wants a proof, which is being got of the registry.
+    Awaited,
     /// The tracker does not grant it.
     Refused,
     /// Until then.
@@ -36,10 +38,15 @@ impl OwnRight {
     /// Whether there is no use in asking the tracker about stripes.
     pub(super) fn is_refused(self, now: Duration) -> bool {
         match self {
-            Self::Unknown => false,
+            Self::Unknown | Self::Awaited => false,
             Self::Refused => true,
             Self::Held { until } => until <= now,
         }
+    }
+
+    /// Whether the tracker hears nothing of the blob from this node.
+    pub(super) fn is_unheard(self, now: Duration) -> bool {
+        self == Self::Awaited || self.is_refused(now)
     }
 }
 
@@ -100,6 +107,32 @@ impl Node {
             .is_some_and(|blob| blob.right.is_refused(now))
     }
 
+    /// Whether the tracker will say whether this node may have a blob, and has not yet: what is read of it then would be read of the
+    /// registry alone, by each node that starts the image.
+    pub(super) fn is_right_awaited(&self, digest: &Digest) -> bool {
+        self.blobs
+            .get(digest)
+            .is_some_and(|blob| blob.right == OwnRight::Awaited)
+    }
+
+    /// The tracker wants a proof for a blob, and it is being got.
+    pub(super) fn await_right(&mut self, digest: Digest) {
+        if let Some(blob) = self.blobs.get_mut(&digest)
+            && blob.right == OwnRight::Unknown
+        {
+            blob.right = OwnRight::Awaited;
+        }
+    }
+
+    /// Nobody is there any more who would say anything.
+    pub(super) fn await_no_right(&mut self) {
+        for blob in self.blobs.values_mut() {
+            if blob.right == OwnRight::Awaited {
+                blob.right = OwnRight::Unknown;
+            }
+        }
+    }
+
     /// Whether peers give this node chunks of a blob now.
     pub(super) fn may_ask_peers(&self, now: Duration, digest: &Digest) -> bool {
         self.blobs
@@ -134,12 +167,17 @@ impl Node {
         }
         let after = blob.right;
         if after.holds(now) && !before.holds(now) && self.tracker.is_some() {
-            if before.is_refused(now) {
+            if before.is_unheard(now) {
                 // Nothing that was told before was heard.
                 self.tell_all(now, digest);
             }
-            // What is read at the registry for want of a right may come from peers now.
-            self.route_anew(digest, |route| matches!(route, Route::Direct));
+            // What is read at the registry for want of a right, or waits for it, may come from peers now.
+            let has_waited = before == OwnRight::Awaited;
+            self.route_anew(digest, |route| match route {
+                Route::Direct => true,
+                Route::Unknown | Route::Hold { .. } => has_waited,
+                _ => false,
+            });
         } else if after.is_refused(now) && !before.is_refused(now) {
             // What the tracker was asked about will not come from peers.
             self.route_anew(digest, |route| !matches!(route, Route::Lease(_)));

@@ -104,6 +104,7 @@ impl Node {
 
     pub(super) fn tracker_down(&mut self) {
         self.tracker = None;
+        self.await_no_right();
         for id in self.stripe_ids() {
             if let Some(stripe) = self.stripe_mut(id)
                 && matches!(
@@ -342,7 +343,12 @@ impl Node {
     }
 
     pub(super) fn lookup_failed(&mut self, now: Duration, blob: Digest, stripes: Vec<u32>) {
-        if self.tracker.is_some() && self.blobs.contains_key(&blob) && !self.is_refused(now, &blob)
+        let is_unheard = |known: &Blob| known.right.is_unheard(now);
+        if self.tracker.is_some()
+            && self
+                .blobs
+                .get(&blob)
+                .is_some_and(|known| !is_unheard(known))
         {
             self.actions
                 .push_back(Action::OpenBlobs { blobs: vec![blob] });

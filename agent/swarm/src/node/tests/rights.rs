@@ -147,6 +147,77 @@ fn a_node_without_a_right_reads_the_registry_and_asks_nobody_else() {
 }
 
 #[test]
+fn what_is_wanted_while_a_proof_is_got_waits_for_the_right_and_not_for_ever() {
+    // A node read the registry in the moment between the tracker's first answer and the proof that it wanted: each
+    // node of a crowd did.
+    let mut bench = Bench::new(|_| {});
+    bench.tell(Input::TrackerUp {
+        epoch: 1,
+        seed: None,
+    });
+    bench.pass(1);
+    let blob = Digest::of(b"private");
+    bench.tell(Input::OpenBlob {
+        blob,
+        registries: vec!["registry".into()],
+        chunk_lens: vec![CHUNK_LEN; 256].into(),
+        present: Vec::new(),
+    });
+    let want = |number| Input::Wanted {
+        chunk: ChunkId { blob, number },
+        class: Class::Demand,
+        give_up_at: None,
+    };
+    let told = |until| Input::Members {
+        blob,
+        members: vec![member(1)],
+        until,
+    };
+    assert_eq!(looked_up(&bench.tell(want(0))), [0]);
+    bench.tell(Input::RightAwaited { blob });
+    // The tracker's answer to what was asked before: it knows no such blob.
+    let stripes = vec![0];
+    let unknown = bench.tell(Input::LookupFailed { blob, stripes });
+    assert!(
+        unknown.is_empty(),
+        "opened again, without a proof: {unknown:?}"
+    );
+    let second = bench.tell(want(64));
+    assert!(reads(&second).is_empty() && looked_up(&second).is_empty());
+    let held = bench.pass(200);
+    assert!(
+        reads(&held).is_empty() && looked_up(&held).is_empty(),
+        "{held:?}"
+    );
+    let granted = bench.tell(told(Some(bench.now + Duration::from_secs(60))));
+    assert_eq!(looked_up(&granted), [0, 1]);
+
+    // Whoever waits for a proof that does not come reads the registry when patience ends, or when the answer is no.
+    let blob = Digest::of(b"another's");
+    bench.tell(Input::OpenBlob {
+        blob,
+        registries: vec!["registry".into()],
+        chunk_lens: vec![CHUNK_LEN; 64].into(),
+        present: Vec::new(),
+    });
+    bench.tell(Input::RightAwaited { blob });
+    let want = |number| Input::Wanted {
+        chunk: ChunkId { blob, number },
+        class: Class::Demand,
+        give_up_at: None,
+    };
+    assert!(reads(&bench.tell(want(0))).is_empty());
+    assert_eq!(reads(&bench.pass(2_000)).len(), 1);
+    assert!(reads(&bench.tell(want(9))).is_empty());
+    let refused = bench.tell(Input::Members {
+        blob,
+        members: Vec::new(),
+        until: None,
+    });
+    assert_eq!(reads(&refused).len(), 1);
+}
+
+#[test]
 fn without_a_tracker_a_node_whose_right_is_over_reads_the_registry() {
     let mut bench = Bench::new(|_| {});
     bench.members(&[1, 2], Some(bench.now + Duration::from_secs(1)));
