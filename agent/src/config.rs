@@ -272,7 +272,7 @@ impl Default for Device {
             read_deadline: Duration::from_mins(5),
             detach_on_stop: true,
             stop_grace: Duration::from_secs(10),
-            processes: false,
+            processes: true,
             agent_patience: Duration::from_mins(10),
             graduate: false,
             graduate_quota: ByteSize::gib(20),

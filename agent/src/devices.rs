@@ -7,6 +7,7 @@
 mod error;
 mod graduate;
 mod holding;
+mod left;
 mod lifecycle;
 mod mounting;
 mod recover;

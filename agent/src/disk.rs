@@ -10,11 +10,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::runtime::Handle;
-use tranship_device::{BlockRead, BlockReadError};
+use tranship_device::{Allocation, BlockRead, BlockReadError};
 use tranship_format::{ByteRange, ChunkIndex, Disk};
 
 use crate::lazy::{LazyBlob, LazyReadError};
 use crate::metrics::Reads;
+
+/// Runs of data that are told of at one time.
+const DATA_RUNS_MAX: usize = 1024;
 
 /// An image as a device reads it.
 pub(crate) struct ImageDisk {
@@ -49,11 +52,30 @@ impl ImageDisk {
                 .check_whole()
                 .map_err(|error| explain(offset, len, io::Error::other(error)))?;
         }
-        self.gather(ByteRange::new(offset, offset.saturating_add(len)))
+        let range = ByteRange::new(offset, offset.saturating_add(len));
+        self.gather(range)
             .map_err(|error| explain(offset, len, io::Error::other(error)))?;
-        self.disk
-            .read_at(offset, buf)
-            .map_err(|error| explain(offset, len, error))
+        let mut read = self.disk.read_at(offset, buf);
+        if read.as_ref().is_err_and(is_spoilt) && self.drop_spoilt(range) {
+            read = self.disk.read_at(offset, buf);
+        }
+        read.map_err(|error| explain(offset, len, error))
+    }
+
+    /// Looks again at the chunks that hold a range, which were right when they were hashed. What the disk has lost since then is
+    /// dropped; whether there was any.
+    fn drop_spoilt(&self, range: ByteRange) -> bool {
+        let mut is_any = false;
+        for (layer, stored) in self.disk.stored_ranges(range) {
+            let Some(blob) = self.layers.get(layer).map(|layer| layer.blob()) else {
+                continue;
+            };
+            for index in blob.table().over(stored) {
+                // It tells in the log, and counts.
+                is_any |= !blob.get(index).is_ok_and(|chunk| chunk.is_some());
+            }
+        }
+        is_any
     }
 
     /// Fetches what the read will miss, all at once.
@@ -90,6 +112,29 @@ impl BlockRead for ImageDisk {
         self.disk.len()
     }
 
+    fn allocation(&self, offset: u64, len: u64) -> Vec<Allocation> {
+        let mut runs = Vec::new();
+        let range = ByteRange::new(offset, offset.saturating_add(len));
+        let data = self.disk.data_ranges(range, DATA_RUNS_MAX);
+        let is_whole = data.len() < DATA_RUNS_MAX;
+        let mut at = offset;
+        let mut run = |end: u64, zero: bool| {
+            if end > at {
+                let len = end.saturating_sub(at);
+                runs.push(Allocation { len, zero });
+                at = end;
+            }
+        };
+        for data in data {
+            run(data.start, true);
+            run(data.end, false);
+        }
+        if is_whole {
+            run(range.end.min(self.disk.len()), true);
+        }
+        runs
+    }
+
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockReadError> {
         let start = Instant::now();
         let outcome = self.read(offset, buf);
@@ -120,6 +165,14 @@ impl fmt::Debug for ImageDisk {
     }
 }
 
+/// Whether stored bytes were found to be no whole blocks.
+pub(crate) fn is_spoilt(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+    )
+}
+
 /// Says in the words of devices what a layer or a blob said in its own.
 fn explain(offset: u64, len: u64, error: io::Error) -> BlockReadError {
     match find::<LazyReadError>(&error) {
@@ -130,17 +183,11 @@ fn explain(offset: u64, len: u64, error: io::Error) -> BlockReadError {
             len,
             source: error.into(),
         },
-        None if matches!(
-            error.kind(),
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-        ) =>
-        {
-            BlockReadError::Corrupt {
-                offset,
-                len,
-                source: error.into(),
-            }
-        }
+        None if is_spoilt(&error) => BlockReadError::Corrupt {
+            offset,
+            len,
+            source: error.into(),
+        },
         Some(LazyReadError::Refused { .. }) | None => BlockReadError::Unavailable {
             offset,
             len,

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use tranship_device::front_end::Probed;
 use tranship_device::{
-    FrontEnd, FuseError, FuseOptions, KernelNbd, KernelNbdError, LoopDevice, LoopError, MountError,
-    NbdError, NbdServer, Ublk, UblkError, VhostUserError, VhostUserServer, front_end, mount,
+    FrontEnd, FuseConnection, FuseError, FuseOptions, KernelNbd, KernelNbdError, LoopDevice,
+    LoopError, MountError, NbdError, NbdServer, Ublk, UblkError, VhostUserError, VhostUserServer,
+    front_end, mount,
 };
 
 use crate::control::{FrontEndChoice, FrontEndName};
@@ -139,13 +140,17 @@ impl FrontEndOptions {
 
 /// Names of the descriptors that a device consists of.
 pub(crate) const FUSE_PART: &str = "fuse";
+/// The memory in which requests to the FUSE file are noted.
+pub(crate) const REQUESTS_PART: &str = "requests";
 pub(crate) const LOOP_PART: &str = "loop";
+/// What goes with the FUSE file.
+pub(crate) const FUSE_PARTS: [&str; 2] = [FUSE_PART, REQUESTS_PART];
 
 /// What an earlier process left of a device that is used on.
 #[derive(Debug)]
 pub(crate) struct Left {
     /// The FUSE connection.
-    pub(crate) fuse: OwnedFd,
+    pub(crate) fuse: FuseConnection,
     /// The loop device, if the front end has one and it had come so far.
     pub(crate) device: Option<OwnedFd>,
 }
@@ -290,10 +295,12 @@ impl Presented {
     pub(crate) fn descriptors(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
         match self {
             Self::FuseLoop { fuse, device } => {
-                vec![(FUSE_PART, fuse.fd()), (LOOP_PART, device.as_fd())]
+                let mut parts = fuse.parts();
+                parts.push((LOOP_PART, device.as_fd()));
+                parts
             }
             Self::Graduated { device } => vec![(LOOP_PART, device.as_fd())],
-            Self::ErofsFile { fuse } => vec![(FUSE_PART, fuse.fd())],
+            Self::ErofsFile { fuse } => fuse.parts(),
             Self::Ublk { .. }
             | Self::KernelNbd { .. }
             | Self::Nbd { .. }

@@ -50,6 +50,7 @@ impl Keeping {
             state: Mutex::default(),
         });
         let outcome = keeping.connect(&mut keeping.state());
+        keeping.upgrade(&mut keeping.state());
         if let Err(error) = outcome {
             tracing::warn!(
                 error = &error as &dyn Error,
@@ -70,20 +71,44 @@ impl Keeping {
     /// Connects to the keeper, starting it where nobody answers, and gives it what is held.
     fn connect(&self, state: &mut State) -> Result<(), KeeperError> {
         state.keeper = None;
-        let keeper = KeeperClient::connect(&self.socket).or_else(|_| {
-            keeper::launch(&self.program, self.patience, &self.socket).map_err(|source| {
-                KeeperError::Start {
-                    program: self.program.clone(),
-                    source,
-                }
-            })?;
-            KeeperClient::connect(&self.socket)
-        })?;
+        let keeper = keeper::connect_or_launch(&self.program, self.patience, &self.socket)?;
         for (name, fd) in &state.held {
             keeper.keep(name, fd.as_fd())?;
         }
         state.keeper = Some(keeper);
         Ok(())
+    }
+
+    /// Puts a keeper of this agent's version in the place of an older one.
+    fn upgrade(&self, state: &mut State) {
+        let Some(old) = state.keeper.take_if(|keeper| self.is_outdated(keeper)) else {
+            return;
+        };
+        match keeper::replace(old, &self.program, self.patience, &self.socket) {
+            Ok(new) => {
+                tracing::info!("the keeper was of another version; there is a new one");
+                state.keeper = Some(new);
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn Error,
+                    "the keeper of another version is not replaced"
+                );
+                let connected = self.connect(state);
+                if let Err(error) = connected {
+                    tracing::warn!(error = &error as &dyn Error, "there is no keeper");
+                }
+            }
+        }
+    }
+
+    fn is_outdated(&self, keeper: &KeeperClient) -> bool {
+        let there = keeper::identity(&self.program);
+        match (there, keeper.program()) {
+            (Ok(there), Ok(running)) => running.as_ref() != Some(&there),
+            // Nobody knows: it does its work.
+            (Err(_), _) | (_, Err(_)) => false,
+        }
     }
 
     fn watch(&self) {
@@ -155,12 +180,17 @@ impl Keeping {
         }
     }
 
-    /// Ends the holding of a device's descriptor.
-    pub(crate) fn let_go(&self, device: &str, part: &str) {
-        let name = name(device, part);
+    /// Ends the holding of a device's descriptors.
+    pub(crate) fn let_go(&self, device: &str, parts: &[&str]) {
+        for part in parts {
+            self.let_go_of(&name(device, part));
+        }
+    }
+
+    fn let_go_of(&self, name: &str) {
         let mut state = self.state();
-        state.held.remove(&name);
-        if let Some(Err(error)) = state.keeper.as_ref().map(|keeper| keeper.let_go(&name)) {
+        state.held.remove(name);
+        if let Some(Err(error)) = state.keeper.as_ref().map(|keeper| keeper.let_go(name)) {
             // One that is gone holds nothing.
             tracing::debug!(
                 name,
@@ -187,6 +217,11 @@ impl Keeping {
         parts
             .map(|(device, part)| (device.to_owned(), part.to_owned()))
             .collect()
+    }
+
+    /// Its program, and how many seconds it waits for an agent.
+    pub(crate) fn program(&self) -> (PathBuf, u64) {
+        (self.program.clone(), self.patience.as_secs())
     }
 
     /// Where the keeper listens.

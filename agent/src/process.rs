@@ -8,6 +8,7 @@
 mod content;
 mod link;
 mod message;
+mod second;
 mod serve;
 mod supply;
 mod watch;
@@ -44,6 +45,9 @@ pub(crate) struct Description {
     /// Name of the file in the FUSE mount.
     pub(crate) file: String,
     pub(crate) keeper: PathBuf,
+    /// The keeper's program, and how many seconds it waits for an agent; an older agent does not say.
+    #[serde(default)]
+    pub(crate) keeper_program: Option<(PathBuf, u64)>,
     pub(crate) supply: PathBuf,
     pub(crate) block_cache_len: u64,
     pub(crate) worker_count: usize,

@@ -14,6 +14,7 @@ use tranship_device::{LoopDevice, kernel_nbd, ublk};
 use crate::control::OrphanInfo;
 use crate::front_end::{backing_file, numbered};
 use crate::plain;
+use crate::process;
 
 /// Clears away all of it that belongs to the devices for whose ids `is_stale` holds. `run_dir` is free of symbolic links.
 pub(crate) fn clear_away(run_dir: &Path, is_stale: impl Fn(&str) -> bool) {
@@ -45,6 +46,10 @@ pub(crate) fn clear_away(run_dir: &Path, is_stale: impl Fn(&str) -> bool) {
         }
     }
     take_away(|entry| is_ours(&entry.target));
+    for dir in stale_dirs(run_dir, &is_stale) {
+        process::kill(&dir);
+        process::forget(&dir);
+    }
 }
 
 /// What [`clear_away`] would clear away.
@@ -92,11 +97,8 @@ fn device_of<'a>(run_dir: &Path, path: &'a Path) -> Option<&'a str> {
 
 fn loops(run_dir: &Path, is_stale: impl Fn(&str) -> bool) -> Vec<LoopDevice> {
     let mut found = Vec::new();
-    for dir in fs::read_dir(run_dir).into_iter().flatten().flatten() {
-        if !dir.file_name().to_str().is_some_and(&is_stale) {
-            continue;
-        }
-        for file in [backing_file(&dir.path()), plain::path_in(&dir.path())] {
+    for dir in stale_dirs(run_dir, is_stale) {
+        for file in [backing_file(&dir), plain::path_in(&dir)] {
             match LoopDevice::find(&file) {
                 Ok(devices) => found.extend(devices),
                 Err(error) => tracing::warn!(
@@ -123,11 +125,18 @@ fn nbd_devices(is_ours: impl Fn(&Path) -> bool) -> Vec<u32> {
     }
 }
 
-/// Directories of devices for which `is_stale` holds and that have a ublk device, each with its number.
-fn ublk_devices(run_dir: &Path, is_stale: impl Fn(&str) -> bool) -> Vec<(PathBuf, u32)> {
+/// Directories of devices for which `is_stale` holds.
+fn stale_dirs(run_dir: &Path, is_stale: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let dirs = fs::read_dir(run_dir).into_iter().flatten().flatten();
     dirs.filter(|dir| dir.file_name().to_str().is_some_and(&is_stale))
-        .filter_map(|dir| Some((dir.path(), numbered::number_in(&dir.path())?)))
+        .map(|dir| dir.path())
+        .collect()
+}
+
+/// Those of them that have a ublk device, each with its number.
+fn ublk_devices(run_dir: &Path, is_stale: impl Fn(&str) -> bool) -> Vec<(PathBuf, u32)> {
+    let dirs = stale_dirs(run_dir, is_stale).into_iter();
+    dirs.filter_map(|dir| numbered::number_in(&dir).map(|number| (dir, number)))
         .collect()
 }
 

@@ -171,6 +171,32 @@ impl Disk {
         ranges
     }
 
+    /// The parts of a range of the device that are stored somewhere, in order and apart from each other; all between them reads as zeros.
+    /// At most `max_count` of them: what lies behind the last is then left open.
+    pub fn data_ranges(&self, range: ByteRange, max_count: usize) -> Vec<ByteRange> {
+        let range = range.intersection(ByteRange::new(0, self.len));
+        let mut ranges: Vec<ByteRange> = Vec::new();
+        for piece in plan::pieces(&self.index, range) {
+            let start = range.start.saturating_add(piece.to);
+            let end = start.saturating_add(piece.plain.len());
+            let count = ranges.len();
+            match ranges.last_mut() {
+                Some(last) if last.end == start => last.end = end,
+                _ if count == max_count => break,
+                _ => ranges.push(ByteRange::new(start, end)),
+            }
+        }
+        ranges
+    }
+
+    /// Lets go of the blocks and buffers that are kept for the next read.
+    pub fn rest(&self) {
+        if let Some(cache) = &self.cache {
+            lock(cache).clear();
+        }
+        lock(&self.idle).clear();
+    }
+
     fn read_part(&self, offset: u64, buf: &mut [u8], workspace: &mut Workspace) -> io::Result<()> {
         let range = ByteRange::new(offset, offset.saturating_add(buf.len() as u64));
         let pieces = plan::pieces(&self.index, range);

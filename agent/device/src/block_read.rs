@@ -35,6 +35,9 @@ pub trait BlockRead: Send + Sync {
         let _ = offset;
         vec![Allocation { len, zero: false }]
     }
+
+    /// Is called now and then while nobody reads: what is kept for speed alone may go. Others may begin to read meanwhile.
+    fn rest(&self) {}
 }
 
 /// A run of bytes of a device that are either all known to be zero or possibly something else.

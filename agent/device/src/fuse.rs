@@ -9,6 +9,7 @@ mod answer;
 mod channel;
 mod connection;
 mod mounted;
+mod requests;
 mod session;
 
 use std::error::Error;
@@ -38,6 +39,8 @@ pub struct FuseOptions {
     pub allow_other: bool,
     /// How long [`FuseFile::stop`] and dropping wait for users of the file, and then once more for reads in progress.
     pub stop_grace: Duration,
+    /// After how long without a request a thread lets go of its buffer, and has the content [rest](BlockRead::rest).
+    pub idle_after: Duration,
 }
 
 impl Default for FuseOptions {
@@ -47,6 +50,7 @@ impl Default for FuseOptions {
             read_ahead_len: 1 << 20,
             allow_other: false,
             stop_grace: Duration::from_secs(5),
+            idle_after: Duration::from_secs(30),
         }
     }
 }
@@ -82,7 +86,7 @@ pub enum FuseError {
         #[source]
         source: io::Error,
     },
-    /// The kernel cannot resend requests in flight (Linux before 6.9), so a connection cannot be taken over after a crash.
+    /// The kernel cannot resend requests in flight (Linux before 6.9), and nobody noted them: a connection cannot be taken over.
     #[error("the kernel does not resend requests")]
     Resend {
         /// The kernel's answer.
@@ -95,6 +99,15 @@ pub enum FuseError {
         /// How many.
         count: usize,
     },
+}
+
+/// What a live mount consists of: whoever has a duplicate of both goes on with it.
+#[derive(Debug)]
+pub struct FuseConnection {
+    /// The connection's descriptor.
+    pub fd: OwnedFd,
+    /// The memory in which those who serve it note requests; `None` if nobody did.
+    pub requests: Option<OwnedFd>,
 }
 
 /// Filesystem type under which our mounts appear in the table of mounts.
@@ -128,7 +141,8 @@ impl FuseFile {
     ) -> Result<Self, FuseError> {
         let (dir_found, fd) = mounted::make(dir, name, options.allow_other)?;
         let mounted = Self::at(dir_found.clone(), name, options.read_ahead_len, || {
-            Session::new(fd, name, content, options)
+            let requests = None;
+            Session::new(FuseConnection { fd, requests }, name, content, options)
         });
         if mounted.is_err() {
             // Nobody answers there, and nobody else would take it away.
@@ -137,17 +151,17 @@ impl FuseFile {
         mounted
     }
 
-    /// Continues the mount at `dir` whose connection is `fd`, in the place of a process that crashed or left. Name and
+    /// Continues the mount at `dir` whose connection is `live`, in the place of a process that crashed or left. Name and
     /// content must be the same, and `dir` absolute and free of symbolic links.
     pub fn take_over(
         dir: &Path,
-        fd: OwnedFd,
+        live: FuseConnection,
         name: &str,
         content: Arc<dyn BlockRead>,
         options: FuseOptions,
     ) -> Result<Self, FuseError> {
         Self::at(dir.to_owned(), name, options.read_ahead_len, || {
-            Session::take_over(fd, name, content, options)
+            Session::take_over(live, name, content, options)
         })
     }
 
@@ -185,15 +199,15 @@ impl FuseFile {
         self.take_down()
     }
 
-    /// Stops answering and leaves the mount as it is, for a successor to [`FuseFile::take_over`] by the descriptor given.
-    /// Reads in progress have the grace to be answered here; the others are sent to the successor.
-    pub fn leave(mut self) -> Result<OwnedFd, FuseError> {
-        let fd = self.session.fd().try_clone_to_owned();
-        let fd = fd.map_err(|source| FuseError::Start { source })?;
+    /// Stops answering and leaves the mount as it is, for a successor to [`FuseFile::take_over`] by what is given.
+    /// Reads in progress have the grace to be answered here; the others are the successor's.
+    pub fn leave(mut self) -> Result<FuseConnection, FuseError> {
+        let live = self.session.connection();
+        let live = live.map_err(|source| FuseError::Start { source })?;
         self.mount = None;
         match self.session.stop() {
-            // The kernel resends what those threads hold, so nothing is lost.
-            Ok(()) | Err(FuseError::StillReading { .. }) => Ok(fd),
+            // What those threads hold is resent by the kernel or noted, so nothing is lost.
+            Ok(()) | Err(FuseError::StillReading { .. }) => Ok(live),
             Err(error) => Err(error),
         }
     }
@@ -222,6 +236,24 @@ impl Drop for FuseFile {
         if let Err(error) = self.take_down() {
             tracing::warn!(error = &error as &dyn Error, "a FUSE file stops badly");
         }
+    }
+}
+
+/// Answers the requests in `bytes` as a server of `content` would, and sees that each reply is one.
+pub(crate) fn answer_all(mut bytes: &[u8], content: Arc<dyn BlockRead>) {
+    let file = answer::OneFile {
+        name: b"device".to_vec(),
+        content,
+        read_ahead_len: 0,
+        for_all: false,
+    };
+    let mut data = Vec::new();
+    while let Some(len) = abi::message_len(bytes).filter(|len| *len > 0) {
+        let (message, rest) = bytes.split_at(len.min(bytes.len()));
+        if let Some((unique, answer)) = file.answer(message, &mut data) {
+            answer.check(unique, &data);
+        }
+        bytes = rest;
     }
 }
 

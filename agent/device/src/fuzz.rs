@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rustix::net::{SendFlags, send};
 
+use crate::fuse;
 use crate::memory::Memory;
 use crate::nbd::{self, Export};
 use crate::vhost_user;
@@ -40,6 +41,11 @@ pub fn nbd_client(bytes: &[u8]) {
             let _ = server.shutdown(std::net::Shutdown::Both);
         });
     }
+}
+
+/// Answers requests of a kernel, one behind the other, as long as each says itself.
+pub fn fuse_requests(bytes: &[u8]) {
+    fuse::answer_all(bytes, Arc::new(Memory::new(vec![7; 8192])));
 }
 
 /// Takes messages of vhost-user apart, one after the other.

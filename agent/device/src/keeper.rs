@@ -14,6 +14,7 @@ mod packet;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -24,7 +25,7 @@ use crate::errno::{Refusal, refusal};
 use message::{Request, Status};
 
 pub use client::{KeeperClient, KeeperError, wait_for_end};
-pub use launch::{detach_self, launch, listen};
+pub use launch::{connect_or_launch, identity, listen, replace};
 
 /// Most descriptors held, and most clients at one time: far above what one machine has devices.
 const HELD_MAX: usize = 4096;
@@ -46,6 +47,8 @@ pub fn keep(listener: OwnedFd, patience: Duration) -> io::Result<()> {
         lonely_since: Instant::now(),
         patience,
         was_used: false,
+        program: identity(Path::new("/proc/self/exe")).unwrap_or_default(),
+        is_over: false,
     }
     .run()
 }
@@ -59,12 +62,19 @@ struct Keeper {
     patience: Duration,
     /// Whether there ever was a client.
     was_used: bool,
+    /// Which file this program is, for those who look whether there is a newer one.
+    program: String,
+    /// Whether a client has said so.
+    is_over: bool,
 }
 
 impl Keeper {
     fn run(mut self) -> io::Result<()> {
         loop {
             self.wait_and_serve()?;
+            if self.is_over {
+                return Ok(());
+            }
             if !self.clients.is_empty() {
                 continue;
             }
@@ -159,6 +169,12 @@ impl Keeper {
                 Some(_) => (Status::Done, "", None),
                 None => (Status::NotHeld, "", None),
             },
+            (Request::Program, None) => (Status::Done, &self.program, None),
+            (Request::End, None) => {
+                self.held.clear();
+                self.is_over = true;
+                (Status::Done, "", None)
+            }
             (Request::NameAfter(name), None) => {
                 let after = (std::ops::Bound::Excluded(name), std::ops::Bound::Unbounded);
                 match self.held.range::<str, _>(after).next() {

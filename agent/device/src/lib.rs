@@ -17,6 +17,7 @@
 //! # Ok(()) }
 //! ```
 
+pub mod apart;
 mod block_read;
 mod crew;
 mod errno;
@@ -26,6 +27,7 @@ mod fuse;
 pub mod fuzz;
 pub mod keeper;
 mod loop_device;
+mod mapping;
 mod memory;
 pub mod mount;
 mod nbd;
@@ -35,9 +37,10 @@ mod vhost_user;
 
 pub use block_read::{Allocation, BlockRead, BlockReadError};
 pub use front_end::{FrontEnd, UnknownFrontEnd};
-pub use fuse::{FuseError, FuseFile, FuseMount, FuseOptions, Session};
+pub use fuse::{FuseConnection, FuseError, FuseFile, FuseMount, FuseOptions, Session};
 pub use kernel_nbd::{KernelNbd, KernelNbdError, KernelNbdOptions};
 pub use loop_device::{LoopDevice, LoopError, LoopOptions};
+pub use mapping::give_memory_back;
 pub use memory::Memory;
 pub use mount::{BackingIo, MountError};
 pub use nbd::kernel as kernel_nbd;

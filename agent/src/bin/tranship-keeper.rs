@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tranship_device::keeper;
+use tranship_device::{apart, keeper};
 
 /// Given to itself by the first of its two processes.
 const STAY: &str = "--stay";
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     let outcome = match args.as_slice() {
         [flag, seconds, socket] if flag == "--patience" => {
-            keeper::detach_self(&[STAY, seconds, socket])
+            apart::detach_self(&[STAY, seconds, socket])
         }
         [flag, seconds, _] if flag == STAY => stay(seconds),
         _ => Err(io::Error::other("it is started by the agent")),

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use tranship_format::Digest;
 
 use crate::control::FrontEndName;
-use crate::front_end::{FUSE_PART, FrontEndError, Presented};
+use crate::front_end::{FUSE_PARTS, FrontEndError, Presented};
 use crate::image::Image;
 use crate::plain::{self, PlainBudget, PlainError};
 
@@ -164,7 +164,7 @@ impl Devices {
             let (presented, outcome) = presented.graduate(&plain);
             let ended = outcome.and_then(|fuse| fuse.map_or(Ok(()), |fuse| Ok(fuse.stop()?)));
             if presented.is_graduated() {
-                keeping.let_go(&id, FUSE_PART);
+                keeping.let_go(&id, &FUSE_PARTS);
             }
             (presented, ended)
         });
@@ -199,12 +199,12 @@ impl Devices {
         };
         let server = self.server(slot, &image, FrontEndName::FuseLoop);
         let moved = self.change(&mut work, move |presented| {
-            let hold = |fd: BorrowedFd<'_>| keeping.keep(&id, FUSE_PART, fd);
+            let hold = |part: &str, fd: BorrowedFd<'_>| keeping.keep(&id, part, fd);
             let (presented, outcome) = presented.come_back(&dir, server, bounds, hold);
             if outcome.is_ok() {
                 plain::remove(&dir);
             } else {
-                keeping.let_go(&id, FUSE_PART);
+                keeping.let_go(&id, &FUSE_PARTS);
             }
             (presented, outcome)
         });

@@ -1,7 +1,6 @@
 //! Attach and detach.
 
 use std::error::Error;
-use std::path::Path;
 use std::sync::Arc;
 
 use tranship_store::BlobStore;
@@ -11,14 +10,14 @@ use crate::control::{
 };
 use crate::fill;
 use crate::front_end::{
-    self, FILE, FUSE_PART, Filesystem, LOOP_PART, Left, Presented, Processes, Server, numbered,
+    self, FILE, FUSE_PARTS, Filesystem, LOOP_PART, Presented, Processes, Server, numbered,
 };
 use crate::image::{Image, Resolved};
-use crate::keeping::Keeping;
 use crate::plain;
 use crate::process::Description;
 use crate::stale;
 
+use super::left::{find_graduated, take_back};
 use super::{Attached, DeviceError, DeviceRecord, Devices, Slot, Work};
 
 /// Hex digits of the manifest's digest in a device's id: enough that no node ever has two alike.
@@ -144,11 +143,11 @@ impl Devices {
         let presented = self
             .blocking(move || {
                 let graduated = find_graduated(&keeping, &id, &dir);
-                let taken = graduated.or_else(|| take_back(&keeping, &id).and_then(|left| {
+                let taken = graduated.or_else(|| take_back(&keeping, &id, &dir).and_then(|left| {
                     let taken = Presented::take_over(front_end, &dir, server.clone(), bounds, left);
                     if let Err(error) = &taken {
                         tracing::warn!(device = id, error = error as &dyn Error, "a device of an earlier run is made anew, and its readers get errors");
-                        keeping.let_go(&id, LOOP_PART);
+                        keeping.let_go(&id, &[LOOP_PART]);
                         stale::clear_away(&run_dir, |other| other == id);
                     }
                     taken.ok()
@@ -206,6 +205,15 @@ impl Devices {
         if !front_end.is_by_fuse() || !self.keeping.has_keeper() {
             return Server::Here(image.content());
         }
+        // A store that is full keeps nothing, and what it will keep must be found.
+        if let Err(error) = image.blobs().try_for_each(BlobStore::make_files) {
+            tracing::warn!(
+                device = slot.id,
+                error = &error as &dyn Error,
+                "a device is answered by the agent, since the store has no files for it"
+            );
+            return Server::Here(image.content());
+        }
         supply.add(&slot.id, image);
         Server::Process(Box::new(Processes {
             keeping: Arc::clone(&self.keeping),
@@ -217,6 +225,7 @@ impl Devices {
                 layers: image.blobs().map(BlobStore::digest).collect(),
                 file: FILE.to_owned(),
                 keeper: self.keeping.socket().to_owned(),
+                keeper_program: Some(self.keeping.program()),
                 supply: supply.socket().to_owned(),
                 block_cache_len: self.images.options().block_cache_len,
                 worker_count: self.options.bounds.worker_count,
@@ -306,9 +315,9 @@ impl Devices {
             if detach {
                 let run_dir = self.run_dir.clone();
                 let clearing = self.blocking(move || {
-                    keeping.let_go(&id, LOOP_PART);
+                    keeping.let_go(&id, &[LOOP_PART]);
                     stale::clear_away(&run_dir, |other| other == id);
-                    keeping.let_go(&id, FUSE_PART);
+                    keeping.let_go(&id, &FUSE_PARTS);
                 });
                 // It ends by itself even when it is late.
                 let _ = clearing.await;
@@ -317,6 +326,9 @@ impl Devices {
         };
         if !detach {
             presented.retire();
+            if let Some(supply) = &self.supply {
+                supply.leave(&slot.id);
+            }
         }
         // Reads that wait for a source end now, here or to begin again with the successor; what is here is given until the last
         // user is gone.
@@ -325,9 +337,9 @@ impl Devices {
             .blocking(move || {
                 if detach {
                     // A loop device is detached when nobody has it open any more, and holds the FUSE file until then.
-                    keeping.let_go(&id, LOOP_PART);
+                    keeping.let_go(&id, &[LOOP_PART]);
                     let outcome = presented.stop();
-                    keeping.let_go(&id, FUSE_PART);
+                    keeping.let_go(&id, &FUSE_PARTS);
                     outcome
                 } else {
                     presented.leave()
@@ -360,26 +372,6 @@ impl Devices {
     }
 }
 
-/// A device that an earlier agent left on its plain file: the kernel has all of it.
-fn find_graduated(keeping: &Keeping, id: &str, dir: &Path) -> Option<Presented> {
-    match Presented::find_graduated(dir, &plain::path_in(dir)) {
-        Ok(found) => {
-            if found.is_some() {
-                keeping.let_go(id, FUSE_PART);
-            }
-            found
-        }
-        Err(error) => {
-            tracing::warn!(
-                device = id,
-                error = &error as &dyn Error,
-                "a graduated device cannot be looked for"
-            );
-            None
-        }
-    }
-}
-
 /// What a device is called: the same image, or the same part of it, with the same front end is the same device.
 pub(super) fn device_id(resolved: &Resolved, front_end: FrontEndName) -> String {
     let digits: String = resolved.manifest.hex().chars().take(ID_DIGITS).collect();
@@ -387,12 +379,4 @@ pub(super) fn device_id(resolved: &Resolved, front_end: FrontEndName) -> String 
         Some(layers) => format!("{digits}.{layers}-{front_end}"),
         None => format!("{digits}-{front_end}"),
     }
-}
-
-/// What the keeper holds of a device that an earlier agent had.
-fn take_back(keeping: &Keeping, id: &str) -> Option<Left> {
-    Some(Left {
-        fuse: keeping.take(id, FUSE_PART)?,
-        device: keeping.take(id, LOOP_PART),
-    })
 }

@@ -14,6 +14,7 @@ use tranship_device::{KernelNbd, LoopDevice};
 
 use crate::front_end::{FUSE_PART, LOOP_PART, numbered};
 use crate::plain;
+use crate::process;
 use crate::stale;
 
 use super::{DeviceError, Devices, Slot};
@@ -53,6 +54,7 @@ impl Devices {
             let is_left = |id: &str| {
                 let mut parts = held.iter();
                 parts.any(|(device, part)| device == id && part == FUSE_PART)
+                    || process::is_alive(&run_dir.join(id))
                     || is_graduated(id)
                     || is_kernel_nbd(&run_dir.join(id))
                     || numbered::number_in(&run_dir.join(id)).is_some()
@@ -63,11 +65,11 @@ impl Devices {
                 .iter()
                 .filter(|(id, part)| part == LOOP_PART && !is_kept(id))
             {
-                keeping.let_go(id, part);
+                keeping.let_go(id, &[part]);
             }
             stale::clear_away(&run_dir, |id| !is_kept(id));
             for (id, part) in held.iter().filter(|(id, _)| !is_kept(id)) {
-                keeping.let_go(id, part);
+                keeping.let_go(id, &[part]);
             }
         };
         let cleared = self.blocking(clearing).await;
@@ -156,6 +158,9 @@ impl Devices {
     /// From now on a read that cannot be served is left to the successor.
     pub(crate) fn retire(&self) {
         for slot in self.all_slots() {
+            if let Some(supply) = &self.supply {
+                supply.leave(&slot.id);
+            }
             // One that somebody is changing is told when it is left.
             if let Ok(work) = slot.work.try_lock()
                 && let Some(attached) = &work.attached

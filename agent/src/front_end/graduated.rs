@@ -24,14 +24,14 @@ impl Presented {
         }
     }
 
-    /// Puts a FUSE file that `server` answers again in the place of the plain one. `hold` is given its descriptor before anyone reads
+    /// Puts a FUSE file that `server` answers again in the place of the plain one. `hold` is given its parts before anyone reads
     /// it. Any other device stays as it is.
     pub(crate) fn come_back(
         self,
         dir: &Path,
         server: Server,
         options: FrontEndOptions,
-        hold: impl FnOnce(BorrowedFd<'_>),
+        hold: impl Fn(&str, BorrowedFd<'_>),
     ) -> (Self, Result<(), FrontEndError>) {
         let Self::Graduated { device } = self else {
             return (self, Ok(()));
@@ -39,7 +39,9 @@ impl Presented {
         match fuse_file(dir, server, options) {
             Err(error) => (Self::Graduated { device }, Err(error)),
             Ok(fuse) => {
-                hold(fuse.fd());
+                for (part, fd) in fuse.parts() {
+                    hold(part, fd);
+                }
                 match device.change_backing(fuse.path()) {
                     Ok(()) => (Self::FuseLoop { fuse, device }, Ok(())),
                     Err(error) => (Self::Graduated { device }, Err(error.into())),

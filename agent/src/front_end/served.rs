@@ -1,15 +1,15 @@
 //! The FUSE file under a device, answered by this process or by one of its own.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tranship_device::{BlockRead, FuseError, FuseFile, FuseMount};
+use tranship_device::{BlockRead, FuseConnection, FuseError, FuseFile, FuseMount};
 
-use super::{FILE, FUSE_PART, FrontEndError, FrontEndOptions};
+use super::{FILE, FUSE_PART, FrontEndError, FrontEndOptions, REQUESTS_PART};
 use crate::keeping::Keeping;
 use crate::process::{self, Description, Supply, Watch};
 
@@ -75,12 +75,12 @@ impl Server {
         }
     }
 
-    /// Has the file at `fuse_dir` answered whose connection is `fd`, in the place of whoever did.
+    /// Has the file at `fuse_dir` answered whose connection is `live`, in the place of whoever did.
     pub(crate) fn take_over(
         self,
         dir: &Path,
         fuse_dir: &Path,
-        fd: OwnedFd,
+        live: FuseConnection,
         options: FrontEndOptions,
     ) -> Result<Served, FrontEndError> {
         match self {
@@ -90,14 +90,14 @@ impl Server {
                 process::forget(dir);
                 Ok(Served::Here(FuseFile::take_over(
                     fuse_dir,
-                    fd,
+                    live,
                     FILE,
                     content,
                     options.fuse(),
                 )?))
             }
             Self::Process(processes) => {
-                let mount = FuseMount::take_over(fuse_dir, fd, FILE)?;
+                let mount = FuseMount::take_over(fuse_dir, live, FILE)?;
                 processes.serve(mount, dir, options, false)
             }
         }
@@ -113,7 +113,9 @@ impl Processes {
         is_fresh: bool,
     ) -> Result<Served, FrontEndError> {
         let device = &self.description.device;
-        self.keeping.keep(device, FUSE_PART, mount.fd());
+        for (part, fd) in mount_parts(&mount) {
+            self.keeping.keep(device, part, fd);
+        }
         let begun = self
             .description
             .save(dir)
@@ -144,11 +146,17 @@ impl Served {
         }
     }
 
-    /// The connection's descriptor.
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+    /// What a successor needs, each with its name.
+    pub(crate) fn parts(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
         match self {
-            Self::Here(file) => file.session().fd(),
-            Self::Process(served) => served.mount.fd(),
+            Self::Here(file) => {
+                let session = file.session();
+                vec![
+                    (REQUESTS_PART, session.requests()),
+                    (FUSE_PART, session.fd()),
+                ]
+            }
+            Self::Process(served) => mount_parts(&served.mount),
         }
     }
 
@@ -174,6 +182,15 @@ impl Served {
             Self::Process(_) => Ok(()),
         }
     }
+}
+
+fn mount_parts(mount: &FuseMount) -> Vec<(&'static str, BorrowedFd<'_>)> {
+    // The connection comes last: whoever finds it finds the rest.
+    let requests = mount.requests().map(|fd| (REQUESTS_PART, fd));
+    requests
+        .into_iter()
+        .chain([(FUSE_PART, mount.fd())])
+        .collect()
 }
 
 impl ByProcess {

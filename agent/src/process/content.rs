@@ -3,11 +3,12 @@
 use std::error::Error;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use tranship_device::{BlockRead, BlockReadError};
+use tranship_device::{BlockRead, BlockReadError, give_memory_back};
 use tranship_format::{ByteRange, ChunkIndex, Digest, Disk, Layer, ReadAt};
 use tranship_store::BlobReader;
 
@@ -15,8 +16,12 @@ use super::AskError;
 use super::link::Link;
 use super::message::ReadNote;
 use super::serve::ServeError;
+use crate::disk::is_spoilt;
 use crate::recent::Recent;
 use tranship_swarm::read_ahead::ReadAhead;
+
+/// Without a read for so long, what is kept is let go of. Less than a thread waits until it asks.
+const QUIET_MILLIS: u64 = 20_000;
 
 /// A blob whose chunks are in the store or with the agent.
 struct StoredBlob {
@@ -34,6 +39,9 @@ pub(super) struct Content {
     disk: Disk,
     layers: Vec<Arc<StoredBlob>>,
     link: Arc<Link>,
+    /// When the last read began, in milliseconds from the beginning.
+    last_read_at: AtomicU64,
+    begun: Instant,
 }
 
 impl Content {
@@ -64,30 +72,57 @@ impl Content {
             disk: Disk::of_layers(opened, block_cache_len)?,
             layers: blobs,
             link: Arc::clone(link),
+            last_read_at: AtomicU64::new(0),
+            begun: Instant::now(),
         })
+    }
+
+    /// Milliseconds since the beginning.
+    fn age(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockReadError> {
         let len = buf.len() as u64;
         BlockReadError::check_range(offset, len, self.disk.len())?;
-        self.gather(ByteRange::new(offset, offset.saturating_add(len)))
+        let range = ByteRange::new(offset, offset.saturating_add(len));
+        self.gather(range)
             .map_err(|error| explain(offset, len, error))?;
-        let read = self.disk.read_at(offset, buf);
+        let mut read = self.disk.read_at(offset, buf);
+        if read.as_ref().is_err_and(is_spoilt) {
+            // Chunks were right when they were hashed. What the disk has lost since then is found now, and comes from elsewhere.
+            for (layer, index) in self.chunks(range) {
+                layer.blob.distrust(index);
+            }
+            read = self.disk.read_at(offset, buf);
+        }
         read.map_err(|error| explain(offset, len, error))
+    }
+
+    /// The chunks that hold a range of the device.
+    fn chunks(&self, range: ByteRange) -> impl Iterator<Item = (&Arc<StoredBlob>, ChunkIndex)> {
+        let stored = self.disk.stored_ranges(range).into_iter();
+        stored.flat_map(|(layer, stored)| {
+            let layer = self.layers.get(layer);
+            layer.into_iter().flat_map(move |layer| {
+                let chunks = layer.blob.table().over(stored);
+                chunks.map(move |index| (layer, index))
+            })
+        })
     }
 
     /// Gets what the read will miss, all at once: the layers would ask for one chunk after the other.
     fn gather(&self, range: ByteRange) -> io::Result<()> {
+        let chunks: Vec<(&Arc<StoredBlob>, ChunkIndex)> = self.chunks(range).collect();
+        if chunks.len() < 2 {
+            // Whether it is here is not even looked at: its block may be kept.
+            return Ok(());
+        }
         let mut wanted = Vec::new();
-        for (layer, stored) in self.disk.stored_ranges(range) {
-            let Some(layer) = self.layers.get(layer) else {
-                continue;
-            };
-            for index in layer.blob.table().over(stored) {
-                let key = (layer.layer, index.get());
-                if !layer.is_here(index) && !wanted.contains(&key) {
-                    wanted.push(key);
-                }
+        for (layer, index) in chunks {
+            let key = (layer.layer, index.get());
+            if !layer.is_here(index) && !wanted.contains(&key) {
+                wanted.push(key);
             }
         }
         if wanted.len() < 2 {
@@ -112,6 +147,7 @@ impl BlockRead for Content {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockReadError> {
         let begun = Instant::now();
+        self.last_read_at.store(self.age(), Ordering::Relaxed);
         let outcome = self.read(offset, buf);
         self.link.note_read(ReadNote {
             len: u32::try_from(buf.len()).unwrap_or(u32::MAX),
@@ -119,6 +155,15 @@ impl BlockRead for Content {
             done: outcome.is_ok(),
         });
         outcome
+    }
+
+    fn rest(&self) {
+        // One thread is idle; others may be busy.
+        let read_at = self.last_read_at.load(Ordering::Relaxed);
+        if self.age().saturating_sub(read_at) >= QUIET_MILLIS {
+            self.disk.rest();
+            give_memory_back();
+        }
     }
 }
 
@@ -208,17 +253,11 @@ fn explain(offset: u64, len: u64, error: io::Error) -> BlockReadError {
     match crate::disk::find::<AskError>(&error) {
         Some(AskError::TimedOut) => BlockReadError::TimedOut { offset, len },
         Some(AskError::Stopping) => BlockReadError::Stopping,
-        None if matches!(
-            error.kind(),
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-        ) =>
-        {
-            BlockReadError::Corrupt {
-                offset,
-                len,
-                source: error.into(),
-            }
-        }
+        None if is_spoilt(&error) => BlockReadError::Corrupt {
+            offset,
+            len,
+            source: error.into(),
+        },
         Some(AskError::Refused { .. }) | None => BlockReadError::Unavailable {
             offset,
             len,

@@ -4,24 +4,27 @@
 use std::error::Error;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use tranship_device::keeper::{KeeperClient, KeeperError};
-use tranship_device::{BlockRead, FuseError, FuseOptions, Session};
+use tranship_device::{BlockRead, FuseConnection, FuseError, FuseOptions, Session};
 use tranship_format::{Digest, OpenLayerError};
 use tranship_store::StoreError;
 
 use super::Description;
 use super::content::Content;
 use super::link::Link;
-use crate::front_end::FUSE_PART;
+use super::second::SecondHolder;
+use crate::front_end::{FUSE_PART, REQUESTS_PART};
 use crate::keeping::name;
 
 /// The longest wait at a time; nothing is to be done when it is over.
 const LONG: Duration = Duration::from_hours(24);
+const STACK_LEN: usize = 128 << 10;
 
 /// Why a device process cannot do its work.
 #[derive(Debug, thiserror::Error)]
@@ -73,8 +76,8 @@ pub fn serve(description: &Path, is_fresh: bool) -> Result<(), ServeError> {
         path: description.to_owned(),
         source,
     })?;
-    let link =
-        Link::begin(told.supply, told.device.clone(), told.deadline).map_err(ServeError::Thread)?;
+    let link = Link::begin(told.supply.clone(), told.device.clone(), told.deadline)
+        .map_err(ServeError::Thread)?;
     let content: Arc<dyn BlockRead> = Arc::new(Content::open(
         &told.store,
         &told.layers,
@@ -82,38 +85,78 @@ pub fn serve(description: &Path, is_fresh: bool) -> Result<(), ServeError> {
         told.read_ahead,
         told.block_cache_len,
     )?);
-    let kept = KeeperClient::connect(&told.keeper)?.give(&name(&told.device, FUSE_PART))?;
-    let Some(fd) = kept else {
-        return Err(ServeError::NotKept {
-            device: told.device,
-        });
-    };
+    let live = kept(&told)?;
+    if let Some((program, seconds)) = &told.keeper_program {
+        let holder = SecondHolder {
+            device: told.device.clone(),
+            socket: told.keeper.clone(),
+            program: program.clone(),
+            patience: Duration::from_secs(*seconds),
+            held: duplicates(&live).map_err(ServeError::Thread)?,
+        };
+        holder.begin().map_err(ServeError::Thread)?;
+    }
     let options = FuseOptions {
         worker_count: told.worker_count,
         stop_grace: told.stop_grace,
         ..FuseOptions::default()
     };
     let session = Arc::new(if is_fresh {
-        Session::new(fd, &told.file, content, options)?
+        Session::new(live, &told.file, content, options)?
     } else {
-        Session::take_over(fd, &told.file, content, options)?
+        Session::take_over(live, &told.file, content, options)?
     });
     link.say_serving();
-    let leaving = Arc::clone(&session);
-    let waiting = move || {
+    let (over, is_over) = mpsc::channel();
+    let (leaving, has_left) = (Arc::clone(&session), over.clone());
+    begin("leave", move || {
         while !link.wait_to_leave(LONG) {}
         if let Err(error) = leaving.stop() {
-            // The kernel sends them to the successor.
+            // They are not waited for: the successor does them again.
             tracing::info!(
                 error = &error as &dyn Error,
                 "reads are left to the successor"
             );
         }
-    };
-    thread::Builder::new()
-        .name("leave".to_owned())
-        .spawn(waiting)
-        .map_err(ServeError::Thread)?;
-    while !session.wait_for_end(LONG) {}
+        // Nobody listens when the connection has ended as well.
+        let _ = has_left.send(());
+    })?;
+    begin("end", move || {
+        while !session.wait_for_end(LONG) {}
+        let _ = over.send(());
+    })?;
+    // Either is the end, and no third is.
+    let _ = is_over.recv();
     Ok(())
+}
+
+fn duplicates(live: &FuseConnection) -> io::Result<Vec<(&'static str, OwnedFd)>> {
+    let mut held = Vec::new();
+    if let Some(requests) = &live.requests {
+        held.push((REQUESTS_PART, requests.try_clone()?));
+    }
+    held.push((FUSE_PART, live.fd.try_clone()?));
+    Ok(held)
+}
+
+/// Starts a thread that does little.
+fn begin(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), ServeError> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(STACK_LEN)
+        .spawn(work)
+        .map(drop)
+        .map_err(ServeError::Thread)
+}
+
+/// What the keeper has of the device.
+fn kept(told: &Description) -> Result<FuseConnection, ServeError> {
+    let keeper = KeeperClient::connect(&told.keeper)?;
+    let fd = keeper.give(&name(&told.device, FUSE_PART))?;
+    Ok(FuseConnection {
+        fd: fd.ok_or_else(|| ServeError::NotKept {
+            device: told.device.clone(),
+        })?,
+        requests: keeper.give(&name(&told.device, REQUESTS_PART))?,
+    })
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
+use tranship_device::keeper::identity;
 
 use super::message::{Class, ToAgent, ToProcess, VERSION, frame_len};
-use super::{AskError, SOCKET};
+use super::{AskError, PROGRAM, SOCKET};
 use crate::image::Image;
 use crate::lazy::LazyReadError;
 use crate::metrics::Reads;
@@ -28,13 +30,22 @@ pub(crate) struct Supply {
     socket: PathBuf,
     devices: Mutex<BTreeMap<String, Supplied>>,
     reads: Arc<Reads>,
+    /// What device processes run.
+    program: PathBuf,
+    /// How many there were so far.
+    connections: AtomicU64,
 }
 
 #[derive(Clone, Debug)]
 struct Supplied {
     image: Arc<Image>,
-    /// The process that answers the kernel, when there is one.
-    serving: watch::Sender<Option<u32>>,
+    /// The process that answers the kernel, when there is one, and over which connection it said so: it may have begun another before the end
+    /// of the first is seen.
+    serving: watch::Sender<Option<(u64, Option<u32>)>>,
+    /// Whether what waits is left to the next agent; otherwise it is told when the image goes.
+    is_leaving: Arc<AtomicBool>,
+    /// Whether it was looked whether its first process is one of before an upgrade.
+    was_asked: Arc<AtomicBool>,
 }
 
 impl Supply {
@@ -50,6 +61,8 @@ impl Supply {
             socket,
             devices: Mutex::default(),
             reads,
+            program: std::env::current_exe()?.with_file_name(PROGRAM),
+            connections: AtomicU64::new(0),
         });
         let accepting = Arc::clone(&supply);
         let accepted = tasks.clone();
@@ -68,8 +81,17 @@ impl Supply {
         let supplied = Supplied {
             image: Arc::clone(image),
             serving: watch::Sender::default(),
+            is_leaving: Arc::default(),
+            was_asked: Arc::default(),
         };
         self.devices().insert(device.to_owned(), supplied);
+    }
+
+    /// From now on, chunks of `device` that do not come are the next agent's: its process asks again.
+    pub(crate) fn leave(&self, device: &str) {
+        if let Some(supplied) = self.devices().get(device) {
+            supplied.is_leaving.store(true, Ordering::Release);
+        }
     }
 
     /// And no longer.
@@ -82,7 +104,7 @@ impl Supply {
         let devices = self.devices();
         devices
             .get(device)
-            .and_then(|supplied| *supplied.serving.borrow())
+            .and_then(|supplied| supplied.serving.borrow().and_then(|(_, process)| process))
     }
 
     /// Waits until a process serves `device`, for `patience` at most; whether one does.
@@ -126,6 +148,7 @@ impl Supply {
             .peer_cred()?
             .pid()
             .and_then(|pid| u32::try_from(pid).ok());
+        let connection = self.connections.fetch_add(1, Ordering::Relaxed);
         let (mut from, to) = stream.into_split();
         let Some(ToAgent::Hello { version, device }) = next(&mut from).await? else {
             return Err(io::Error::other("it does not say who it is"));
@@ -138,34 +161,52 @@ impl Supply {
         };
         let stop = supplied.image.stop_token().clone();
         supplied.image.tasks().spawn(write(to, pending));
-        if version != VERSION {
+        if version != VERSION || self.is_outdated(&supplied, process) {
             // There will be one of this agent's version, as soon as that one has left.
             let _ = answers.send(ToProcess::Leave).await;
         }
-        let outcome = stop
-            .run_until_cancelled(self.listen(&mut from, &supplied, process, &answers))
-            .await;
+        let left = async {
+            stop.cancelled().await;
+            // Of a device that is taken away, reads are answered until its process has gone.
+            if !supplied.is_leaving() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let outcome = tokio::select! {
+            outcome = self.listen(&mut from, &supplied, (connection, process), &answers) => outcome,
+            () = left => Ok(()),
+        };
         supplied.serving.send_if_modified(|serving| {
-            let is_gone = *serving == process;
+            let is_gone = serving.is_some_and(|(other, _)| other == connection);
             if is_gone {
                 *serving = None;
             }
             is_gone
         });
-        outcome.unwrap_or(Ok(()))
+        outcome
+    }
+
+    /// Whether a process runs another program than the one that is there now, as after an upgrade. It is asked once whether it does: a
+    /// machine that always says so must not have it replaced for ever.
+    fn is_outdated(&self, supplied: &Supplied, process: Option<u32>) -> bool {
+        let running = process.map(|pid| identity(Path::new(&format!("/proc/{pid}/exe"))));
+        let (Some(Ok(running)), Ok(there)) = (running, identity(&self.program)) else {
+            return false;
+        };
+        !supplied.was_asked.swap(true, Ordering::Relaxed) && running != there
     }
 
     async fn listen(
         &self,
         from: &mut OwnedReadHalf,
         supplied: &Supplied,
-        process: Option<u32>,
+        who: (u64, Option<u32>),
         answers: &mpsc::Sender<ToProcess>,
     ) -> io::Result<()> {
         loop {
             match next(from).await? {
                 Some(ToAgent::Serving) => {
-                    supplied.serving.send_replace(process);
+                    supplied.serving.send_replace(Some(who));
                 }
                 Some(ToAgent::Want {
                     request,
@@ -190,6 +231,10 @@ impl Supply {
 }
 
 impl Supplied {
+    fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Acquire)
+    }
+
     /// Gets a chunk and answers, beside everything else.
     fn get(
         &self,
@@ -208,6 +253,7 @@ impl Supplied {
             return;
         }
         let (layer, answers) = (Arc::clone(layer), answers.clone());
+        let leaving = Arc::clone(&self.is_leaving);
         self.image.tasks().spawn(async move {
             // A blob that was found to be another is given to nobody, and each may be the one whose last chunk has just come.
             let got = match layer.check_whole() {
@@ -225,6 +271,16 @@ impl Supplied {
                     error: refusal(&error),
                 },
             };
+            let is_stopping = matches!(
+                answer,
+                ToProcess::Failed {
+                    error: AskError::Stopping,
+                    ..
+                }
+            );
+            if is_stopping && leaving.load(Ordering::Acquire) {
+                return;
+            }
             // Nobody waits for the answers to one that is gone.
             let _ = answers.send(answer).await;
         });

@@ -6,13 +6,14 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use tranship_device::apart::Place;
 
 use super::{DESCRIPTION, LOCK, PROGRAM};
 
@@ -62,6 +63,7 @@ struct Watcher {
 impl Watcher {
     fn watch(&self, mut is_fresh: bool) {
         let mut pause = FIRST_PAUSE;
+        let mut place = Place::here();
         let mut last: Option<(Child, Instant)> = None;
         loop {
             let mut open = File::options();
@@ -82,10 +84,12 @@ impl Watcher {
                 Some(lived) if lived < SHORT_LIFE => {
                     thread::sleep(pause);
                     pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+                    // It may be the place where it does not live.
+                    place = place.other();
                 }
                 _ => pause = FIRST_PAUSE,
             }
-            let started = locked.and_then(|lock| self.start(lock, is_fresh));
+            let started = locked.and_then(|lock| self.start(place, lock, is_fresh));
             match started {
                 Ok(child) => {
                     if !is_fresh {
@@ -96,6 +100,7 @@ impl Watcher {
                 }
                 Err(error) => {
                     tracing::error!(dir = %self.dir.display(), %error, "a device process does not start");
+                    place = place.other();
                     thread::sleep(pause);
                     pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
                 }
@@ -103,13 +108,12 @@ impl Watcher {
         }
     }
 
-    fn start(&self, lock: File, is_fresh: bool) -> io::Result<Child> {
-        Command::new(&self.program)
+    fn start(&self, place: Place, lock: File, is_fresh: bool) -> io::Result<Child> {
+        place
+            .command(&self.program)
             .arg(if is_fresh { "begin" } else { "go-on" })
             .arg(self.dir.join(DESCRIPTION))
-            .current_dir("/")
             .stdin(Stdio::from(lock))
-            .stdout(Stdio::null())
             .spawn()
     }
 }

@@ -208,6 +208,11 @@ impl Blob {
         Ok(range.len())
     }
 
+    /// Makes the files where there are none yet.
+    pub(crate) fn make_files(&self) -> Result<(), StoreError> {
+        self.files().map(drop)
+    }
+
     fn files(&self) -> Result<&Files, StoreError> {
         if let Some(files) = self.files.get() {
             return Ok(files);

@@ -61,6 +61,12 @@ impl BlobStore {
         self.blob.presence().count()
     }
 
+    /// Makes the blob's files where it has none yet, so that another process can open them by a [`BlobReader`](crate::BlobReader). They
+    /// take no room.
+    pub fn make_files(&self) -> Result<(), StoreError> {
+        self.blob.make_files()
+    }
+
     /// How many stored bytes are here.
     pub fn present_len(&self) -> u64 {
         self.blob.presence().len()

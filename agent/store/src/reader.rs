@@ -136,6 +136,11 @@ impl BlobReader {
         Ok(verified.ok().map(tranship_format::Verified::into_bytes))
     }
 
+    /// Has the chunk hashed again at its next read: something about its bytes was not right.
+    pub fn distrust(&self, index: ChunkIndex) {
+        self.trust_entry(index, NEVER);
+    }
+
     fn is_trusted(&self, index: ChunkIndex, word: Word) -> bool {
         let trusted = self
             .trusted(index)
@@ -144,8 +149,12 @@ impl BlobReader {
     }
 
     fn trust(&self, index: ChunkIndex, word: Word) {
+        self.trust_entry(index, word.number());
+    }
+
+    fn trust_entry(&self, index: ChunkIndex, number: u32) {
         if let Some(entry) = self.trusted(index) {
-            entry.store(word.number(), Ordering::Release);
+            entry.store(number, Ordering::Release);
         }
     }
 

@@ -76,10 +76,19 @@ impl Daemon {
         }
     }
 
-    /// Whether a keeper of this daemon's is there, a little later at the latest.
+    /// Whether a keeper of this daemon's is still there a little later.
     pub(crate) fn has_keeper(&self) -> bool {
         let begun = Instant::now();
         while self.keeper().is_some() && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::yield_now();
+        }
+        self.keeper().is_some()
+    }
+
+    /// Whether there is a keeper of this daemon's, a little later at the latest.
+    pub(crate) fn keeper_comes(&self) -> bool {
+        let begun = Instant::now();
+        while self.keeper().is_none() && begun.elapsed() < Duration::from_secs(10) {
             std::thread::yield_now();
         }
         self.keeper().is_some()
@@ -90,7 +99,11 @@ impl Daemon {
         let pid = self.keeper().unwrap();
         let killed = Command::new("kill").args(["-KILL", &pid]).status();
         assert!(killed.unwrap().success());
-        assert!(!self.has_keeper());
+        let begun = Instant::now();
+        while self.keeper() == Some(pid.clone()) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "it lives on");
+            std::thread::yield_now();
+        }
     }
 
     /// The process id of its keeper.

@@ -76,7 +76,7 @@ fn daemon_that_dies_with_its_keeper_clears_away_what_is_stale_and_begins_anew() 
     for front_end in [FrontEndChoice::FuseLoop, FrontEndChoice::ErofsFile] {
         let (registry, image) = (Registry::start(), Image::new());
         let reference = image.push(&registry);
-        let mut daemon = Daemon::start("");
+        let mut daemon = Daemon::start("[device]\nprocesses = false");
         let device = daemon.attach(&reference, front_end);
         let target = daemon.mount(&device, "mounted", false);
         daemon.kill();
@@ -84,6 +84,32 @@ fn daemon_that_dies_with_its_keeper_clears_away_what_is_stale_and_begins_anew() 
         daemon.restart();
         image.assert_at(&target);
         assert_eq!(daemon.mounts().len(), 2, "{:?}", daemon.mounts());
+    }
+}
+
+#[test]
+fn device_with_a_process_outlives_its_daemon_and_the_keeper() {
+    for front_end in [FrontEndChoice::FuseLoop, FrontEndChoice::ErofsFile] {
+        let (registry, image) = (Registry::start(), Image::new());
+        let reference = image.push(&registry);
+        let mut daemon = Daemon::start("");
+        let device = daemon.attach(&reference, front_end);
+        let target = daemon.mount(&device, "mounted", false);
+        let held = fs::File::open(target.join("bin/first")).unwrap();
+        image.assert_at(&target);
+        daemon.kill();
+        daemon.kill_keeper();
+        // The process has another one started, which is given what the device consists of.
+        assert!(daemon.keeper_comes());
+        assert_whole(&held, &image.files["bin/first"]);
+        daemon.restart();
+        assert_whole(&held, &image.files["bin/first"]);
+        drop(held);
+        daemon.unmount(&target);
+        daemon.must(daemon.client().detach(&device.id));
+        daemon.stop();
+        assert!(!daemon.log().contains("made anew"), "{}", daemon.log());
+        assert!(!daemon.has_keeper(), "a keeper with nothing to hold goes");
     }
 }
 

@@ -23,6 +23,12 @@ impl BlockCache {
         }
     }
 
+    /// Drops all of them.
+    pub(super) fn clear(&mut self) {
+        self.blocks = LruCache::unbounded();
+        self.len = 0;
+    }
+
     /// The block, if it is here; it is then the one used last.
     pub(super) fn get(&mut self, key: BlockKey) -> Option<Bytes> {
         self.blocks.get(&key).cloned()

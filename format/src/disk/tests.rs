@@ -155,6 +155,37 @@ fn stored_ranges_are_what_a_read_touches() {
 }
 
 #[test]
+fn what_is_stored_nowhere_is_told_from_what_is() {
+    let data = text(8192);
+    let lower = blob(
+        Codec::Zstd,
+        &[(16, data.clone()), (48, data.clone())],
+        1 << 20,
+    );
+    let upper = blob(Codec::Zstd, &[(32, data.clone())], 0);
+    let disk = Disk::open(vec![Arc::new(lower), Arc::new(upper)], 0).unwrap();
+    let all = ByteRange::new(0, u64::MAX);
+    assert_eq!(disk.data_ranges(all, 9), [ByteRange::new(8192, 32768)]);
+    let part = ByteRange::new(9000, 10_000);
+    assert_eq!(disk.data_ranges(part, 9), [part]);
+    assert!(disk.data_ranges(ByteRange::new(0, 8192), 9).is_empty());
+    assert!(disk.data_ranges(all, 0).is_empty());
+}
+
+#[test]
+fn what_is_kept_goes_when_the_disk_rests() {
+    let counting = Counting::new(blob(Codec::Lz4, &[(0, text(8192))], 1 << 20));
+    let disk = Disk::open(vec![counting.clone()], 1 << 20).unwrap();
+    read(&disk, 100, 10);
+    counting.take();
+    read(&disk, 100, 10);
+    assert_eq!(counting.take().0, 0);
+    disk.rest();
+    read(&disk, 100, 10);
+    assert_eq!(counting.take().0, 1);
+}
+
+#[test]
 fn reads_beyond_the_end_are_refused() {
     let disk = Disk::open(vec![Arc::new(blob(Codec::Zstd, &[], 1000))], 0).unwrap();
     assert_eq!(read(&disk, 0, 1000), [0; 1000]);

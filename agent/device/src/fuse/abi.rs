@@ -27,7 +27,8 @@ pub(super) const FILE_NODE: u64 = 2;
 /// Length of the header before each reply.
 pub(super) const REPLY_HEADER_LEN: usize = 16;
 
-const REQUEST_HEADER_LEN: usize = 40;
+/// Length of the header of each request.
+pub(super) const REQUEST_HEADER_LEN: usize = 40;
 /// How many requests that no process waits for (read-ahead, asynchronous direct I/O) may be in flight. The kernel's own 12
 /// would starve a queue depth of 32.
 const BACKGROUND_COUNT: u16 = 128;
@@ -106,6 +107,11 @@ pub(super) fn header(message: &[u8]) -> Option<(Header, &[u8])> {
         node: u64_at(message, 16)?,
     };
     Some((header, body))
+}
+
+/// How long the request is that begins with `head`, as it says itself.
+pub(super) fn message_len(head: &[u8]) -> Option<usize> {
+    usize::try_from(u32_at(head, 0)?).ok()
 }
 
 /// Decodes what the request wants; nothing if `body` is too short for it.

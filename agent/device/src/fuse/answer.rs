@@ -32,6 +32,26 @@ pub(super) enum Answer {
     Failure(Errno),
 }
 
+impl Answer {
+    /// Panics where the kernel would refuse this as a reply.
+    pub(super) fn check(&self, unique: u64, data: &[u8]) {
+        let body_len = match self {
+            Self::Silence => return,
+            Self::Body(body) => body.len(),
+            Self::Data(len) => {
+                assert!(*len <= data.len() && *len <= READ_LEN_MAX as usize);
+                *len
+            }
+            Self::Failure(errno) => {
+                assert!((1..512).contains(&errno.code()));
+                0
+            }
+        };
+        let header = abi::reply_header(unique, Ok(body_len));
+        assert_eq!(abi::message_len(&header), Some(header.len() + body_len));
+    }
+}
+
 impl OneFile {
     /// Answers the request in `message`, using `data` for the bytes read. A message that is not even a request has no
     /// number to answer under.

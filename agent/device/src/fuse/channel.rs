@@ -7,14 +7,16 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use crate::errno::{Errno, Refusal, refusal};
 
 use super::abi;
+use super::requests::Place;
 
 /// Which of the two woke a waiter does not matter: it looks at both.
 const ANY: epoll::EventData = epoll::EventData::new_u64(0);
@@ -37,6 +39,8 @@ pub(super) enum Next {
     Ended,
     /// The bell was rung.
     CalledAway,
+    /// Nothing came for as long as was to be waited.
+    Idle,
 }
 
 impl Channel {
@@ -76,15 +80,24 @@ impl Channel {
         Ok(waiter)
     }
 
-    /// Waits for a request and puts it into `buf`.
-    pub(super) fn next(&self, waiter: &OwnedFd, buf: &mut [u8]) -> io::Result<Next> {
+    /// Waits for a request and puts it into `place`, for ever or for `patience`.
+    pub(super) fn next(
+        &self,
+        waiter: &OwnedFd,
+        place: &Place,
+        patience: Option<Duration>,
+    ) -> io::Result<Next> {
+        let timeout = patience.map(|patience| Timespec {
+            tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: patience.subsec_nanos().into(),
+        });
         let mut events: Vec<epoll::Event> = Vec::with_capacity(2);
         loop {
             if self.is_rung() {
                 return Ok(Next::CalledAway);
             }
             // Asking before waiting saves the wait under load.
-            match rustix::io::read(&self.fd, &mut *buf).map_err(io::Error::from) {
+            match place.read(self.fd()) {
                 Ok(len) => return Ok(Next::Request(len)),
                 Err(error) => match refusal(&error) {
                     Refusal::WouldBlock => {}
@@ -95,7 +108,9 @@ impl Channel {
                 },
             }
             events.clear();
-            match epoll::wait(waiter, spare_capacity(&mut events), None).map_err(io::Error::from) {
+            let woken = epoll::wait(waiter, spare_capacity(&mut events), timeout.as_ref());
+            match woken.map_err(io::Error::from) {
+                Ok(0) => return Ok(Next::Idle),
                 Ok(_) => {}
                 Err(error) if refusal(&error) == Refusal::Interrupted => {}
                 Err(error) => return Err(error),

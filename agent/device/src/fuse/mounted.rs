@@ -12,7 +12,7 @@ use rustix::mount::MountFlags;
 
 use crate::mount::{self, MountError};
 
-use super::{FuseError, FuseOptions, KIND, connection, mount_options};
+use super::{FuseConnection, FuseError, FuseOptions, KIND, connection, mount_options, requests};
 
 /// A mounted FUSE filesystem with one read-only file in it, whose requests another process answers with a
 /// [`Session`](super::Session) over a duplicate of [`FuseMount::fd`].
@@ -22,7 +22,7 @@ use super::{FuseError, FuseOptions, KIND, connection, mount_options};
 pub struct FuseMount {
     dir: PathBuf,
     path: PathBuf,
-    fd: OwnedFd,
+    live: FuseConnection,
     /// Number of the connection in the kernel.
     connection: u32,
 }
@@ -31,20 +31,25 @@ impl FuseMount {
     /// Mounts a file called `name` in the existing folder `dir`, whose own content is hidden. Until somebody answers, whoever looks
     /// at it waits.
     pub fn make(dir: &Path, name: &str, options: FuseOptions) -> Result<Self, FuseError> {
+        let file = requests::file().map_err(|source| FuseError::Start { source })?;
         let (dir, fd) = make(dir, name, options.allow_other)?;
-        Self::take_over(&dir, fd, name).inspect_err(|_| {
+        let live = FuseConnection {
+            fd,
+            requests: Some(file),
+        };
+        Self::take_over(&dir, live, name).inspect_err(|_| {
             // Nobody else would take it away.
             let _ = mount::unmount_by_force(&dir);
         })
     }
 
-    /// The mount at `dir` whose connection is `fd`, made by another process. `dir` is absolute and free of symbolic links.
-    pub fn take_over(dir: &Path, fd: OwnedFd, name: &str) -> Result<Self, FuseError> {
+    /// The mount at `dir` whose connection is `live`, made by another process. `dir` is absolute and free of symbolic links.
+    pub fn take_over(dir: &Path, live: FuseConnection, name: &str) -> Result<Self, FuseError> {
         let connection = connection_at(dir)?;
         Ok(Self {
             dir: dir.to_owned(),
             path: dir.join(name),
-            fd,
+            live,
             connection,
         })
     }
@@ -56,7 +61,12 @@ impl FuseMount {
 
     /// The connection's descriptor.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.live.fd.as_fd()
+    }
+
+    /// The memory in which requests are noted, unless whoever made the mount noted none.
+    pub fn requests(&self) -> Option<BorrowedFd<'_>> {
+        self.live.requests.as_ref().map(AsFd::as_fd)
     }
 
     /// Lets the kernel read ahead that far, in bytes. Somebody must have begun to answer requests.
@@ -90,7 +100,7 @@ impl FuseMount {
                 tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: left.subsec_nanos().into(),
             };
-            let mut waits = [PollFd::new(&self.fd, PollFlags::empty())];
+            let mut waits = [PollFd::new(&self.live.fd, PollFlags::empty())];
             let polled = poll(&mut waits, Some(&timeout));
             let [wait] = &waits;
             if wait.revents().intersects(PollFlags::ERR | PollFlags::HUP) {

@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use crate::block_read::BlockRead;
 use crate::crew::Crew;
-use crate::errno::Errno;
+use crate::errno::{Errno, Refusal, refusal};
 
-use super::abi::REQUEST_LEN_MAX;
 use super::answer::{Answer, OneFile};
 use super::channel::{Channel, Next};
-use super::{FuseError, FuseOptions};
+use super::requests::{self, PLACE_COUNT, Place, Requests};
+use super::{FuseConnection, FuseError, FuseOptions};
 
 /// Threads that wait for a request at one time; what a burst leaves above that ends. Each request wakes one that waits, and
 /// when requests are answered from memory, most of many would wake to find that another was faster.
@@ -37,6 +37,7 @@ pub struct Session {
 
 struct Shared {
     channel: Channel,
+    requests: Arc<Requests>,
     file: OneFile,
     crew: Crew,
     worker_count_max: usize,
@@ -46,41 +47,52 @@ struct Shared {
     waiting_count: AtomicUsize,
     /// Whether what fails is left to a successor.
     is_retired: AtomicBool,
+    idle_after: Duration,
 }
 
 impl Session {
-    /// Begins to answer the requests of the connection `fd`, for a file called `name`.
+    /// Begins to answer the requests of `connection`, for a file called `name`.
     pub fn new(
-        fd: OwnedFd,
+        connection: FuseConnection,
         name: &str,
         content: Arc<dyn BlockRead>,
         options: FuseOptions,
     ) -> Result<Self, FuseError> {
-        let session = Self::idle(fd, name, content, options)?;
+        let session = Self::idle(connection, name, content, options)?;
         start_worker(&session.shared).map_err(|source| FuseError::Start { source })?;
         Ok(session)
     }
 
-    /// Continues a connection that another session served, which crashed or left: has the kernel resend the requests that
-    /// were in flight and answers them. Needs Linux 6.9. Name and content must be the same.
+    /// Continues a connection that another session served, which crashed or left, and answers the requests that were in flight: those
+    /// that the kernel resends (Linux 6.9), or else those that the other one noted. Name and content must be the same.
     pub fn take_over(
-        fd: OwnedFd,
+        connection: FuseConnection,
         name: &str,
         content: Arc<dyn BlockRead>,
         options: FuseOptions,
     ) -> Result<Self, FuseError> {
-        let session = Self::idle(fd, name, content, options)?;
-        session
-            .shared
-            .channel
-            .resend()
-            .map_err(|source| FuseError::Resend { source })?;
-        start_worker(&session.shared).map_err(|source| FuseError::Start { source })?;
+        let has_notes = connection.requests.is_some();
+        let session = Self::idle(connection, name, content, options)?;
+        let shared = &session.shared;
+        match shared.channel.resend() {
+            // Now the kernel has them, so that nothing is lost between the two.
+            Ok(()) => shared.requests.forget(),
+            Err(error) if has_notes && refusal(&error) == Refusal::Invalid => {
+                let left = shared.requests.left();
+                tracing::info!(count = left.len(), "requests of a predecessor are answered");
+                for place in left {
+                    start_worker_at(shared, place, true)
+                        .map_err(|source| FuseError::Start { source })?;
+                }
+            }
+            Err(source) => return Err(FuseError::Resend { source }),
+        }
+        start_worker(shared).map_err(|source| FuseError::Start { source })?;
         Ok(session)
     }
 
     fn idle(
-        fd: OwnedFd,
+        connection: FuseConnection,
         name: &str,
         content: Arc<dyn BlockRead>,
         options: FuseOptions,
@@ -91,7 +103,10 @@ impl Session {
                 name: name.to_owned(),
             });
         }
-        let channel = Channel::new(fd).map_err(|source| FuseError::Start { source })?;
+        let start_error = |source| FuseError::Start { source };
+        let channel = Channel::new(connection.fd).map_err(start_error)?;
+        let notes = connection.requests.map_or_else(requests::file, Ok);
+        let requests = notes.and_then(Requests::open).map_err(start_error)?;
         let file = OneFile {
             name: name.as_bytes().to_vec(),
             content,
@@ -101,12 +116,14 @@ impl Session {
         Ok(Self {
             shared: Arc::new(Shared {
                 channel,
+                requests,
                 file,
                 crew: Crew::default(),
-                worker_count_max: options.worker_count.max(1),
+                worker_count_max: options.worker_count.clamp(1, PLACE_COUNT),
                 worker_count: AtomicUsize::new(0),
                 waiting_count: AtomicUsize::new(0),
                 is_retired: AtomicBool::new(false),
+                idle_after: options.idle_after,
             }),
             grace: options.stop_grace,
             stopped: AtomicBool::new(false),
@@ -117,6 +134,19 @@ impl Session {
     /// for a successor instead of failing the requests.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.shared.channel.fd()
+    }
+
+    /// The memory in which requests are noted, for the same keeper: a successor on a kernel before Linux 6.9 needs it.
+    pub fn requests(&self) -> BorrowedFd<'_> {
+        self.shared.requests.fd()
+    }
+
+    /// Duplicates of both, for whoever [takes over](Self::take_over).
+    pub fn connection(&self) -> io::Result<FuseConnection> {
+        Ok(FuseConnection {
+            fd: self.fd().try_clone_to_owned()?,
+            requests: Some(self.requests().try_clone_to_owned()?),
+        })
     }
 
     /// How long to wait for what is in progress.
@@ -181,32 +211,49 @@ impl fmt::Debug for Session {
 
 /// Starts a thread that answers requests.
 fn start_worker(shared: &Arc<Shared>) -> io::Result<()> {
+    start_worker_at(shared, shared.requests.place()?, false)
+}
+
+/// The same for one that reads its requests to `place`, where one is already if it `is_begun`.
+fn start_worker_at(shared: &Arc<Shared>, place: Place, is_begun: bool) -> io::Result<()> {
     let waiter = shared.channel.waiter()?;
     let number = shared.worker_count.fetch_add(1, Ordering::SeqCst);
     let in_thread = Arc::clone(shared);
     shared
         .crew
-        .spawn(format!("fuse-{number}"), move || work(&in_thread, &waiter))
+        .spawn(format!("fuse-{number}"), move || {
+            work(&in_thread, &waiter, &place, is_begun);
+        })
         .inspect_err(|_| {
             shared.worker_count.fetch_sub(1, Ordering::SeqCst);
         })
 }
 
-fn work(shared: &Arc<Shared>, waiter: &OwnedFd) {
-    let mut request = vec![0; REQUEST_LEN_MAX];
-    let mut data = Vec::new();
+fn work(shared: &Arc<Shared>, waiter: &OwnedFd, place: &Place, is_begun: bool) {
+    let (mut request, mut data) = (Vec::new(), Vec::new());
+    // How long to wait until what was needed for reads can go.
+    let mut patience = None;
+    if is_begun {
+        shared.handle(&place.message(), place, &mut data);
+    }
     loop {
         if shared.waiting_count.fetch_add(1, Ordering::SeqCst) >= WAITING_COUNT_MAX {
             shared.waiting_count.fetch_sub(1, Ordering::SeqCst);
             shared.worker_count.fetch_sub(1, Ordering::SeqCst);
             return;
         }
-        let next = shared.channel.next(waiter, &mut request);
+        let next = shared.channel.next(waiter, place, patience);
         shared.waiting_count.fetch_sub(1, Ordering::SeqCst);
         match next {
             Ok(Next::Request(len)) => {
                 see_to_successor(shared);
-                shared.handle(request.get(..len).unwrap_or_default(), &mut data);
+                place.copy(len, &mut request);
+                shared.handle(&request, place, &mut data);
+                patience = Some(shared.idle_after);
+            }
+            Ok(Next::Idle) => {
+                (request, data, patience) = (Vec::new(), Vec::new(), None);
+                shared.file.content.rest();
             }
             Ok(Next::Ended | Next::CalledAway) => return,
             Err(error) => {
@@ -229,13 +276,13 @@ fn see_to_successor(shared: &Arc<Shared>) {
 }
 
 impl Shared {
-    fn handle(&self, request: &[u8], data: &mut Vec<u8>) {
+    fn handle(&self, request: &[u8], place: &Place, data: &mut Vec<u8>) {
         let Some((unique, answer)) = self.file.answer(request, data) else {
             tracing::debug!(len = request.len(), "not a FUSE request");
             return;
         };
         let body = match &answer {
-            Answer::Silence => return,
+            Answer::Silence => return place.answered(unique),
             Answer::Body(body) => Ok(body.as_slice()),
             Answer::Data(len) => Ok(data.get(..*len).unwrap_or_default()),
             // What fails because this process leaves is its successor's to answer.
@@ -252,5 +299,6 @@ impl Shared {
             // Any answer is better than a reader that hangs for ever.
             let _ = self.channel.reply(unique, Err(Errno::Io));
         }
+        place.answered(unique);
     }
 }

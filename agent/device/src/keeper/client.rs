@@ -123,6 +123,23 @@ impl KeeperClient {
         }
     }
 
+    /// Which file its program is, as [`super::identity`] puts it; `None` of a keeper that does not say.
+    pub fn program(&self) -> Result<Option<String>, KeeperError> {
+        match self.ask(Request::Program, None)? {
+            (Status::Done, name, _) => Ok(Some(name)),
+            (Status::NotUnderstood, _, _) => Ok(None),
+            _ => Err(KeeperError::NotUnderstood),
+        }
+    }
+
+    /// Has it let go of everything and end. One that does not know how ends when it has neither anything to hold nor a client.
+    pub fn end(self) -> Result<(), KeeperError> {
+        for name in self.names()? {
+            self.let_go(&name)?;
+        }
+        self.ask(Request::End, None).map(drop)
+    }
+
     fn ask(
         &self,
         request: Request<'_>,

@@ -1,7 +1,7 @@
 //! What is said to the keeper, and what it says: one packet each.
 //!
 //! ```text
-//! request   version, verb (K keep, G give, L let go, N name after), name     with a descriptor: K
+//! request   version, verb (K keep, G give, L let go, N name after, P program, E end), name     with a descriptor: K
 //! reply     version, status, name                                           with a descriptor: to G
 //! ```
 //!
@@ -26,6 +26,10 @@ pub(super) enum Request<'a> {
     LetGo(&'a str),
     /// The first name behind that one, in the order of their bytes. The empty name comes before all.
     NameAfter(&'a str),
+    /// Which file the keeper's program is.
+    Program,
+    /// Let go of everything and end: another has all of it.
+    End,
 }
 
 /// What became of it.
@@ -62,6 +66,8 @@ pub(super) fn request(request: Request<'_>) -> Vec<u8> {
         Request::Give(name) => (b'G', name),
         Request::LetGo(name) => (b'L', name),
         Request::NameAfter(name) => (b'N', name),
+        Request::Program => (b'P', ""),
+        Request::End => (b'E', ""),
     };
     packet(verb, name)
 }
@@ -88,6 +94,8 @@ pub(super) fn parse_request(bytes: &[u8]) -> Result<Request<'_>, Status> {
     }
     match verb {
         b'N' => Ok(Request::NameAfter(name)),
+        b'P' if name.is_empty() => Ok(Request::Program),
+        b'E' if name.is_empty() => Ok(Request::End),
         _ if name.is_empty() => Err(Status::NotUnderstood),
         b'K' => Ok(Request::Keep(name)),
         b'G' => Ok(Request::Give(name)),
@@ -120,6 +128,8 @@ mod tests {
             Request::Give("a/fuse"),
             Request::LetGo("a/loop"),
             Request::NameAfter(""),
+            Request::Program,
+            Request::End,
         ] {
             assert_eq!(parse_request(&request(sent)), Ok(sent));
         }

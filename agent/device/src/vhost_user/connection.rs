@@ -18,7 +18,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 
 use super::block;
 use super::in_flight::{InFlightRing, ring_notes_len};
-use super::memory::{GuestMemory, Mapping};
+use super::memory::GuestMemory;
 use super::protocol::{
     HEADER_LEN, Header, InFlight, PROTOCOL_FEATURES, Places, Request, config_reply, pair,
     protocol_feature,
@@ -26,6 +26,7 @@ use super::protocol::{
 use super::ring::Ring;
 use super::run::{Disk, Run};
 use super::stream::{receive, send};
+use crate::mapping::Mapping;
 
 /// Most rings of a disk: guests have one a processor, and go without the rest.
 pub(super) const RING_COUNT: u16 = 16;

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use super::memory::{Mapping, Memory};
+use crate::mapping::Mapping;
 
 /// Length of what stands before a ring's notes, and of each note.
 const HEAD_LEN: u64 = 16;

@@ -3,20 +3,11 @@
 //! The guest changes its memory while it is read here, so nothing of it is ever borrowed: bytes are copied out and in, and indexes that both
 //! sides watch are read and written as atoms. All addresses come from the guest; one that lies in no region is an answer, never an access.
 
-#![expect(
-    unsafe_code,
-    reason = "memory that another process shares is reached through raw pointers alone"
-)]
-
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU16, Ordering};
-
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::protocol::Region;
+use crate::mapping::Mapping;
 
 /// Memory that is read and written at addresses. Outside of it nothing happens but the answer.
 pub(crate) trait Memory {
@@ -30,111 +21,21 @@ pub(crate) trait Memory {
     fn store(&self, address: u64, index: u16) -> bool;
 }
 
-/// A part of a file that is mapped into this process, shared.
-#[derive(Debug)]
-pub(super) struct Mapping {
-    start: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: the memory belongs to nobody here in particular; every access copies or is atomic, from whichever thread.
-unsafe impl Send for Mapping {}
-// SAFETY: as above.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    /// Maps `len` bytes at `offset` of `file`. A file that is shorter is refused, since an access behind its end would be this process's
-    /// death; whoever shortens it afterwards must be trusted not to, and is, because he was given the socket.
-    pub(super) fn new(file: OwnedFd, offset: u64, len: u64) -> io::Result<Self> {
-        let file = File::from(file);
-        let end = offset.checked_add(len);
-        let file_len = file.metadata()?.len();
-        if len == 0 || end.is_none_or(|end| end > file_len) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("{len} bytes at {offset} do not lie in a file of {file_len} bytes"),
-            ));
-        }
-        let len = usize::try_from(len).map_err(io::Error::other)?;
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: no address is asked for, so that nothing else is mapped over; the kernel checks all the rest.
-        let start = unsafe {
-            mmap(
-                ptr::null_mut(),
-                len,
-                access,
-                MapFlags::SHARED,
-                &file,
-                offset,
-            )
-        }?;
-        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { start, len })
-    }
-
-    /// Where `len` bytes at `offset` lie, if they lie inside.
-    fn place(&self, offset: u64, len: usize) -> Option<NonNull<u8>> {
-        let offset = usize::try_from(offset).ok()?;
-        if offset.checked_add(len)? > self.len {
-            return None;
-        }
-        // SAFETY: `offset` is not above the mapping's length, so the result is inside it or just behind.
-        Some(unsafe { self.start.add(offset) })
-    }
-
-    /// The same for an index, which must be aligned.
-    fn index(&self, offset: u64) -> Option<&AtomicU16> {
-        let place = self.place(offset, size_of::<u16>())?.cast::<u16>();
-        if !place.is_aligned() {
-            return None;
-        }
-        // SAFETY: two bytes inside the mapping, which lives as long as the borrow of `self`; aligned; any bits are a number; everybody
-        // here accesses them atomically, or by copies whose outcome does not matter when another writes meanwhile.
-        Some(unsafe { AtomicU16::from_ptr(place.as_ptr()) })
-    }
-}
-
 impl Memory for Mapping {
     fn read(&self, address: u64, buf: &mut [u8]) -> bool {
-        let Some(place) = self.place(address, buf.len()) else {
-            return false;
-        };
-        // SAFETY: the source lies inside the mapping and the target is `buf`, which is this process's own: they do not overlap. What
-        // another process writes meanwhile may arrive in part, as bytes like any others.
-        unsafe { ptr::copy_nonoverlapping(place.as_ptr(), buf.as_mut_ptr(), buf.len()) };
-        true
+        Self::read(self, address, buf)
     }
 
     fn write(&self, address: u64, bytes: &[u8]) -> bool {
-        let Some(place) = self.place(address, bytes.len()) else {
-            return false;
-        };
-        // SAFETY: the target lies inside the mapping, of which no Rust reference exists but to atoms, and does not overlap with `bytes`,
-        // which are this process's own.
-        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), place.as_ptr(), bytes.len()) };
-        true
+        Self::write(self, address, bytes)
     }
 
     fn load(&self, address: u64) -> Option<u16> {
-        self.index(address)
-            .map(|index| u16::from_le(index.load(Ordering::Acquire)))
+        Self::load(self, address)
     }
 
     fn store(&self, address: u64, index: u16) -> bool {
-        // Sequentially consistent, because what follows reads whether the other side wants to be told.
-        self.index(address)
-            .map(|place| place.store(index.to_le(), Ordering::SeqCst))
-            .is_some()
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: this very mapping was made by `new`, and all borrows of it have ended.
-        let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
-        if let Err(error) = unmapped {
-            tracing::warn!(%error, "a guest's memory stays mapped");
-        }
+        Self::store(self, address, index)
     }
 }
 

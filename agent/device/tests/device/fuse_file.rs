@@ -219,22 +219,14 @@ fn what_fails_because_its_server_leaves_is_answered_by_the_successor() {
         opened.read_exact_at(&mut buf, 8192).map(|()| buf.to_vec())
     });
     gate.wait_for_readers(1);
-    let fd = first.leave().unwrap();
+    let live = first.leave().unwrap();
     gate.open();
     until_gone(|| Arc::strong_count(&content) > 1);
     let bytes = pattern(1 << 20);
     let content = Arc::new(Memory::new(bytes.clone()));
-    match FuseFile::take_over(ground.dir(), fd, "device", content, options) {
-        Ok(second) => {
-            assert!(reader.join().unwrap().unwrap() == bytes[8192..8192 + 4096]);
-            second.stop().unwrap();
-        }
-        Err(FuseError::Resend { .. }) => {
-            eprintln!("left out: this kernel does not resend requests");
-            mount::unmount_by_force(ground.dir()).unwrap();
-        }
-        Err(error) => panic!("{error}"),
-    }
+    let second = FuseFile::take_over(ground.dir(), live, "device", content, options).unwrap();
+    assert!(reader.join().unwrap().unwrap() == bytes[8192..8192 + 4096]);
+    second.stop().unwrap();
 }
 
 #[test]
@@ -267,19 +259,10 @@ fn a_successor_answers_what_its_predecessor_left() {
     gate.wait_for_readers(3);
 
     // The reads stay where they are, as in a process that was killed.
-    let fd = first.leave().unwrap();
+    let live = first.leave().unwrap();
     assert!(ground.is_mounted());
     let content = Arc::new(Memory::new(bytes.clone()));
-    let second = match FuseFile::take_over(ground.dir(), fd, "device", content, options) {
-        Ok(second) => second,
-        Err(FuseError::Resend { .. }) => {
-            eprintln!("left out: this kernel does not resend requests");
-            mount::unmount_by_force(ground.dir()).unwrap();
-            gate.open();
-            return;
-        }
-        Err(error) => panic!("{error}"),
-    };
+    let second = FuseFile::take_over(ground.dir(), live, "device", content, options).unwrap();
     for reader in readers {
         let (offset, read) = reader.join().unwrap().unwrap();
         assert!(read == bytes[offset..offset + 4096], "read at {offset}");
@@ -322,12 +305,52 @@ fn leaving_loses_nothing_under_load() {
             // Each session is to be left in the middle of its work, not before it has begun.
             let enough = read_count.load(Ordering::Relaxed) + 10;
             until_gone(|| !are_done() && read_count.load(Ordering::Relaxed) < enough);
-            let fd = file.leave().unwrap();
-            file = FuseFile::take_over(ground.dir(), fd, "device", Arc::clone(&content), options())
-                .unwrap();
+            let live = file.leave().unwrap();
+            let content = Arc::clone(&content);
+            file = FuseFile::take_over(ground.dir(), live, "device", content, options()).unwrap();
         }
         file
     });
+    file.stop().unwrap();
+}
+
+/// Content that notes when it may rest.
+struct Resting(Memory, AtomicUsize);
+
+impl BlockRead for Resting {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockReadError> {
+        self.0.read_at(offset, buf)
+    }
+
+    fn rest(&self) {
+        self.1.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn content_may_rest_when_nobody_reads_and_is_read_again() {
+    let Some(ground) = Ground::find("fuse") else {
+        return;
+    };
+    let bytes = pattern(1 << 20);
+    let content = Arc::new(Resting(Memory::new(bytes.clone()), AtomicUsize::new(0)));
+    let options = FuseOptions {
+        idle_after: Duration::from_millis(20),
+        ..options()
+    };
+    let file = FuseFile::mount(ground.dir(), "device", content.clone(), options).unwrap();
+    for _ in 0..2 {
+        let rested = content.1.load(Ordering::Relaxed);
+        let mut buf = page();
+        let opened = opened_direct(file.path());
+        opened.read_exact_at(&mut buf, 4096).unwrap();
+        assert!(buf[..] == bytes[4096..8192]);
+        until_gone(|| content.1.load(Ordering::Relaxed) == rested);
+    }
     file.stop().unwrap();
 }
 

@@ -1,28 +1,19 @@
 //! Block devices of the kernel's NBD driver, which only some machines have: the guests of the system tests do.
-//!
-//! As in the tests of FUSE, this program starts itself again as the process to be killed.
 
 use std::env;
 use std::fs;
-use std::io::{self, BufRead, BufReader};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use tranship_device::{
-    BlockRead, BlockReadError, KernelNbd, KernelNbdError, KernelNbdOptions, Memory, kernel_nbd,
-};
+use tranship_device::{KernelNbd, KernelNbdError, KernelNbdOptions, Memory, kernel_nbd};
 
-use crate::ground::{Gate, Gated, opened_direct, page, pattern, until_gone};
+use crate::doomed::{Doomed, LEN, NeverAnswers, content, reader, serve_until_killed};
+use crate::ground::{Gate, Gated, pattern, until_gone};
 
 /// Names the identifier of the device that a process is to make.
 const MAKE: &str = "TRANSHIP_TEST_KERNEL_NBD";
-const LEN: usize = 4 << 20;
-/// What the process to be killed answers; of what lies behind, nothing ever comes of it.
-const ANSWERED_LEN: u64 = 1 << 20;
 
 /// Whether there is a driver here; a word on standard error where there is none.
 fn has_driver() -> bool {
@@ -39,20 +30,6 @@ fn options() -> KernelNbdOptions {
         stop_grace: Duration::from_secs(1),
         ..KernelNbdOptions::default()
     }
-}
-
-fn content() -> Arc<Memory> {
-    Arc::new(Memory::new(pattern(LEN)))
-}
-
-/// Reads a page past all caches.
-fn reader(path: &Path, offset: usize) -> thread::JoinHandle<io::Result<bool>> {
-    let file = opened_direct(path);
-    thread::spawn(move || {
-        let mut buf = page();
-        file.read_exact_at(&mut buf, offset as u64)?;
-        Ok(buf[..] == pattern(LEN)[offset..offset + 4096])
-    })
 }
 
 #[test]
@@ -138,54 +115,13 @@ fn a_device_goes_although_a_read_hangs() {
     gate.open();
 }
 
-/// Tells of each read that it will never answer.
-struct NeverAnswers;
-
-impl BlockRead for NeverAnswers {
-    fn len(&self) -> u64 {
-        LEN as u64
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockReadError> {
-        if offset + buf.len() as u64 <= ANSWERED_LEN {
-            return content().read_at(offset, buf);
-        }
-        eprintln!("reading {offset}");
-        loop {
-            thread::park();
-        }
-    }
-}
-
 #[test]
 fn a_process_that_makes_a_device_and_is_about_to_be_killed() {
     let Ok(identifier) = env::var(MAKE) else {
         return;
     };
     let device = KernelNbd::attach(&identifier, Arc::new(NeverAnswers), options()).unwrap();
-    eprintln!("serving {}", device.path().display());
-    loop {
-        thread::park();
-    }
-}
-
-fn wait_for(said: &mut io::Lines<BufReader<ChildStderr>>, word: &str) -> String {
-    said.map(Result::unwrap)
-        .find(|line| line.starts_with(word))
-        .unwrap_or_else(|| panic!("the process ended without {word:?}"))
-}
-
-fn start(identifier: &str) -> (Child, io::Lines<BufReader<ChildStderr>>) {
-    let mut process = Command::new(env::current_exe().unwrap())
-        .arg("kernel_nbd::a_process_that_makes_a_device_and_is_about_to_be_killed")
-        .args(["--exact", "--nocapture", "--test-threads=1"])
-        .env(MAKE, identifier)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let said = BufReader::new(process.stderr.take().unwrap()).lines();
-    (process, said)
+    serve_until_killed(device.path());
 }
 
 #[test]
@@ -193,16 +129,16 @@ fn readers_survive_the_death_of_the_process_that_serves_them() {
     if !has_driver() {
         return;
     }
-    let (mut process, mut said) = start("/dies");
-    let serving = wait_for(&mut said, "serving ");
-    let path = Path::new(serving.strip_prefix("serving ").unwrap());
+    let name = "kernel_nbd::a_process_that_makes_a_device_and_is_about_to_be_killed";
+    let making = [(MAKE, "/dies".to_owned())];
+    let (mut process, serving) = Doomed::start(name, &making, Stdio::null());
+    let path = Path::new(&serving);
     assert!(reader(path, 4096).join().unwrap().unwrap());
     let readers: Vec<_> = (2..4).map(|place| reader(path, place << 20)).collect();
     for _ in &readers {
-        wait_for(&mut said, "reading ");
+        process.wait_for("reading ");
     }
-    process.kill().unwrap();
-    process.wait().unwrap();
+    process.kill();
     let killed_at = Instant::now();
     let number = KernelNbd::find("/dies").unwrap().unwrap();
     let device = KernelNbd::take_over(number, "/dies", content(), options()).unwrap();

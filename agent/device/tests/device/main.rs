@@ -11,6 +11,7 @@
 )]
 
 mod crash;
+mod doomed;
 mod fuse_file;
 mod ground;
 mod keeper;

@@ -1,26 +1,19 @@
 //! Block devices of the kernel's ublk driver, which only some machines have: a guest of the system tests does.
-//!
-//! As in the tests of FUSE, this program starts itself again as the process to be killed.
 
 use std::env;
 use std::fs;
-use std::io::{self, BufRead, BufReader};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use tranship_device::{BlockRead, BlockReadError, Memory, Ublk, UblkError, UblkOptions, ublk};
+use tranship_device::{Memory, Ublk, UblkError, UblkOptions, ublk};
 
-use crate::ground::{Gate, Gated, opened_direct, page, pattern};
+use crate::doomed::{Doomed, LEN, NeverAnswers, content, reader, serve_until_killed};
+use crate::ground::{Gate, Gated, pattern};
 
 /// Names the number of the device that a process is to make.
 const MAKE: &str = "TRANSHIP_TEST_UBLK";
-const LEN: usize = 4 << 20;
-/// What the process to be killed answers; of what lies behind, nothing ever comes of it.
-const ANSWERED_LEN: u64 = 1 << 20;
 
 /// Whether there is a driver here; a word on standard error where there is none.
 fn has_driver() -> bool {
@@ -36,20 +29,6 @@ fn options() -> UblkOptions {
         stop_grace: Duration::from_secs(1),
         ..UblkOptions::default()
     }
-}
-
-fn content() -> Arc<Memory> {
-    Arc::new(Memory::new(pattern(LEN)))
-}
-
-/// Reads a page past all caches.
-fn reader(path: &Path, offset: usize) -> thread::JoinHandle<io::Result<bool>> {
-    let file = opened_direct(path);
-    thread::spawn(move || {
-        let mut buf = page();
-        file.read_exact_at(&mut buf, offset as u64)?;
-        Ok(buf[..] == pattern(LEN)[offset..offset + 4096])
-    })
 }
 
 #[test]
@@ -107,35 +86,13 @@ fn a_ublk_device_goes_although_a_read_hangs() {
     gate.open();
 }
 
-/// Tells of each read that it will never answer.
-struct NeverAnswers;
-
-impl BlockRead for NeverAnswers {
-    fn len(&self) -> u64 {
-        LEN as u64
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockReadError> {
-        if offset + buf.len() as u64 <= ANSWERED_LEN {
-            return content().read_at(offset, buf);
-        }
-        eprintln!("reading {offset}");
-        loop {
-            thread::park();
-        }
-    }
-}
-
 #[test]
 fn a_process_that_makes_a_ublk_device_and_is_about_to_be_killed() {
     let Ok(number) = env::var(MAKE) else {
         return;
     };
     let device = Ublk::attach(number.parse().unwrap(), Arc::new(NeverAnswers), options()).unwrap();
-    eprintln!("serving {}", device.path().display());
-    loop {
-        thread::park();
-    }
+    serve_until_killed(device.path());
 }
 
 #[test]
@@ -143,28 +100,16 @@ fn readers_of_a_ublk_device_survive_the_death_of_its_process() {
     if !has_driver() {
         return;
     }
-    let mut process = Command::new(env::current_exe().unwrap())
-        .arg("ublk::a_process_that_makes_a_ublk_device_and_is_about_to_be_killed")
-        .args(["--exact", "--nocapture", "--test-threads=1"])
-        .env(MAKE, "4")
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut said = BufReader::new(process.stderr.take().unwrap()).lines();
-    let mut wait_for = |word: &str| {
-        let mut lines = said.by_ref().map(Result::unwrap);
-        assert!(lines.any(|line| line.starts_with(word)), "no {word:?}");
-    };
-    wait_for("serving ");
+    let name = "ublk::a_process_that_makes_a_ublk_device_and_is_about_to_be_killed";
+    let making = [(MAKE, "4".to_owned())];
+    let (mut process, _) = Doomed::start(name, &making, Stdio::null());
     let path = ublk::path_of(4);
     assert!(reader(&path, 4096).join().unwrap().unwrap());
     let readers: Vec<_> = (2..4).map(|place| reader(&path, place << 20)).collect();
     for _ in &readers {
-        wait_for("reading ");
+        process.wait_for("reading ");
     }
-    process.kill().unwrap();
-    process.wait().unwrap();
+    process.kill();
     let killed_at = Instant::now();
     let device = Ublk::take_over(4, content(), options()).unwrap();
     for reader in readers {

@@ -1,0 +1,70 @@
+//! A device process as the second holder of what its device consists of: a keeper that dies while no agent is there has a successor, which
+//! is given everything again.
+//!
+//! It waits on a connection to the keeper, and for nothing else.
+
+use std::error::Error;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use tranship_device::keeper::{self, KeeperClient, KeeperError};
+
+use crate::keeping::name;
+
+/// Pauses between tries to start a keeper after one has died.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The thread does little.
+const STACK_LEN: usize = 128 << 10;
+
+/// What is held, and how a keeper is come by.
+pub(super) struct SecondHolder {
+    pub(super) device: String,
+    pub(super) socket: PathBuf,
+    pub(super) program: PathBuf,
+    pub(super) patience: Duration,
+    /// By the names of the parts.
+    pub(super) held: Vec<(&'static str, OwnedFd)>,
+}
+
+impl SecondHolder {
+    /// Begins to hold, until this process ends.
+    pub(super) fn begin(self) -> io::Result<()> {
+        thread::Builder::new()
+            .name("keeper".to_owned())
+            .stack_size(STACK_LEN)
+            .spawn(move || self.hold())
+            .map(drop)
+    }
+
+    fn hold(&self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            // Not connected is as good as gone.
+            let _ = keeper::wait_for_end(&self.socket);
+            match self.give() {
+                Ok(()) => pause = FIRST_PAUSE,
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn Error,
+                        "the keeper is gone, and there is no new one yet"
+                    );
+                    thread::sleep(pause);
+                    pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    fn give(&self) -> Result<(), KeeperError> {
+        let keeper: KeeperClient =
+            keeper::connect_or_launch(&self.program, self.patience, &self.socket)?;
+        for (part, fd) in &self.held {
+            keeper.keep(&name(&self.device, part), fd.as_fd())?;
+        }
+        Ok(())
+    }
+}
