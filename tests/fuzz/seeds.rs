@@ -38,6 +38,7 @@ fn main() {
     trackers(&put);
     sockets::clients(&put);
     sockets::guests(&put);
+    sockets::kernels(&put);
 }
 
 /// A small blob with data, zeros, a cut and an overwrite.

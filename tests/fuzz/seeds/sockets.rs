@@ -110,3 +110,53 @@ pub(super) fn guests(put: &impl Fn(&str, &str, &[u8])) {
     write(0x102, &[2, 0, 0, 0, 3, 0]);
     put("vhost_user", "ring", &[&[1][..], &memory[..]].concat());
 }
+
+/// What a kernel says to a FUSE server: every kind of request once.
+pub(super) fn kernels(put: &impl Fn(&str, &str, &[u8])) {
+    let request = |opcode: u32, node: u64, body: &[u8]| {
+        let len = u32::try_from(40 + body.len()).expect("a short request");
+        [
+            &len.to_le_bytes()[..],
+            &opcode.to_le_bytes(),
+            &2_u64.to_le_bytes(),
+            &node.to_le_bytes(),
+            &[0; 16],
+            body,
+        ]
+        .concat()
+    };
+    let init = [
+        &7_u32.to_le_bytes()[..],
+        &41_u32.to_le_bytes(),
+        &[0, 0, 2, 0],
+        &(1_u32 << 30 | 1).to_le_bytes(),
+        &128_u32.to_le_bytes(),
+        &[0; 44],
+    ]
+    .concat();
+    let read = |offset: u64, len: u32| {
+        let mut body = vec![0; 40];
+        body[8..16].copy_from_slice(&offset.to_le_bytes());
+        body[16..20].copy_from_slice(&len.to_le_bytes());
+        body
+    };
+    let begin = [
+        request(26, 0, &init),
+        request(1, 1, b"device\0"),
+        request(3, 2, &[0; 16]),
+        request(14, 2, &[0; 8]),
+        request(15, 2, &read(4096, 8192)),
+    ];
+    put("fuse", "begin", &begin.concat());
+    let others = [
+        request(27, 1, &[0; 8]),
+        request(28, 1, &read(0, 4096)),
+        request(17, 1, b""),
+        request(18, 2, &[0; 24]),
+        request(34, 1, &[0; 8]),
+        request(2, 2, &[0; 8]),
+        request(36, 0, &[0; 8]),
+        request(38, 0, b""),
+    ];
+    put("fuse", "others", &others.concat());
+}
