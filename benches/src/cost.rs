@@ -63,6 +63,33 @@ pub fn memory_mib_of(process: &str, field: &str) -> Result<f64> {
         .with_context(|| format!("{path} has no {field}"))
 }
 
+/// Memory of a process that no other process has mapped, in MiB.
+pub fn private_mib_of(process: &str) -> Result<f64> {
+    let path = format!("/proc/{process}/smaps_rollup");
+    let told = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let lines = told.lines().filter_map(|line| {
+        let (name, figure) = line.split_once(':')?;
+        let is_private = matches!(name, "Private_Clean" | "Private_Dirty");
+        let kib = figure.trim().strip_suffix(" kB")?;
+        is_private.then(|| kib.trim().parse::<f64>().ok()).flatten()
+    });
+    Ok(lines.sum::<f64>() / 1024.0)
+}
+
+/// How often threads of a process have begun to wait so far.
+pub fn wakeups_of(process: &str) -> Result<f64> {
+    let path = format!("/proc/{process}/task");
+    let tasks = fs::read_dir(&path).with_context(|| format!("reading {path}"))?;
+    let counts = tasks.flatten().filter_map(|task| {
+        let status = fs::read_to_string(task.path().join("status")).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        line.trim().parse::<f64>().ok()
+    });
+    Ok(counts.sum())
+}
+
 /// The median of some figures; of an even number, the lower of the middle two.
 pub fn median(figures: &mut [f64]) -> Option<f64> {
     figures.sort_by(f64::total_cmp);

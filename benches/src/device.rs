@@ -8,6 +8,7 @@ mod reader;
 mod scene;
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value, json};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -26,6 +27,8 @@ use crate::cost::median;
 const DEEP: u64 = 32;
 /// What is measured of each of those that are killed and upgraded.
 const PAUSES: usize = 3;
+/// How long a process is left alone until it is idle, and then looked at.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// What is measured, and how often.
 #[derive(Clone, Debug)]
@@ -79,14 +82,15 @@ pub fn measure(options: &Options) -> Result<Value> {
         &scene,
         &files,
         &bare.target,
-        &lazy,
+        (&device, &lazy),
         options.runs,
         &mut figures,
     )?;
     through_nbd(&scene, &plain, device.size, options.runs, &mut figures)?;
     attach_times(&scene, &device, options.runs, &mut figures)?;
     let lazy = scene.path("attached");
-    pauses(&mut scene, &files, &lazy, &mut figures)?;
+    idle(&scene, &device.id, &mut figures)?;
+    pauses(&mut scene, &device.id, &files, &lazy, &mut figures)?;
     if options.crowd > 0 {
         figures.note("attach_100_s", crowd(&scene, options.crowd)?);
     }
@@ -105,8 +109,6 @@ pub fn measure(options: &Options) -> Result<Value> {
     report.insert("device_bytes".to_owned(), json!(device.size));
     report.insert("runs".to_owned(), json!(options.runs));
     report.insert("crowd".to_owned(), json!(options.crowd));
-    // No process serves one device alone, so that none has an idle size.
-    report.insert("idle_private_mib".to_owned(), Value::Null);
     if options.crowd == 0 {
         report.insert("attach_100_s".to_owned(), Value::Null);
     }
@@ -164,7 +166,7 @@ fn from_file(
     scene: &Scene,
     files: &Files,
     bare: &Path,
-    lazy: &Path,
+    (by_loop, lazy): (&DeviceInfo, &Path),
     runs: usize,
     figures: &mut Figures,
 ) -> Result<()> {
@@ -172,9 +174,9 @@ fn from_file(
     let from_file = scene.mount(&device, "from-file")?;
     for _ in 0..runs {
         let alone = files.sequential(bare)?;
-        let before = scene.agent_seconds()?;
+        let before = scene.seconds(&by_loop.id)?;
         let ours = files.sequential(lazy)?;
-        figures.note("fuse_loop_seq_agent_cpu_s", scene.agent_seconds()? - before);
+        figures.note("fuse_loop_seq_cpu_s", scene.seconds(&by_loop.id)? - before);
         figures.note("bare_seq_mb_per_s", alone);
         figures.note("fuse_loop_seq_mb_per_s", ours);
         figures.note("fuse_loop_seq_ratio", ours / alone);
@@ -273,18 +275,64 @@ fn attach_times(
     Ok(())
 }
 
-/// The longest read while the agent, which serves all devices, is killed or upgraded.
-fn pauses(scene: &mut Scene, files: &Files, lazy: &Path, figures: &mut Figures) -> Result<()> {
-    for name in ["pause_kill_ms", "pause_upgrade_ms"] {
+/// What the process of a mounted device is when nobody reads: memory that it shares with none, and how often it wakes.
+fn idle(scene: &Scene, id: &str, figures: &mut Figures) -> Result<()> {
+    // A second device, so that programs are shared as they are where there are many.
+    let other = scene.attach(FrontEndChoice::ErofsFile)?;
+    scene.process(&other.id)?;
+    let process = scene.process(id)?.to_string();
+    thread::sleep(SETTLE);
+    let before = crate::cost::wakeups_of(&process)?;
+    thread::sleep(SETTLE);
+    let wakeups = crate::cost::wakeups_of(&process)? - before;
+    figures.note("idle_wakeups_per_s", wakeups / SETTLE.as_secs_f64());
+    figures.note("idle_private_mib", crate::cost::private_mib_of(&process)?);
+    scene
+        .call(scene.client().detach_by_force(&other.id))
+        .map(drop)
+}
+
+/// The longest read while the device's process or the agent is killed, or either is upgraded.
+fn pauses(
+    scene: &mut Scene,
+    id: &str,
+    files: &Files,
+    lazy: &Path,
+    figures: &mut Figures,
+) -> Result<()> {
+    for name in [
+        "pause_kill_ms",
+        "pause_upgrade_ms",
+        "pause_agent_kill_ms",
+        "pause_agent_upgrade_ms",
+    ] {
         for _ in 0..PAUSES {
+            let before = scene.process(id)?;
             let reading = files.read_on(lazy);
             reading.wait_for_progress()?;
-            if name == "pause_kill_ms" {
-                scene.kill();
-            } else {
-                scene.stop()?;
+            match name {
+                "pause_kill_ms" => {
+                    let pid = i32::try_from(before).ok().and_then(Pid::from_raw);
+                    let pid = pid.context("a process id")?;
+                    kill_process(pid, Signal::KILL).context("kill a device process")?;
+                }
+                "pause_agent_kill_ms" => scene.kill(),
+                _ => {
+                    if name == "pause_upgrade_ms" {
+                        scene.place_program("tranship-device")?;
+                    }
+                    scene.stop()?;
+                }
             }
-            scene.start(false)?;
+            if name != "pause_kill_ms" {
+                scene.start(false)?;
+            }
+            let is_another = matches!(name, "pause_kill_ms" | "pause_upgrade_ms");
+            scene.wait_for(id, "answered again", |device| {
+                device
+                    .process
+                    .is_some_and(|process| !is_another || process != before)
+            })?;
             reading.wait_for_progress()?;
             figures.note(name, reading.end()?.as_secs_f64() * 1e3);
         }

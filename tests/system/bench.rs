@@ -57,6 +57,9 @@ fn devices_are_measured_and_nothing_is_left_over() {
         "attach_100_s",
         "pause_kill_ms",
         "pause_upgrade_ms",
+        "pause_agent_kill_ms",
+        "pause_agent_upgrade_ms",
+        "idle_private_mib",
     ] {
         let figure = figures[name].as_f64().expect("a number");
         assert!(figure > 0.0, "{name}: {figures:#}");

@@ -25,6 +25,9 @@ use crate::format::{Source, scratch, tranship};
 const PATIENCE: Duration = Duration::from_mins(5);
 /// How often something is looked at that is waited for.
 const LOOK: Duration = Duration::from_millis(20);
+/// The agent's programs, and the folder that they are run from.
+const PROGRAMS: [&str; 3] = ["tranship-agent", "tranship-keeper", "tranship-device"];
+const PROGRAMS_DIR: &str = "programs";
 /// Attempts to have a registry listen on a port that was free a moment ago.
 const PORT_ATTEMPTS: usize = 10;
 
@@ -66,7 +69,20 @@ impl Scene {
             folder,
         };
         scene.publish(&source.reference, "image")?;
+        fs::create_dir(scene.path(PROGRAMS_DIR)).context("make a folder")?;
+        for name in PROGRAMS {
+            scene.place_program(name)?;
+        }
         Ok(scene)
+    }
+
+    /// Puts a new file of one of the agent's programs in the place of the one before, as an upgrade does.
+    pub(super) fn place_program(&self, name: &str) -> Result<()> {
+        let beside = env::current_exe().context("find this program")?;
+        let (new, place) = (self.path("new-program"), self.path(PROGRAMS_DIR).join(name));
+        fs::copy(beside.with_file_name(name), &new)
+            .with_context(|| format!("copy {name}, which is built beside this program"))?;
+        fs::rename(new, place).with_context(|| format!("put {name} in its place"))
     }
 
     /// Converts an image and pushes it under `name`.
@@ -98,7 +114,7 @@ impl Scene {
     pub(super) fn start(&mut self, graduate: bool) -> Result<()> {
         let config = self.path("agent.toml");
         let text = format!(
-            "state_dir = \"{}\"\ncontrol_socket = \"{}\"\nhttp_listen = \"off\"\n\n[swarm]\nlisten = \"127.0.0.1:0\"\n\n[device]\ngraduate = {graduate}\ndetach_on_stop = false\n\n[prefetch]\nbackground = true\n",
+            "state_dir = \"{}\"\ncontrol_socket = \"{}\"\nhttp_listen = \"off\"\n\n[swarm]\nlisten = \"127.0.0.1:0\"\n\n[device]\nprocesses = true\ngraduate = {graduate}\ndetach_on_stop = false\n\n[prefetch]\nbackground = true\n",
             self.path("state").display(),
             self.path("agent.sock").display(),
         );
@@ -108,15 +124,14 @@ impl Scene {
             .append(true)
             .open(self.path("agent.log"))
             .context("open the agent's log")?;
-        let program = env::current_exe().context("find this program")?;
-        let child = Command::new(program.with_file_name("tranship-agent"))
+        let child = Command::new(self.path(PROGRAMS_DIR).join("tranship-agent"))
             .args(["--print-ready", "--config"])
             .arg(&config)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
-            .context("start tranship-agent, which is built beside this program")?;
+            .context("start tranship-agent")?;
         let mut agent = Ended(child);
         let output = agent.0.stdout.take().context("the agent's output")?;
         let mut line = String::new();
@@ -151,6 +166,26 @@ impl Scene {
     pub(super) fn agent_seconds(&self) -> Result<f64> {
         let agent = self.agent.as_ref().context("an agent that runs")?;
         crate::cost::cpu_seconds_of(&agent.0.id().to_string())
+    }
+
+    /// The same with what the device's own process has used.
+    pub(super) fn seconds(&self, id: &str) -> Result<f64> {
+        let own = crate::cost::cpu_seconds_of(&self.process(id)?.to_string())?;
+        Ok(self.agent_seconds()? + own)
+    }
+
+    /// The process that answers a device.
+    pub(super) fn process(&self, id: &str) -> Result<u32> {
+        let mut found = None;
+        self.wait_for(id, "answered by a process", |device| {
+            device.process.is_some()
+        })?;
+        for device in self.call(self.client.devices())? {
+            if device.id == id {
+                found = device.process;
+            }
+        }
+        found.context("a device process")
     }
 
     /// One call of the agent's.
