@@ -30,7 +30,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(name: &str, config: &Path, log: &Path, listener: Option<&UnixListener>) -> Self {
+    fn start(program: &Path, config: &Path, log: &Path, listener: Option<&UnixListener>) -> Self {
         let file = fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -38,10 +38,10 @@ impl Daemon {
             .expect("a log file");
         let mut command = if listener.is_some() {
             let mut shell = Command::new("/bin/sh");
-            shell.args(["-c", AS_SYSTEMD]).arg(binary(name));
+            shell.args(["-c", AS_SYSTEMD]).arg(program);
             shell
         } else {
-            Command::new(binary(name))
+            Command::new(program)
         };
         let input = listener.map_or_else(Stdio::null, |listener| {
             OwnedFd::from(listener.try_clone().expect("a second handle")).into()
@@ -61,7 +61,7 @@ impl Daemon {
             .expect("a readable line");
         let ready = serde_json::from_str(&line).unwrap_or_else(|error| {
             panic!(
-                "{name} did not say that it is ready ({error}: {line:?}); it logged:\n{}",
+                "{program:?} did not say that it is ready ({error}: {line:?}); it logged:\n{}",
                 fs::read_to_string(log).unwrap_or_default()
             )
         });
@@ -126,6 +126,11 @@ impl Tracker {
     /// Ends it at once, as a crash would.
     pub fn kill(&mut self) {
         self.daemon.kill();
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.daemon.process)
     }
 
     /// Its counters, as Prometheus reads them.
@@ -203,12 +208,39 @@ impl Agent {
     /// Starts it again in its old folder.
     pub fn restart(&mut self) {
         self.kill();
+        let own = self.own_program("tranship-agent");
+        let program = if own.exists() {
+            own
+        } else {
+            binary("tranship-agent")
+        };
         self.daemon = Some(Daemon::start(
-            "tranship-agent",
+            &program,
             &self.folder.join("agent.toml"),
             &self.folder.join("agent.log"),
             self.listener.as_ref(),
         ));
+    }
+
+    /// Puts another file with the same bytes in the place of one of its programs, as a package does that is upgraded. From its next
+    /// start on it runs from a folder of its own.
+    pub fn replace_program(&self, name: &str) {
+        let dir = self.folder.join("bin");
+        fs::create_dir_all(&dir).expect("a folder");
+        for name in ["tranship-agent", "tranship-keeper", "tranship-device"] {
+            let own = self.own_program(name);
+            // One file for all, where that is possible: a program is large.
+            if !own.exists() && fs::hard_link(binary(name), &own).is_err() {
+                fs::copy(binary(name), &own).expect("a program");
+            }
+        }
+        let new = dir.join("new");
+        fs::copy(binary(name), &new).expect("a program");
+        fs::rename(new, self.own_program(name)).expect("a replaced program");
+    }
+
+    fn own_program(&self, name: &str) -> PathBuf {
+        self.folder.join("bin").join(name)
     }
 
     /// From its next start on it is given the snapshotter's socket, as by systemd.
@@ -383,7 +415,7 @@ impl Cluster {
 /// Starts a tracker with the settings in this file, beside which it logs.
 fn start(config: &Path) -> Tracker {
     let log = config.with_extension("log");
-    let daemon = Daemon::start("tranship-tracker", config, &log, None);
+    let daemon = Daemon::start(&binary("tranship-tracker"), config, &log, None);
     Tracker { daemon }
 }
 

@@ -13,8 +13,7 @@ const ALLOWED: &str = "[device]\ngraduate = true\n[prefetch]\nbackground = true\
 
 impl Scene {
     fn is_graduated(&mut self) -> bool {
-        let devices = self.agent().call("GET", "/v1/devices", "");
-        devices[0]["graduated"] == Value::Bool(true)
+        self.device()["graduated"] == Value::Bool(true)
     }
 
     fn wait_until_graduated(&mut self, wanted: bool) {
@@ -31,13 +30,10 @@ impl Scene {
 
     /// Changes what is allowed by the agent's next start.
     fn allow(&mut self, allowed: bool) {
-        let path = self.agent().folder().join("agent.toml");
-        let text = fs::read_to_string(&path).expect("a configuration");
-        let text = text.replace(
+        self.configure(
             &format!("graduate = {}", !allowed),
             &format!("graduate = {allowed}"),
         );
-        fs::write(path, text).expect("a configuration");
     }
 }
 
@@ -69,6 +65,31 @@ fn readers_notice_no_move_to_the_plain_file_and_back() {
             .collect();
         assert!(left.is_empty(), "plain files are left: {left:?}");
     });
+}
+
+#[test]
+fn a_device_graduates_within_the_quota_and_comes_back_when_that_shrinks() {
+    let (small, large) = ("graduate_quota = \"8MiB\"", "graduate_quota = \"64MiB\"");
+    let settings = ALLOWED.replace("graduate = true", &format!("graduate = true\n{small}"));
+    let mut scene = Scene::set("fuse-loop", &settings);
+    let readers = scene.readers();
+    // All of it is here, and it is looked at each second whether it may.
+    readers.wait_for(48 << 20);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        assert!(!scene.is_graduated(), "it does not fit");
+        readers.wait_for_progress();
+    }
+    scene.configure(small, large);
+    scene.agent().restart();
+    scene.wait_until_graduated(true);
+    readers.wait_for_progress();
+    scene.configure(large, small);
+    scene.agent().restart();
+    scene.wait_until_graduated(false);
+    readers.wait_for_progress();
+    readers.finish();
+    scene.end();
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! What needs another kernel, or another machine: the device suite on Debian's two kernels, virtual machines whose root is an image that
 //! an agent serves, and an agent on kernels that have less.
 
+mod faults;
+
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::thread;
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 use tranship_tests::command::binary_dir;
 use tranship_tests::layout::{self, Stored};
 use tranship_tests::registry::DockerRegistry;
-use tranship_tests::{Agent, AgentOptions, Cluster, Guest, Kernel, binary, run, tranship};
+use tranship_tests::{Agent, AgentOptions, Cluster, Guest, Kernel, run, tranship};
 
 /// What the device suite and agents need of a kernel.
 const DEVICE_MODULES: [&str; 6] = ["fuse", "loop", "erofs", "overlay", "nbd", "ublk_drv"];
@@ -33,29 +35,27 @@ fn device_suite() -> PathBuf {
         .path()
 }
 
-/// Runs what of the device suite is about the kernel, without the tests whose names contain `skipped`.
-fn run_device_suite(kernel: &Kernel, skipped: &str) -> String {
+/// Runs what of the device suite is about the kernel.
+fn run_device_suite(kernel: &Kernel) -> String {
     let mut guest = Guest::with(kernel, &DEVICE_MODULES);
     guest.program(&device_suite(), "device");
-    let script = format!(
-        "device --test-threads=1 --nocapture --skip nbd_server --skip vhost_user --skip keeper --skip mounts --skip {skipped} 2>&1"
-    );
-    guest.run(&script, 200).expect_success().text
+    let script = "device --test-threads=1 --nocapture --skip nbd_server --skip vhost_user --skip keeper --skip mounts 2>&1";
+    guest.run(script, 200).expect_success().text
 }
 
 #[test]
 fn the_device_suite_passes_on_linux_6_1() {
-    // A successor of a FUSE server needs requests sent again.
-    let said = run_device_suite(&Kernel::linux_6_1(), "leaving_loses_nothing_under_load");
+    // A successor of a FUSE server finds noted what this kernel does not send again.
+    let said = run_device_suite(&Kernel::linux_6_1());
     println!("{said}");
-    assert!(said.contains("left out: this kernel does not resend requests"));
+    assert!(said.contains("crash::readers_of_a_file_survive_the_death_of_its_server ... ok"));
     assert!(!said.contains("there is no NBD driver here"), "{said}");
     assert!(said.contains("readers waited"), "{said}");
 }
 
 #[test]
 fn the_device_suite_passes_on_linux_6_12() {
-    let said = run_device_suite(&Kernel::linux_6_12(), "nothing_else");
+    let said = run_device_suite(&Kernel::linux_6_12());
     println!("{said}");
     assert!(!said.contains("left out"), "{said}");
     assert!(said.contains("readers waited"), "{said}");
@@ -210,121 +210,6 @@ fn virtual_machines_boot_from_their_sockets_and_survive_the_agent() {
     let root = Root::make();
     for front_end in ["vhost-user-blk", "nbd"] {
         boot_from(&root, front_end);
-    }
-}
-
-/// What an agent in a guest is started and asked with. The registry is the machine outside.
-fn agent_script(port: &str, body: &str) -> String {
-    AGENT.replace("PORT", port).replace("BODY", body)
-}
-
-const AGENT: &str = r#"
-set -e
-ip link set eth0 up
-ip addr add 10.0.2.15/24 dev eth0
-ip route add default via 10.0.2.2
-cat >/tmp/agent.toml <<END
-state_dir = "/tmp/state"
-control_socket = "/tmp/agent.sock"
-http_listen = "off"
-[registry]
-plain_http = ["10.0.2.2:PORT"]
-[store]
-dir = "/tmp/store"
-quota = "200MiB"
-free_floor = "0B"
-[device]
-detach_on_stop = false
-END
-image=docker://10.0.2.2:PORT/test/root:v1
-agent() { tranship-agent --config /tmp/agent.toml >>/tmp/agent.log 2>&1 & pid=$!; until [ -S /tmp/agent.sock ] && tranship devices --agent /tmp/agent.sock >/dev/null 2>&1; do usleep 50000; done; }
-call() { verb=$1; shift; tranship $verb --agent /tmp/agent.sock "$@" || { echo "failed: $verb $*"; cat /tmp/agent.log; exit 1; }; }
-agent
-BODY
-kill $pid
-wait $pid
-"#;
-
-/// Runs an agent in a guest with that kernel, and `body` with it.
-fn run_agent(root: &Root, kernel: &Kernel, body: &str) -> String {
-    let modules = [&DEVICE_MODULES[..], &NETWORK_MODULES[..]].concat();
-    let mut guest = Guest::with(kernel, &modules);
-    for name in ["tranship-agent", "tranship-keeper", "tranship"] {
-        guest.program(&binary(name), name);
-    }
-    guest.arguments(["-netdev", "user,id=net"]);
-    guest.arguments(["-device", "virtio-net-pci,netdev=net,romfile="]);
-    let host = root.registry.host();
-    let port = host.rsplit(':').next().expect("a port");
-    let said = guest.run(&agent_script(port, body), 150).expect_success();
-    said.text
-}
-
-/// Reads through a block device of the kernel's; the agent is killed in between, and reads wait for the next.
-const BLOCK_DEVICE: &str = r#"
-call mount --front-end NAME $image /mnt
-grep /mnt /proc/mounts
-sha256sum /mnt/data/00
-kill -9 $pid
-wait $pid || true
-sha256sum /mnt/data/02 >/tmp/waited &
-reading=$!
-agent
-wait $reading
-cat /tmp/waited
-call devices
-# And one that stops in order leaves the device, too.
-kill $pid
-wait $pid
-agent
-sha256sum /mnt/data/04
-call umount /mnt
-call detach $image
-tranship devices --orphans --agent /tmp/agent.sock
-[ ! -s /sys/block/nbd0/backend ] && [ ! -e /dev/ublkb0 ] && echo "nothing is left of NAME"
-"#;
-
-#[test]
-fn an_agent_on_linux_6_1_takes_what_that_kernel_has() {
-    let root = Root::make();
-    let body = format!(
-        "call mount $image /mnt\ngrep /mnt /proc/mounts\nsha256sum /mnt/data/06\n\
-         tranship attach --agent /tmp/agent.sock --front-end erofs-file $image 2>&1 && exit 1\n\
-         call umount /mnt\ncall detach $image\n{}",
-        BLOCK_DEVICE.replace("NAME", "kernel-nbd")
-    );
-    let said = run_agent(&root, &Kernel::linux_6_1(), &body);
-    assert!(said.contains("/dev/loop0 /mnt erofs ro"), "{said}");
-    assert!(said.contains("needs Linux 6.12"), "{said}");
-    assert!(said.contains("/dev/nbd0 /mnt erofs ro"), "{said}");
-    has_sums(&said, &[6, 0, 2, 4]);
-    assert!(said.contains("nothing is left of kernel-nbd"), "{said}");
-}
-
-#[test]
-fn an_agent_on_linux_6_12_takes_what_that_kernel_has() {
-    let root = Root::make();
-    let body = format!(
-        "call mount $image /mnt\ngrep /mnt /proc/mounts\nsha256sum /mnt/data/06\n\
-         call umount /mnt\ncall detach $image\n{}{}",
-        BLOCK_DEVICE.replace("NAME", "kernel-nbd"),
-        BLOCK_DEVICE.replace("NAME", "ublk"),
-    );
-    let said = run_agent(&root, &Kernel::linux_6_12(), &body);
-    assert!(said.contains("/fuse/device /mnt erofs ro"), "{said}");
-    assert!(said.contains("/dev/nbd0 /mnt erofs ro"), "{said}");
-    assert!(said.contains("/dev/ublkb0 /mnt erofs ro"), "{said}");
-    has_sums(&said, &[6, 0, 2, 4]);
-    assert!(said.contains("nothing is left of kernel-nbd"), "{said}");
-    assert!(said.contains("nothing is left of ublk"), "{said}");
-}
-
-/// Whether the sums of these files were printed, below `/mnt`.
-fn has_sums(said: &str, files: &[usize]) {
-    let expected = expected_sums();
-    for file in files {
-        let line = expected[file / 2].replace("  /data", "  /mnt/data");
-        assert!(said.contains(&line), "no {line} in:\n{said}");
     }
 }
 

@@ -6,7 +6,8 @@
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
-    reason = "a test that cannot go on should stop, with the place named"
+    clippy::print_stdout,
+    reason = "a test that cannot go on should stop, with the place named; what was measured is shown"
 )]
 
 mod bench;

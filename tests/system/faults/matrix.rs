@@ -1,0 +1,179 @@
+//! Every fault, every front end, so many rounds, and what readers saw of it.
+
+use std::fmt;
+use std::fs::OpenOptions;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tranship_tests::registry::DockerRegistry;
+use tranship_tests::{AgentOptions, Cluster, Tracker};
+
+use super::happen::{Chance, FAULTS, data_files};
+use super::image;
+use super::readers::{Readers, Seen};
+use super::scene::Scene;
+
+/// How often each fault happens; once without it.
+const ROUNDS: &str = "TRANSHIP_FAULT_ROUNDS";
+/// How long no source answers.
+const AWAY: Duration = Duration::from_secs(3);
+
+/// What each agent is given. Blocks are not kept, so that reads are reads of the store.
+const SETTINGS: &str =
+    "[device]\nprocesses = true\ndetach_on_stop = false\nblock_cache = \"1MiB\"\n";
+/// And the store's disk: enough for all of the image, and soon full.
+const DISK: &str = "48m";
+
+/// What came of a fault under one front end.
+pub(crate) struct Row {
+    pub(crate) fault: String,
+    pub(crate) front_end: String,
+    pub(crate) rounds: u32,
+    pub(crate) seen: Seen,
+    /// Whether readers are to get errors.
+    pub(crate) tells_readers: bool,
+}
+
+/// How often each fault is to happen.
+pub(crate) fn rounds() -> u32 {
+    std::env::var(ROUNDS).map_or(1, |text| text.parse().expect("a number of rounds"))
+}
+
+/// Has every fault happen to a device of each front end, and fails where readers saw more than a pause.
+pub(crate) fn run(front_ends: &[&str]) {
+    let rounds = rounds();
+    let begun = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let seed = u64::from(begun.expect("a clock").subsec_nanos()) | 1;
+    println!("{rounds} rounds, seed {seed}");
+    let registry = Arc::new(DockerRegistry::start());
+    let reference = image::convert(&registry);
+    let mut sources = Cluster::start(0);
+    let options = AgentOptions {
+        tracker: sources.tracker.as_ref().map(Tracker::address),
+        extra: SETTINGS.to_owned(),
+        ..AgentOptions::default()
+    };
+    sources.start_agent(&AgentOptions {
+        extra: "[prefetch]\nbackground = true\n".to_owned(),
+        ..options.clone()
+    });
+    let socket = sources.agents[0].socket();
+    let attach = ["attach", "--agent", &socket, "--front-end", "nbd"];
+    tranship_tests::tranship(&[&attach[..], &[&reference]].concat());
+    let mut scenes: Vec<(Scene, Readers)> = front_ends
+        .iter()
+        .map(|front_end| {
+            let mut scene = Scene::of(&registry, &reference, front_end, &options, Some(DISK));
+            scene.use_all_of_the_disk();
+            let readers = scene.readers();
+            // More than twice all files: everything is here.
+            readers.wait_for(48 << 20);
+            readers.take();
+            (scene, readers)
+        })
+        .collect();
+    let mut rows = Vec::new();
+    for fault in &FAULTS {
+        let happening = |number: u64, (scene, readers): &mut (Scene, Readers)| {
+            let mut chance = Chance(seed + number * 2);
+            for _ in 0..rounds {
+                fault.happen(scene, readers, &mut chance);
+            }
+            Row {
+                fault: fault.name.to_owned(),
+                front_end: scene.front_end.clone(),
+                rounds,
+                seen: readers.take(),
+                tells_readers: fault.tells_readers,
+            }
+        };
+        thread::scope(|scope| {
+            let there = scenes.iter_mut().zip(0..);
+            let happening: Vec<_> = there
+                .filter(|(there, _)| fault.applies_to(&there.0))
+                .map(|(there, number)| scope.spawn(move || happening(number, there)))
+                .collect();
+            let done = happening.into_iter();
+            rows.extend(done.map(|fault| fault.join().expect("a fault that is over")));
+        });
+    }
+    for _ in 0..rounds {
+        lose_all_sources(&registry, &sources, &scenes);
+    }
+    rows.extend(scenes.iter().map(|(scene, readers)| Row {
+        fault: "registry, tracker and peer away for 3 s".to_owned(),
+        front_end: scene.front_end.clone(),
+        rounds,
+        seen: readers.take(),
+        tells_readers: false,
+    }));
+    println!("{HEAD}");
+    for row in &rows {
+        println!("{row}");
+    }
+    for (scene, readers) in scenes {
+        readers.finish();
+        scene.end_after_faults();
+    }
+    for row in rows {
+        assert!(row.is_right(), "{row}");
+    }
+}
+
+/// Has nobody answer for a while from whom chunks could come, when the stores have none.
+fn lose_all_sources(registry: &DockerRegistry, sources: &Cluster, scenes: &[(Scene, Readers)]) {
+    let tracker = sources.tracker.as_ref().expect("a tracker").pid();
+    let all: [Pid; 2] = [tracker, sources.agents[0].pid()];
+    registry.stand_still();
+    for pid in all {
+        kill_process(pid, Signal::STOP).expect("a process that is stopped");
+    }
+    for (scene, _) in scenes {
+        for path in data_files(scene) {
+            let file = OpenOptions::new().write(true).open(path);
+            file.expect("a stored blob")
+                .set_len(0)
+                .expect("an empty file");
+        }
+    }
+    thread::sleep(AWAY);
+    for pid in all {
+        kill_process(pid, Signal::CONT).expect("a process that goes on");
+    }
+    registry.go_on();
+    for (_, readers) in scenes {
+        readers.wait_for_progress();
+    }
+}
+
+impl Row {
+    pub(crate) fn is_right(&self) -> bool {
+        self.seen.wrong_len == 0 && (self.tells_readers || self.seen.error_count == 0)
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.seen.error_count;
+        let errors = if self.tells_readers {
+            format!("({count})")
+        } else {
+            count.to_string()
+        };
+        write!(
+            f,
+            "{:40} {:14} {:>6} {errors:>6} {:>11} {:>10}",
+            self.fault,
+            self.front_end,
+            self.rounds,
+            self.seen.wrong_len,
+            self.seen.longest.as_millis()
+        )
+    }
+}
+
+/// What stands above the rows. Errors in parentheses are those that readers were to get.
+pub(crate) const HEAD: &str =
+    "fault                                    front end      rounds errors wrong bytes longest ms";

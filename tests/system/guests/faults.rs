@@ -1,0 +1,206 @@
+//! Faults of agents on kernels that have less, or other, than this machine's: what is chosen there, and what readers notice.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, kill_process};
+use tranship_tests::registry::DockerRegistry;
+use tranship_tests::{AgentOptions, Cluster, Guest, Kernel, binary};
+
+use super::{DEVICE_MODULES, DISK_MODULES, NETWORK_MODULES, printed_arguments};
+use crate::faults::convert;
+use crate::faults::in_guest::SHELL;
+use crate::faults::matrix::{HEAD, rounds};
+
+/// How an agent in a guest is started and asked. The registry is the machine outside.
+const AGENT: &str = r#"
+set -e
+ip link set eth0 up
+ip addr add 10.0.2.15/24 dev eth0
+ip route add default via 10.0.2.2
+cat >/tmp/agent.toml <<END
+state_dir = "/tmp/state"
+control_socket = "/tmp/agent.sock"
+http_listen = "off"
+[registry]
+plain_http = ["10.0.2.2:PORT"]
+[store]
+dir = "/tmp/store"
+quota = "200MiB"
+free_floor = "0B"
+[device]
+detach_on_stop = false
+processes = true
+block_cache = "1MiB"
+END
+image=docker://10.0.2.2:PORT/test/faults:v1
+agent() { tranship-agent --config /tmp/agent.toml >>/tmp/agent.log 2>&1 & pid=$!; until [ -S /tmp/agent.sock ] && tranship devices --agent /tmp/agent.sock >/dev/null 2>&1; do usleep 50000; done; }
+call() { verb=$1; shift; tranship $verb --agent /tmp/agent.sock "$@" || { echo "failed: $verb $*"; cat /tmp/agent.log; exit 1; }; }
+agent
+BODY
+kill $pid
+wait $pid
+"#;
+
+/// What happens to a device with the front end `$1`, so many rounds of each.
+const FAULTS: &str = r#"
+often() { for round in $(seq ROUNDS); do "$@"; go; done; }
+agent_killed() { kill -9 $pid; wait $pid || true; agent; }
+agent_still() { kill -STOP $pid; sleep STILL; kill -CONT $pid; }
+agent_upgraded() { kill $pid; wait $pid; agent; }
+holder() { pgrep -f -- "$1" | head -n 1; }
+keeper_killed() { old=$(holder --stay); kill -9 $old; until new=$(holder --stay) && [ -n "$new" ] && [ $new != $old ]; do usleep 50000; done; usleep 300000; }
+process_killed() { old=$(holder tranship-device); kill -9 $old; until new=$(holder tranship-device) && [ -n "$new" ] && [ $new != $old ]; do usleep 50000; done; }
+truncated() { for file in $(find /tmp/store -name data); do truncate -s 1000000 $file; done; }
+rotten() { for file in $(find /tmp/store -name data); do for at in 30 300 1000 2000; do dd if=/dev/urandom of=$file bs=4096 seek=$at count=1 conv=notrunc 2>/dev/null; done; done; }
+detached() { call detach --force $image; call mount --front-end $name $image /mnt; }
+faults() {
+    name=$1
+    call mount --front-end $name $image /mnt
+    grep /mnt /proc/mounts
+    begin $name
+    often agent_killed; row "kill -9 of the agent"
+    if [ $2 = fuse ]; then
+        often process_killed; row "kill -9 of the device process"
+        often keeper_killed; row "kill -9 of the keeper"
+    fi
+    often agent_still; row "agent stands still"
+    often agent_upgraded; row "upgrade of the agent"
+    often truncated; row "store file truncated"
+    often rotten; row "store file rots"
+    often detached; row "detach while reading"
+    over
+    call umount /mnt
+    call detach $image
+    tranship devices --orphans --agent /tmp/agent.sock
+    [ ! -s /sys/block/nbd0/backend ] && [ ! -e /dev/ublkb0 ] && echo "nothing is left of $name"
+}
+"#;
+
+/// Runs an agent in a guest with that kernel, and `body` with it.
+fn run_agent(kernel: &Kernel, body: &str) -> String {
+    let registry = DockerRegistry::start();
+    convert(&registry);
+    let modules = [&DEVICE_MODULES[..], &NETWORK_MODULES[..]].concat();
+    let mut guest = Guest::with(kernel, &modules);
+    for name in [
+        "tranship-agent",
+        "tranship-keeper",
+        "tranship-device",
+        "tranship",
+    ] {
+        guest.program(&binary(name), name);
+    }
+    with_readers(&mut guest);
+    guest.arguments(["-netdev", "user,id=net"]);
+    guest.arguments(["-device", "virtio-net-pci,netdev=net,romfile="]);
+    let host = registry.host();
+    let port = host.rsplit(':').next().expect("a port");
+    let rounds = rounds();
+    let faults = FAULTS
+        .replace("ROUNDS", &rounds.to_string())
+        .replace("STILL", if rounds == 1 { "2" } else { "5" });
+    let script = AGENT
+        .replace("BODY", &[SHELL, &faults, body].concat())
+        .replace("PORT", port);
+    let said = guest.run(&script, 200 + rounds * 120).expect_success();
+    println!("{HEAD}\n{}", said.text);
+    said.text
+}
+
+/// Puts this program into a guest, for its readers.
+fn with_readers(guest: &mut Guest) {
+    let own = std::env::current_exe().expect("the path of this program");
+    guest.program(&own, "system");
+}
+
+#[test]
+fn an_agent_on_linux_6_1_takes_what_that_kernel_has() {
+    let said = run_agent(
+        &Kernel::linux_6_1(),
+        "call mount $image /mnt\ngrep /mnt /proc/mounts\n\
+         tranship attach --agent /tmp/agent.sock --front-end erofs-file $image 2>&1 && exit 1\n\
+         call umount /mnt\ncall detach $image\nfaults fuse-loop fuse\nfaults kernel-nbd other\n",
+    );
+    assert!(said.contains("/dev/loop0 /mnt erofs ro"), "{said}");
+    assert!(said.contains("needs Linux 6.12"), "{said}");
+    assert!(said.contains("/dev/nbd0 /mnt erofs ro"), "{said}");
+    assert!(said.contains("nothing is left of fuse-loop"), "{said}");
+    assert!(said.contains("nothing is left of kernel-nbd"), "{said}");
+}
+
+#[test]
+fn an_agent_on_linux_6_12_takes_what_that_kernel_has() {
+    let said = run_agent(
+        &Kernel::linux_6_12(),
+        "call mount $image /mnt\ngrep /mnt /proc/mounts\n\
+         call umount /mnt\ncall detach $image\nfaults kernel-nbd other\nfaults ublk other\n",
+    );
+    assert!(said.contains("/fuse/device /mnt erofs ro"), "{said}");
+    assert!(said.contains("/dev/nbd0 /mnt erofs ro"), "{said}");
+    assert!(said.contains("/dev/ublkb0 /mnt erofs ro"), "{said}");
+    assert!(said.contains("nothing is left of kernel-nbd"), "{said}");
+    assert!(said.contains("nothing is left of ublk"), "{said}");
+}
+
+/// Mounts the disk that it was given, and reads for a while.
+const READ_DISK: &str = r#"
+set -e
+mount -t erofs -o ro /dev/vda /mnt
+begin vhost-user-blk
+for round in $(seq ROUNDS); do for part in 1 2 3 4 5 6; do go; done; done
+row "agent killed, still, upgraded in turn"
+over
+umount /mnt
+"#;
+
+#[test]
+fn a_virtual_machine_notices_no_fault_of_the_agent() {
+    let registry = DockerRegistry::start();
+    let reference = convert(&registry);
+    let mut cluster = Cluster::empty();
+    cluster.start_agent(&AgentOptions {
+        extra: "[device]\ndetach_on_stop = false\nblock_cache = \"1MiB\"\n".to_owned(),
+        ..AgentOptions::default()
+    });
+    let arguments = printed_arguments(&cluster.agents[0], "vhost-user-blk", &reference);
+    let kernel = Kernel::linux_6_12();
+    let (report, count) = thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let mut guest = Guest::with(&kernel, &DISK_MODULES);
+            with_readers(&mut guest);
+            let script = READ_DISK.replace("ROUNDS", &rounds().to_string());
+            guest
+                .arguments(arguments.iter().map(String::as_str))
+                .run(&[SHELL, &script].concat(), 120 + rounds() * 30)
+        });
+        let before = registry.sent_len();
+        let begun = Instant::now();
+        while registry.sent_len() == before && !reading.is_finished() {
+            assert!(begun.elapsed() < Duration::from_mins(2), "nothing is read");
+            thread::yield_now();
+        }
+        let mut count = 0;
+        while !reading.is_finished() {
+            match count % 3 {
+                0 => cluster.agents[0].kill(),
+                1 => {
+                    let pid = cluster.agents[0].pid();
+                    kill_process(pid, Signal::STOP).expect("a process that is stopped");
+                    thread::sleep(Duration::from_secs(1));
+                    kill_process(pid, Signal::CONT).expect("a process that goes on");
+                }
+                _ => cluster.agents[0].stop(),
+            }
+            if count % 3 != 1 {
+                cluster.agents[0].restart();
+            }
+            count += 1;
+            thread::sleep(Duration::from_millis(300));
+        }
+        (reading.join().expect("a guest"), count)
+    });
+    let said = report.expect_success().text;
+    println!("{HEAD}\n{said}{count} faults");
+    assert!(count > 2, "only {count} faults happened while it read");
+}
