@@ -112,33 +112,39 @@ impl Keeping {
     }
 
     fn watch(&self) {
-        let mut pause = FIRST_PAUSE;
         loop {
             // Not connected is as good as gone.
             let _ = keeper::wait_for_end(&self.socket);
-            let mut state = self.state();
-            if state.is_stopping {
+            let mut pause = FIRST_PAUSE;
+            // Until it has all that is held: one that another started has nothing of ours, and may live long.
+            while let Some(error) = self.give_anew() {
+                tracing::warn!(
+                    error = &error as &dyn Error,
+                    "the keeper is gone, and there is no new one yet"
+                );
+                thread::sleep(pause);
+                pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+            }
+            if self.state().is_stopping {
                 return;
             }
-            match self.connect(&mut state) {
-                Ok(()) => {
-                    tracing::warn!(
-                        count = state.held.len(),
-                        "the keeper was gone; there is a new one"
-                    );
-                    pause = FIRST_PAUSE;
-                }
-                Err(error) => {
-                    drop(state);
-                    tracing::warn!(
-                        error = &error as &dyn Error,
-                        "the keeper is gone, and there is no new one yet"
-                    );
-                    thread::sleep(pause);
-                    pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
-                }
-            }
         }
+    }
+
+    /// Gives another keeper all that is held; what failed, if something did.
+    fn give_anew(&self) -> Option<KeeperError> {
+        let mut state = self.state();
+        if state.is_stopping {
+            return None;
+        }
+        let given = self.connect(&mut state);
+        if given.is_ok() {
+            tracing::warn!(
+                count = state.held.len(),
+                "the keeper was gone; there is a new one"
+            );
+        }
+        given.err()
     }
 
     /// Has a descriptor of a device held from now on.

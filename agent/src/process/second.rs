@@ -41,20 +41,17 @@ impl SecondHolder {
     }
 
     fn hold(&self) {
-        let mut pause = FIRST_PAUSE;
         loop {
             // Not connected is as good as gone.
             let _ = keeper::wait_for_end(&self.socket);
-            match self.give() {
-                Ok(()) => pause = FIRST_PAUSE,
-                Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn Error,
-                        "the keeper is gone, and there is no new one yet"
-                    );
-                    thread::sleep(pause);
-                    pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
-                }
+            let mut pause = FIRST_PAUSE;
+            while let Err(error) = self.give() {
+                tracing::warn!(
+                    error = &error as &dyn Error,
+                    "the keeper is gone, and there is no new one yet"
+                );
+                thread::sleep(pause);
+                pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
             }
         }
     }

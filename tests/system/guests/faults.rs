@@ -48,7 +48,7 @@ often() { for round in $(seq ROUNDS); do "$@"; go; done; }
 agent_killed() { kill -9 $pid; wait $pid || true; agent; }
 agent_still() { kill -STOP $pid; sleep STILL; kill -CONT $pid; }
 agent_upgraded() { kill $pid; wait $pid; agent; }
-holder() { pgrep -f -- "$1" | head -n 1; }
+holder() { for place in /proc/[0-9]*; do if tr '\0' ' ' 2>/dev/null <$place/cmdline | grep -q -- "$1"; then echo ${place#/proc/}; return; fi; done; }
 keeper_killed() { old=$(holder --stay); kill -9 $old; until new=$(holder --stay) && [ -n "$new" ] && [ $new != $old ]; do usleep 50000; done; usleep 300000; }
 process_killed() { old=$(holder tranship-device); kill -9 $old; until new=$(holder tranship-device) && [ -n "$new" ] && [ $new != $old ]; do usleep 50000; done; }
 truncated() { for file in $(find /tmp/store -name data); do truncate -s 1000000 $file; done; }
@@ -70,7 +70,9 @@ faults() {
     often rotten; row "store file rots"
     often detached; row "detach while reading"
     over
+    echo "the readers of $name have ended"
     call umount /mnt
+    echo "$name is no longer mounted"
     call detach $image
     tranship devices --orphans --agent /tmp/agent.sock
     [ ! -s /sys/block/nbd0/backend ] && [ ! -e /dev/ublkb0 ] && echo "nothing is left of $name"
