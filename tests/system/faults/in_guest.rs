@@ -25,7 +25,7 @@ begin() {
 }
 go() { echo go >&3; read -r said <&4; [ "$said" = gone ] || { echo "readers: $said"; cat <&4; exit 1; }; }
 row() { echo "$1" >&3; read -r said <&4; echo "$said"; }
-over() { exec 3>&-; wait $reading || { echo "readers failed"; cat /tmp/read; exit 1; }; exec 4<&-; rm /tmp/ask /tmp/said; }
+over() { echo over >&3; wait $reading || { echo "readers failed"; cat /tmp/read; exit 1; }; exec 3>&- 4<&-; rm /tmp/ask /tmp/said; }
 "#;
 
 #[test]
@@ -37,6 +37,8 @@ fn readers_do_as_they_are_told() {
     let readers = Readers::start(Path::new(&folder));
     for word in io::stdin().lock().lines() {
         match word.expect("a word").as_str() {
+            // The pipe does not end: agents that were started meanwhile have it open, too.
+            "over" => break,
             "go" => {
                 readers.wait_for_progress();
                 eprintln!("gone");
