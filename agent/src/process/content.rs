@@ -175,8 +175,9 @@ impl StoredBlob {
     /// Fills `buf` with the bytes at `offset`, all of which lie in chunk `index`.
     fn read_part(&self, index: ChunkIndex, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         self.read_on(index);
-        // Twice, since what came may be evicted before it is read; the third time the agent's answer would be the same.
-        for _ in 0..2 {
+        // Twice, since what came may be evicted before it is read; the third time the agent's answer would be the same, unless it keeps
+        // chunks in other files by now.
+        for tries in 1_u32.. {
             match self.blob.read_in(index, offset, buf) {
                 Ok(true) => {
                     self.link.note_touched(self.layer, index.get());
@@ -192,6 +193,9 @@ impl StoredBlob {
             if let Some(bytes) = self.recent.get(index.get()).or(self.fetch(index)?) {
                 let within = offset.saturating_sub(self.blob.table().range(index).start);
                 return bytes.read_exact_at(within, buf);
+            }
+            if tries >= 2 && !self.blob.refresh().map_err(io::Error::other)? {
+                break;
             }
         }
         Err(io::Error::other(AskError::Refused {

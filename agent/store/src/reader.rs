@@ -6,9 +6,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::BytesMut;
 use tranship_format::{ByteRange, ChunkIndex, ChunkTable, Digest};
@@ -28,6 +29,13 @@ const NEVER: u32 = 0;
 pub struct BlobReader {
     about: About,
     dir: PathBuf,
+    files: RwLock<Arc<Files>>,
+}
+
+/// The files of the blob as they were opened.
+#[derive(Debug)]
+struct Files {
+    dir: PathBuf,
     data: File,
     map: File,
     /// For each chunk, the entry under which it was hashed and found right.
@@ -41,20 +49,31 @@ impl BlobReader {
         let Some(about) = About::load(&dir)? else {
             return Ok(None);
         };
-        let (Some(data), Some(map)) = (opened(&dir.join("data"))?, opened(&dir.join("present"))?)
-        else {
-            return Ok(None);
-        };
-        let trusted = (0..about.table.count())
-            .map(|_| AtomicU32::new(NEVER))
-            .collect();
-        Ok(Some(Self {
+        let files = Files::open(&dir, about.table.count())?;
+        Ok(files.map(|files| Self {
             about,
             dir,
-            data,
-            map,
-            trusted,
+            files: RwLock::new(Arc::new(files)),
         }))
+    }
+
+    /// Looks whether the files are still those of the store; `true` if others are there now, which are read from here on. Files that somebody
+    /// deleted live on here alone: the process that has the store has made others since, and keeps what comes in those.
+    pub fn refresh(&self) -> Result<bool, StoreError> {
+        let Some(there) = Files::open(&self.dir, self.table().count())? else {
+            return Ok(false);
+        };
+        if self.files().is_same(&there)? {
+            return Ok(false);
+        }
+        *self.files.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(there);
+        Ok(true)
+    }
+
+    fn files(&self) -> Arc<Files> {
+        // They are changed as a whole.
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&files)
     }
 
     /// The blob's length in bytes, present or not.
@@ -74,7 +93,7 @@ impl BlobReader {
 
     /// Whether the chunk is here now.
     pub fn has(&self, index: ChunkIndex) -> Result<bool, StoreError> {
-        Ok(self.word(index)?.is_present())
+        Ok(self.files().word(index)?.is_present())
     }
 
     /// Fills `buf` from `offset`, all of which lies in the chunk `index`. `true` only if every byte is of a chunk that is here, is
@@ -91,16 +110,17 @@ impl BlobReader {
         if end.is_none() || offset < chunk.start {
             return Ok(false);
         }
+        let files = self.files();
         for _ in 0..READ_TRIES {
-            let word = self.word(index)?;
+            let word = files.word(index)?;
             if !word.is_present() {
                 return Ok(false);
             }
-            if self.is_trusted(index, word) {
-                self.read(offset, buf)?;
+            if files.is_trusted(index, word) {
+                files.read(offset, buf)?;
             } else {
-                let Some(whole) = self.checked(index, chunk)? else {
-                    if self.word(index)? == word {
+                let Some(whole) = self.checked(&files, index, chunk)? else {
+                    if files.word(index)? == word {
                         return Ok(false);
                     }
                     continue;
@@ -112,9 +132,9 @@ impl BlobReader {
                     return Ok(false);
                 };
                 buf.copy_from_slice(part);
-                self.trust(index, word);
+                files.trust(index, word.number());
             }
-            if self.word(index)? == word {
+            if files.word(index)? == word {
                 return Ok(true);
             }
         }
@@ -124,6 +144,7 @@ impl BlobReader {
     /// The whole chunk, if it hashes to what it should.
     fn checked(
         &self,
+        files: &Files,
         index: ChunkIndex,
         chunk: ByteRange,
     ) -> Result<Option<bytes::Bytes>, StoreError> {
@@ -131,14 +152,39 @@ impl BlobReader {
             return Ok(None);
         };
         let mut bytes = BytesMut::zeroed(len);
-        self.read(chunk.start, &mut bytes)?;
+        files.read(chunk.start, &mut bytes)?;
         let verified = self.table().verify(index, bytes.freeze());
         Ok(verified.ok().map(tranship_format::Verified::into_bytes))
     }
 
     /// Has the chunk hashed again at its next read: something about its bytes was not right.
     pub fn distrust(&self, index: ChunkIndex) {
-        self.trust_entry(index, NEVER);
+        self.files().trust(index, NEVER);
+    }
+}
+
+impl Files {
+    /// Opens the files in a blob's folder; `None` where one is missing.
+    fn open(dir: &Path, chunk_count: u32) -> Result<Option<Self>, StoreError> {
+        let (Some(data), Some(map)) = (opened(&dir.join("data"))?, opened(&dir.join("present"))?)
+        else {
+            return Ok(None);
+        };
+        let trusted = (0..chunk_count).map(|_| AtomicU32::new(NEVER)).collect();
+        Ok(Some(Self {
+            dir: dir.to_owned(),
+            data,
+            map,
+            trusted,
+        }))
+    }
+
+    fn is_same(&self, other: &Self) -> Result<bool, StoreError> {
+        let place = |file: &File| {
+            let found = file.metadata().map_err(failed("look at", &self.dir))?;
+            Ok((found.dev(), found.ino()))
+        };
+        Ok(place(&self.data)? == place(&other.data)? && place(&self.map)? == place(&other.map)?)
     }
 
     fn is_trusted(&self, index: ChunkIndex, word: Word) -> bool {
@@ -148,11 +194,7 @@ impl BlobReader {
         trusted == Some(word.number())
     }
 
-    fn trust(&self, index: ChunkIndex, word: Word) {
-        self.trust_entry(index, word.number());
-    }
-
-    fn trust_entry(&self, index: ChunkIndex, number: u32) {
+    fn trust(&self, index: ChunkIndex, number: u32) {
         if let Some(entry) = self.trusted(index) {
             entry.store(number, Ordering::Release);
         }
@@ -185,5 +227,49 @@ fn opened(path: &Path) -> Result<Option<File>, StoreError> {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed("open", path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{ChunkStore, StoreOptions};
+    use bytes::Bytes;
+    use tranship_format::{ChunkTableBuilder, HashAlgorithm};
+
+    #[test]
+    fn files_that_took_the_place_of_deleted_ones_are_found() {
+        // A device process that had outlived its agent gave errors for what the next agent kept.
+        let dir = tempfile::tempdir().unwrap();
+        let content = [[1; 5_000], [2; 5_000]].concat();
+        let mut builder = ChunkTableBuilder::new(HashAlgorithm::Blake3);
+        for chunk in content.chunks(5_000) {
+            builder.update(chunk);
+            builder.cut();
+        }
+        let (digest, table) = (Digest::of(&content), builder.finish());
+        let keep = |number: u32| {
+            let store = ChunkStore::open(dir.path(), StoreOptions::with_quota(1 << 20)).unwrap();
+            let blob = store.blob(digest, 10_000, table.clone()).unwrap();
+            let index = blob.table().index(number).unwrap();
+            let bytes = Bytes::copy_from_slice(&content[number as usize * 5_000..][..5_000]);
+            let chunk = blob.table().verify(index, bytes).unwrap();
+            blob.put(index, &chunk).unwrap();
+        };
+        keep(0);
+        let reader = BlobReader::open(dir.path(), &digest).unwrap().unwrap();
+        assert!(!reader.refresh().unwrap());
+        fs::remove_file(reader.dir.join("data")).unwrap();
+        assert!(!reader.refresh().unwrap(), "nobody has made others yet");
+        keep(1);
+        let second = reader.table().index(1).unwrap();
+        let mut buf = [0; 100];
+        assert!(!reader.read_in(second, 6_000, &mut buf).unwrap());
+        assert!(reader.refresh().unwrap());
+        assert!(reader.read_in(second, 6_000, &mut buf).unwrap());
+        assert_eq!(buf, [2; 100]);
+        assert!(!reader.refresh().unwrap());
     }
 }

@@ -146,12 +146,7 @@ pub(crate) const FAULTS: [Fault; 17] = [
             fs::remove_file(path).expect("a file that goes");
         }
         readers.wait_for_progress();
-        // Both begin anew: a process has the files open that are no more.
-        let process = scene.is_mounted().then(|| scene.process());
-        scene.agent().kill();
-        if let Some(process) = process {
-            kill(process);
-        }
+        // The next agent makes others, and the device's process has those open that are no more.
         scene.agent().restart();
         readers.wait_for_progress();
     }),
