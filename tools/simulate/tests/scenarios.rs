@@ -111,6 +111,15 @@ fn a_seed_whose_link_is_like_all_others_keeps_nobody_waiting() {
     assert!(report.makespan_over_optimum <= 1.5, "{report:?}");
 }
 
+// Patience was a second whatever the link, and parents of whom nothing came for two were avoided until nobody was left but the registry: 1.4 pulls.
+#[test]
+fn links_on_which_chunks_take_long_make_nobody_impatient() {
+    let report = run("flash-crowd-16-slow-links");
+    assert!(report.origin_amplification <= 1.05, "{report:?}");
+    assert!(report.makespan_over_optimum <= 1.75, "{report:?}");
+    assert!(report.hedged_share <= 0.1, "{report:?}");
+}
+
 // A liar was banned and read the registry alone: 1.6 pulls.
 #[test]
 fn slow_dying_and_lying_hosts_cost_next_to_nothing() {

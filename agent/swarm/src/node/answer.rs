@@ -48,6 +48,7 @@ impl Node {
             (None, _) => Some(attempt.sent_at),
             (Some(_), here_at) => here_at,
         };
+        self.pace.note_journey(now.saturating_sub(attempt.sent_at));
         if let Some(since) = since {
             let took = now.saturating_sub(since);
             self.pace.note(took);

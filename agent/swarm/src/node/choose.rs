@@ -27,7 +27,8 @@ pub(super) enum Choice {
 
 impl Node {
     /// The best peer to ask for a chunk that has not been asked yet: whom BUSY named, then the
-    /// stripe's parents in order. Slow ones are not asked: there are never many of them.
+    /// stripe's parents in order. Slow ones are not asked: there are never many of them. For what nobody waits for they are better than
+    /// the registry, which has to send the chunk to all others as well.
     pub(super) fn choose(&self, now: Duration, chunk: ChunkId) -> Choice {
         let Some(wanted) = self.wants.get(&chunk) else {
             return Choice::Nobody;
@@ -57,7 +58,8 @@ impl Node {
         let named = wanted.alternatives.iter().map(|member| (member, true));
         let parents = parents.map(|member| (member, false));
         let mut later = None;
-        let mut slow = false;
+        let mut is_silent = false;
+        let mut slow: Option<&Arc<Member>> = None;
         for (member, has_it) in named.chain(parents) {
             let peer = &member.peer;
             if !has_it && later.is_some() {
@@ -69,8 +71,10 @@ impl Node {
             if !self.may_ask(now, wanted, peer) || refused_until == Duration::MAX {
                 continue;
             }
-            if self.peers.is_slow(now, peer) || self.is_silent(now, peer) {
-                slow = true;
+            if self.is_silent(now, peer) {
+                is_silent = true;
+            } else if self.peers.is_slow(now, peer) {
+                slow = slow.or((refused_until <= now).then_some(member));
             } else if refused_until > now {
                 later = Some(later.map_or(refused_until, |at: Duration| at.min(refused_until)));
             } else if self.has_peer_credit(peer, wanted.class, len) {
@@ -80,10 +84,18 @@ impl Node {
                 return Choice::NoCredit;
             }
         }
-        match later {
-            Some(at) => Choice::Later(at),
-            None if slow => Choice::OnlySlow,
-            None => Choice::Nobody,
+        match (later, slow) {
+            (Some(at), _) => Choice::Later(at),
+            (None, Some(member)) if wanted.class > Class::Demand && wanted.rounds >= 2 => {
+                if self.has_peer_credit(&member.peer, wanted.class, len) {
+                    Choice::Ask(Arc::clone(member))
+                } else {
+                    Choice::NoCredit
+                }
+            }
+            (None, Some(_)) => Choice::OnlySlow,
+            (None, None) if is_silent => Choice::OnlySlow,
+            (None, None) => Choice::Nobody,
         }
     }
 

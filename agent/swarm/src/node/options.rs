@@ -29,7 +29,8 @@ pub struct NodeOptions {
     /// Stripes in which other classes than demand may be under way at once: of a stripe a start
     /// may read a few chunks only. 16.
     pub bulk_stripes: usize,
-    /// A demand read of peers that say nothing goes to the registry after this. 500 ms.
+    /// A demand read of peers that say nothing goes to the registry after this, or, as with the next two, up to four times as long
+    /// where chunks take long to come. 500 ms.
     pub demand_patience: Duration,
     /// The same when they say WAIT, but that nothing moves: behind them is whoever reads the registry, and
     /// the tracker gives his lease to another sooner. 1 s.

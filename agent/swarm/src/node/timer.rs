@@ -227,7 +227,7 @@ impl Node {
     fn patience(&self, chunk: ChunkId) -> Option<Duration> {
         let wanted = self.wants.get(&chunk)?;
         if wanted.class != Class::Demand {
-            return Some(self.options.bulk_patience);
+            return Some(self.pace.patience(self.options.bulk_patience));
         }
         let waits = wanted.attempts.is_empty()
             || wanted
@@ -242,7 +242,7 @@ impl Node {
         // The farther away, the more patient: in a line of waiting nodes the first gives a source up that
         // gives nothing, and the others hear of it before they do the same.
         let hops = u32::from(wanted.hops().saturating_sub(2).min(MOST_STAGGERED));
-        Some(base + self.options.wait_repeat / 2 * hops)
+        Some(self.pace.patience(base) + self.options.wait_repeat / 2 * hops)
     }
 
     /// Sees to it that somebody looks after the chunk when it gets nowhere. Bulk that nobody was

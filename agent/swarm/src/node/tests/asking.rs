@@ -454,3 +454,27 @@ fn a_restarted_tracker_is_told_of_everything_before_it_is_asked() {
     let asked = place(|action| matches!(action, Action::Lookup { .. }));
     assert!(opened < announced && announced < asked);
 }
+
+// On slow links nobody was left who was not slow, and what was read ahead of readers came from the registry, once for each node.
+#[test]
+fn what_nobody_waits_for_is_asked_of_a_slow_peer_before_the_registry_is_read() {
+    let ask = |class| {
+        let mut bench = Bench::routed();
+        for name in [1, 2] {
+            let peers = &mut bench.node.peers;
+            assert!(peers.mark_slow(bench.now, peer(name), Duration::from_mins(1)));
+        }
+        let mut actions = bench.want(0, class);
+        for _ in 0..4 {
+            actions.extend(bench.pass(200));
+            actions.extend(bench.route(0, parents(&[1, 1, 2])));
+        }
+        actions
+    };
+    let ahead = ask(Class::Prefetch);
+    assert_eq!(wants(&ahead)[0].0, 1);
+    assert!(reads(&ahead).is_empty(), "{ahead:?}");
+    let demanded = ask(Class::Demand);
+    assert!(wants(&demanded).is_empty(), "{demanded:?}");
+    assert!(!reads(&demanded).is_empty());
+}

@@ -189,7 +189,7 @@ fn what_is_wanted_while_a_proof_is_got_waits_for_the_right_and_not_for_ever() {
         reads(&held).is_empty() && looked_up(&held).is_empty(),
         "{held:?}"
     );
-    let granted = bench.tell(told(Some(bench.now + Duration::from_secs(60))));
+    let granted = bench.tell(told(Some(bench.now + Duration::from_mins(1))));
     assert_eq!(looked_up(&granted), [0, 1]);
 
     // Whoever waits for a proof that does not come reads the registry when patience ends, or when the answer is no.
@@ -207,7 +207,7 @@ fn what_is_wanted_while_a_proof_is_got_waits_for_the_right_and_not_for_ever() {
         give_up_at: None,
     };
     assert!(reads(&bench.tell(want(0))).is_empty());
-    assert_eq!(reads(&bench.pass(2_000)).len(), 1);
+    assert!(!reads(&bench.pass(2_000)).is_empty());
     assert!(reads(&bench.tell(want(9))).is_empty());
     let refused = bench.tell(Input::Members {
         blob,
