@@ -461,6 +461,10 @@ fn what_nobody_waits_for_is_asked_of_a_slow_peer_before_the_registry_is_read() {
     let ask = |class| {
         let mut bench = Bench::routed();
         for name in [1, 2] {
+            // Slow, and there.
+            bench.tell(Input::PeerUp {
+                member: member(name),
+            });
             let peers = &mut bench.node.peers;
             assert!(peers.mark_slow(bench.now, peer(name), Duration::from_mins(1)));
         }
