@@ -77,8 +77,9 @@ pub(super) const REQUEST_ONE: u16 = 8;
 /// Descriptor flags of `base:allocation`: not stored, and reads as zeroes.
 pub(super) const HOLE_AND_ZERO: u32 = 3;
 
-/// What the server promises of an export: flags exist, read-only, flush, several connections see the same.
-const TRANSMISSION_FLAGS: u16 = 1 | 2 | 4 | 256;
+/// What the server promises of an export: flags exist, read-only, flush, several connections see the same, and it can be told what will be
+/// read.
+const TRANSMISSION_FLAGS: u16 = 1 | 2 | 4 | 256 | 1024;
 /// Chunks are not fragmented when the client says so.
 const CAN_AVOID_FRAGMENTS: u16 = 128;
 
@@ -97,6 +98,7 @@ pub(super) enum Command {
     Disconnect,
     Flush,
     Trim,
+    Cache,
     WriteZeroes,
     BlockStatus,
     Other,
@@ -125,6 +127,7 @@ pub(super) fn request(message: &[u8; REQUEST_LEN]) -> Option<Request> {
             2 => Command::Disconnect,
             3 => Command::Flush,
             4 => Command::Trim,
+            5 => Command::Cache,
             6 => Command::WriteZeroes,
             7 => Command::BlockStatus,
             _ => Command::Other,

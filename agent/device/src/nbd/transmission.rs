@@ -141,6 +141,7 @@ impl<'a> Transmission<'a> {
         match request.command {
             Command::Read => self.read(request),
             Command::BlockStatus => self.block_status(request),
+            Command::Cache => self.cache(request),
             Command::Write | Command::Trim | Command::WriteZeroes => {
                 self.simple(request, Err(Errno::NotPermitted))
             }
@@ -251,6 +252,23 @@ impl<'a> Transmission<'a> {
         self.write_chunk(chunk::BLOCK_STATUS, request, &body)
     }
 
+    /// Reads what the client is going to read, so that it is here then. No reply carries it, so any length will do.
+    fn cache(&self, request: Request) -> io::Result<()> {
+        if let Err(errno) = self.check(request, 0) {
+            return self.simple(request, Err(errno));
+        }
+        let mut buffer = self.buffers.take(PART_LEN.min(request.len as usize));
+        let end = request.offset.saturating_add(request.len.into());
+        for offset in (request.offset..end).step_by(PART_LEN) {
+            let left = usize::try_from(end.saturating_sub(offset)).unwrap_or(PART_LEN);
+            let part = buffer.data(PART_LEN.min(left));
+            if let Err(errno) = read_or_errno(self.content(), offset, part) {
+                return self.simple(request, Err(errno));
+            }
+        }
+        self.simple(request, Ok(()))
+    }
+
     /// Tells that a request for bytes failed, and where, if that is known.
     fn fail(&self, request: Request, errno: Errno, at: Option<u64>) -> io::Result<()> {
         if !self.agreed.structured {
@@ -310,6 +328,7 @@ impl Incoming<'_> {
             Command::Read
             | Command::Flush
             | Command::Trim
+            | Command::Cache
             | Command::WriteZeroes
             | Command::BlockStatus
             | Command::Other => Ok(Some(request)),

@@ -147,6 +147,7 @@ fn nbdinfo_lists_every_export_and_its_zeroes() {
         "\"is_read_only\": true",
         "\"can_multi_conn\": true",
         "\"can_df\": true",
+        "\"can_cache\": true",
         "\"block_size_maximum\": 33554432",
         "base:allocation",
         "\"structured\": true",

@@ -99,6 +99,34 @@ impl BlockRead for Broken {
     }
 }
 
+/// Content that counts what is read of it.
+struct Counted(Memory, std::sync::atomic::AtomicU64);
+
+impl BlockRead for Counted {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockReadError> {
+        self.1.fetch_add(buf.len() as u64, Ordering::SeqCst);
+        self.0.read_at(offset, buf)
+    }
+}
+
+#[test]
+fn what_a_client_is_going_to_read_is_read_and_not_sent() {
+    let content = Arc::new(Counted(Memory::new(bytes()), 0.into()));
+    let len = u32::try_from(DEVICE_LEN - 70).unwrap();
+    let said = [message(0, 5, 1, 50, len), message(0, 5, 2, 100, len)];
+    let heard = conversation(Arc::clone(&content) as _, true, &[&said[0], &said[1]]);
+    let done = simple_header(1, Ok(()));
+    let outside = simple_header(2, Err(Errno::Invalid));
+    assert_eq!(heard, [done, outside].concat());
+    assert_eq!(content.1.load(Ordering::SeqCst), u64::from(len));
+    let heard = conversation(Arc::new(Broken), false, &[&message(0, 5, 3, 0, 2 << 20)]);
+    assert_eq!(heard, simple_header(3, Err(Errno::TimedOut)));
+}
+
 #[test]
 fn a_simple_read_is_a_header_and_the_bytes() {
     let heard = conversation(memory(), false, &[&message(0, 0, 9, 1000, 5000)]);
