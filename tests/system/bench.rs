@@ -126,6 +126,20 @@ fn nobody_reads_an_error_among_slow_dying_and_lying_peers() {
     swarm("mixed", "6");
 }
 
+#[test]
+fn nobody_reads_an_error_when_the_tracker_of_an_image_goes_and_another_stands_in() {
+    swarm("two-trackers", "4");
+}
+
+#[test]
+fn who_may_not_pull_an_image_is_given_nothing_of_it_by_anybody() {
+    let figures = swarm("no-rights", "3");
+    let stranger = &figures["stranger"];
+    assert_ne!(stranger["asked"], 0, "{figures:#}");
+    assert_eq!(stranger["got"], 0, "{figures:#}");
+    assert_eq!(stranger["peers"], 0, "{figures:#}");
+}
+
 /// Processes that run on the hosts of a bench.
 fn processes_of(process: u32) -> usize {
     let all = run("ip", &["netns", "list"]);
