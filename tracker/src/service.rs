@@ -39,6 +39,8 @@ use crate::server::{Bans, Drain, Server};
 const DRAIN: Duration = Duration::from_secs(10);
 /// Stopping takes at most so long.
 const STOP: Duration = Duration::from_secs(5);
+/// How often to look whether everybody has let go of what is shared.
+const LETTING_GO: Duration = Duration::from_millis(2);
 /// A registry has so long to say who may pull.
 const CHECK: Duration = Duration::from_secs(5);
 /// Questions of the HTTP side that may wait.
@@ -267,9 +269,20 @@ impl Service {
         if tokio::time::timeout(STOP, self.tasks.wait()).await.is_err() {
             tracing::warn!("the tracker did not stop in time");
         }
-        // The parts that shared it are gone by now.
-        if let Ok(net) = Arc::try_unwrap(self.net) {
-            net.stop().await;
+        // The parts that shared it are gone by now, but that a connection of the HTTP side counts as closed a moment before it
+        // lets go of everything.
+        let stopping = async {
+            let mut shared = self.net;
+            loop {
+                match Arc::try_unwrap(shared) {
+                    Ok(net) => return net.stop().await,
+                    Err(still) => shared = still,
+                }
+                tokio::time::sleep(LETTING_GO).await;
+            }
+        };
+        if tokio::time::timeout(STOP, stopping).await.is_err() {
+            tracing::warn!("the tracker's network did not stop in time");
         }
     }
 }
