@@ -13,6 +13,7 @@ mod counters;
 mod input;
 mod options;
 mod pace;
+mod patience;
 mod peers;
 mod pump;
 mod registry;

@@ -11,7 +11,8 @@ use tranship_format::wire::{ChunkId, Class, MAX_STRIPES, Member, Want};
 use super::action::Action;
 use super::blob::{Park, Route};
 use super::choose::Choice;
-use super::timer::{MAX_ROUNDS, Timer};
+use super::patience::MAX_ROUNDS;
+use super::timer::Timer;
 use super::wanted::Attempt;
 use super::{Node, StripeId};
 
