@@ -17,6 +17,8 @@ use super::scene::Scene;
 
 /// How often each fault happens; once without it.
 const ROUNDS: &str = "TRANSHIP_FAULT_ROUNDS";
+/// A part of the names of the faults that are to happen; all of them without it.
+const WHICH: &str = "TRANSHIP_FAULT";
 /// How long no source answers.
 const AWAY: Duration = Duration::from_secs(3);
 
@@ -75,7 +77,8 @@ pub(crate) fn run(front_ends: &[&str]) {
         })
         .collect();
     let mut rows = Vec::new();
-    for fault in &FAULTS {
+    let which = std::env::var(WHICH).unwrap_or_default();
+    for fault in FAULTS.iter().filter(|fault| fault.name.contains(&which)) {
         let happening = |number: u64, (scene, readers): &mut (Scene, Readers)| {
             let mut chance = Chance(seed + number * 2);
             for _ in 0..rounds {
@@ -114,6 +117,12 @@ pub(crate) fn run(front_ends: &[&str]) {
         println!("{row}");
     }
     for (scene, readers) in scenes {
+        if rows
+            .iter()
+            .any(|row| row.front_end == scene.front_end && !row.is_right())
+        {
+            println!("--- the agent of {}\n{}", scene.front_end, scene.log());
+        }
         readers.finish();
         scene.end_after_faults();
     }

@@ -129,6 +129,11 @@ impl Scene {
         &mut self.cluster.agents[0]
     }
 
+    /// What its agents have said.
+    pub(crate) fn log(&self) -> String {
+        self.cluster.agents[0].log()
+    }
+
     /// The store's directory.
     pub(crate) fn store(&self) -> PathBuf {
         self.cluster.agents[0].folder().join("store")
