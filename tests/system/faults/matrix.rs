@@ -17,8 +17,8 @@ use super::scene::Scene;
 
 /// How often each fault happens; once without it.
 const ROUNDS: &str = "TRANSHIP_FAULT_ROUNDS";
-/// A part of the names of the faults that are to happen; all of them without it.
-const WHICH: &str = "TRANSHIP_FAULT";
+/// A part of the names of the faults that are to happen; all of them without it. What begins with TRANSHIP is a setting of agents.
+const WHICH: &str = "ONLY_FAULT";
 /// How long no source answers.
 const AWAY: Duration = Duration::from_secs(3);
 
