@@ -56,26 +56,31 @@ impl ImageDisk {
         self.gather(range)
             .map_err(|error| explain(offset, len, io::Error::other(error)))?;
         let mut read = self.disk.read_at(offset, buf);
-        if read.as_ref().is_err_and(is_spoilt) && self.drop_spoilt(range) {
+        for _ in 0..SPOILT_TRIES {
+            if !read.as_ref().is_err_and(is_spoilt) {
+                break;
+            }
+            // Though nothing is found wrong: another reader of the same chunk may have found it first.
+            self.drop_spoilt(range);
             read = self.disk.read_at(offset, buf);
         }
         read.map_err(|error| explain(offset, len, error))
     }
 
     /// Looks again at the chunks that hold a range, which were right when they were hashed. What the disk has lost since then is
-    /// dropped; whether there was any.
-    fn drop_spoilt(&self, range: ByteRange) -> bool {
-        let mut is_any = false;
+    /// dropped.
+    fn drop_spoilt(&self, range: ByteRange) {
         for (layer, stored) in self.disk.stored_ranges(range) {
             let Some(blob) = self.layers.get(layer).map(|layer| layer.blob()) else {
                 continue;
             };
             for index in blob.table().over(stored) {
-                // It tells in the log, and counts.
-                is_any |= !blob.get(index).is_ok_and(|chunk| chunk.is_some());
+                if let Err(error) = blob.get(index) {
+                    // What is wrong it drops itself, tells in the log, and counts.
+                    tracing::debug!(error = &error as &dyn Error, "a chunk is not looked at");
+                }
             }
         }
-        is_any
     }
 
     /// Fetches what the read will miss, all at once.
@@ -164,6 +169,10 @@ impl fmt::Debug for ImageDisk {
             .finish_non_exhaustive()
     }
 }
+
+/// How often a read is tried again whose stored bytes were right when they were hashed and are not now: a disk that loses bits may lose more of
+/// them meanwhile.
+pub(crate) const SPOILT_TRIES: u32 = 3;
 
 /// Whether stored bytes were found to be no whole blocks.
 pub(crate) fn is_spoilt(error: &io::Error) -> bool {

@@ -16,7 +16,7 @@ use super::AskError;
 use super::link::Link;
 use super::message::ReadNote;
 use super::serve::ServeError;
-use crate::disk::is_spoilt;
+use crate::disk::{SPOILT_TRIES, is_spoilt};
 use crate::recent::Recent;
 use tranship_swarm::read_ahead::ReadAhead;
 
@@ -89,7 +89,10 @@ impl Content {
         self.gather(range)
             .map_err(|error| explain(offset, len, error))?;
         let mut read = self.disk.read_at(offset, buf);
-        if read.as_ref().is_err_and(is_spoilt) {
+        for _ in 0..SPOILT_TRIES {
+            if !read.as_ref().is_err_and(is_spoilt) {
+                break;
+            }
             // Chunks were right when they were hashed. What the disk has lost since then is found now, and comes from elsewhere.
             for (layer, index) in self.chunks(range) {
                 layer.blob.distrust(index);
