@@ -4,6 +4,7 @@
 //! not heard so. After each, the whole story is told once more, from the pull to the removal. In the ordinary run each of the two dies once in
 //! each call, at one moment; with `CONTAINERD_CRASHES=all`, at all of them.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use tokio::runtime::Runtime;
@@ -38,6 +39,8 @@ struct Scene {
     /// An image that is shown lazily, and one of which the upper layer is unpacked.
     lazy: String,
     plain: String,
+    /// Counts the stories.
+    telling: Cell<u32>,
     _image: AppImage,
 }
 
@@ -56,6 +59,7 @@ impl Scene {
             relay: relay.expect("a relay"),
             lazy: image.small(0),
             plain: image.small(1).replace(":both", ":plain"),
+            telling: Cell::new(0),
             _image: image,
         }
     }
@@ -90,8 +94,15 @@ impl Scene {
         })
     }
 
+    /// The name of a container of the story that is being told. No other has it: containerd may leave a task's folder behind when it is
+    /// killed, and then makes none of that name again.
+    fn container(&self, number: usize) -> String {
+        format!("run-{}-{number}", self.telling.get())
+    }
+
     /// Images are pulled, looked at, run, and go. Whatever fails ends the story.
     fn tell(&self) -> Result<(), String> {
+        self.telling.set(self.telling.get() + 1);
         let socket = self.containerd().socket().to_string_lossy().into_owned();
         let pull = ["pull", "--namespace", "test", "--containerd", &socket];
         let (code, _, said) = tranship_output(&[&pull[..], &[&self.lazy]].concat());
@@ -108,7 +119,7 @@ impl Scene {
         self.snapshots(&["usage", "look"])?;
         self.snapshots(&["rm", "look"])?;
         for (number, image) in [&self.lazy, &self.plain].into_iter().enumerate() {
-            let id = format!("run-{number}");
+            let id = self.container(number);
             let run = ["run", "--rm", "--snapshotter", "tranship", image, &id];
             // By its end and not by what it prints: what a container prints passes through pipes that are not ours.
             let check = format!(
@@ -125,7 +136,7 @@ impl Scene {
     /// Takes away what a story that did not come to its end left with containerd, as its teller would.
     fn clear(&self, is_agent: bool) {
         for number in 0..2 {
-            let id = format!("run-{number}");
+            let id = self.container(number);
             // Most of it is not there.
             let _ = self.ctr(&["tasks", "rm", "--force", &id]);
             let _ = self.ctr(&["containers", "rm", &id]);
