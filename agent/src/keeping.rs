@@ -113,38 +113,25 @@ impl Keeping {
 
     fn watch(&self) {
         loop {
-            // Not connected is as good as gone.
-            let _ = keeper::wait_for_end(&self.socket);
-            let mut pause = FIRST_PAUSE;
-            // Until it has all that is held: one that another started has nothing of ours, and may live long.
-            while let Some(error) = self.give_anew() {
-                tracing::warn!(
-                    error = &error as &dyn Error,
-                    "the keeper is gone, and there is no new one yet"
-                );
-                thread::sleep(pause);
-                pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
-            }
+            give_to_the_next(&self.socket, || self.give_anew());
             if self.state().is_stopping {
                 return;
             }
         }
     }
 
-    /// Gives another keeper all that is held; what failed, if something did.
-    fn give_anew(&self) -> Option<KeeperError> {
+    /// Gives another keeper all that is held.
+    fn give_anew(&self) -> Result<(), KeeperError> {
         let mut state = self.state();
         if state.is_stopping {
-            return None;
+            return Ok(());
         }
-        let given = self.connect(&mut state);
-        if given.is_ok() {
-            tracing::warn!(
-                count = state.held.len(),
-                "the keeper was gone; there is a new one"
-            );
-        }
-        given.err()
+        self.connect(&mut state)?;
+        tracing::warn!(
+            count = state.held.len(),
+            "the keeper was gone; there is a new one"
+        );
+        Ok(())
     }
 
     /// Has a descriptor of a device held from now on.
@@ -251,6 +238,22 @@ impl Keeping {
     fn state(&self) -> MutexGuard<'_, State> {
         // Held and given are one after the other at any moment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits until the keeper at `socket` is gone, and tries until its successor has been given everything: one that another process started has
+/// nothing of ours, and may live long.
+pub(crate) fn give_to_the_next(socket: &Path, mut give: impl FnMut() -> Result<(), KeeperError>) {
+    // Not connected is as good as gone.
+    let _ = keeper::wait_for_end(socket);
+    let mut pause = FIRST_PAUSE;
+    while let Err(error) = give() {
+        tracing::warn!(
+            error = &error as &dyn Error,
+            "the keeper is gone, and there is no new one yet"
+        );
+        thread::sleep(pause);
+        pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
     }
 }
 

@@ -3,7 +3,6 @@
 //!
 //! It waits on a connection to the keeper, and for nothing else.
 
-use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -12,11 +11,8 @@ use std::time::Duration;
 
 use tranship_device::keeper::{self, KeeperClient, KeeperError};
 
-use crate::keeping::name;
+use crate::keeping::{give_to_the_next, name};
 
-/// Pauses between tries to start a keeper after one has died.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The thread does little.
 const STACK_LEN: usize = 128 << 10;
 
@@ -42,17 +38,7 @@ impl SecondHolder {
 
     fn hold(&self) {
         loop {
-            // Not connected is as good as gone.
-            let _ = keeper::wait_for_end(&self.socket);
-            let mut pause = FIRST_PAUSE;
-            while let Err(error) = self.give() {
-                tracing::warn!(
-                    error = &error as &dyn Error,
-                    "the keeper is gone, and there is no new one yet"
-                );
-                thread::sleep(pause);
-                pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
-            }
+            give_to_the_next(&self.socket, || self.give());
         }
     }
 
