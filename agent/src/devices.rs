@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tranship_device::front_end::Probed;
 use tranship_format::Digest;
+use tranship_source::Trace;
 
 use crate::control::{
     DeviceInfo, DeviceState, FrontEndChoice, FrontEndName, MountInfo, OrphanInfo, Unserved,
@@ -38,6 +39,7 @@ use crate::plain::PlainBudget;
 use crate::process::Supply;
 use crate::records::Records;
 use crate::stale;
+use crate::trace::trace;
 
 pub use error::DeviceError;
 pub(crate) use holding::Holding;
@@ -128,6 +130,11 @@ impl Slot {
             waiting: shown.image.as_ref().and_then(|image| image.waits().look()),
             ..shown.info.clone()
         })
+    }
+
+    fn image(&self) -> Option<Arc<Image>> {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.as_ref().and_then(|shown| shown.image.clone())
     }
 
     /// Ends the reads that wait and all that come, without waiting for whoever holds the slot: it may be one of them.
@@ -263,6 +270,13 @@ impl Devices {
                 ..info
             })
             .collect()
+    }
+
+    /// What was read of a device since this daemon has it, in order.
+    pub(crate) fn trace(&self, id: &str) -> Result<Trace, DeviceError> {
+        let image = self.slot(id)?.image();
+        let recovering = || DeviceError::Recovering { id: id.to_owned() };
+        image.map(|image| trace(&image)).ok_or_else(recovering)
     }
 
     /// What is ours in the kernel or with the keeper and belongs to no device. The next start clears it away.

@@ -15,6 +15,7 @@ use tranship_format::{ByteRange, ChunkIndex, Disk};
 
 use crate::lazy::{LazyBlob, LazyReadError};
 use crate::metrics::Reads;
+use crate::trace::FirstReads;
 
 /// Runs of data that are told of at one time.
 const DATA_RUNS_MAX: usize = 1024;
@@ -25,6 +26,7 @@ pub(crate) struct ImageDisk {
     layers: Vec<Arc<LazyBlob>>,
     runtime: Handle,
     reads: Arc<Reads>,
+    first_reads: Arc<FirstReads>,
 }
 
 impl ImageDisk {
@@ -34,12 +36,14 @@ impl ImageDisk {
         layers: Vec<Arc<LazyBlob>>,
         runtime: Handle,
         reads: Arc<Reads>,
+        first_reads: Arc<FirstReads>,
     ) -> Self {
         Self {
             disk,
             layers,
             runtime,
             reads,
+            first_reads,
         }
     }
 
@@ -65,6 +69,16 @@ impl ImageDisk {
             read = self.disk.read_at(offset, buf);
         }
         read.map_err(|error| explain(offset, len, error))
+    }
+
+    /// Notes the chunks of a range of the device in its trace.
+    fn note_first_reads(&self, range: ByteRange) {
+        for (layer, stored) in self.disk.stored_ranges(range) {
+            let table = self.layers.get(layer).map(|layer| layer.blob().table());
+            for index in table.into_iter().flat_map(|table| table.over(stored)) {
+                self.first_reads.note(layer, index.get());
+            }
+        }
     }
 
     /// Looks again at the chunks that hold a range, which were right when they were hashed. What the disk has lost since then is
@@ -142,6 +156,10 @@ impl BlockRead for ImageDisk {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockReadError> {
         let start = Instant::now();
+        self.note_first_reads(ByteRange::new(
+            offset,
+            offset.saturating_add(buf.len() as u64),
+        ));
         let outcome = self.read(offset, buf);
         if matches!(outcome, Err(BlockReadError::Stopping)) {
             // It is the successor's, or nobody wants it any more.

@@ -41,6 +41,7 @@ use crate::lazy::LazyBlob;
 use crate::metrics::Reads;
 use crate::origin::ImageOrigin;
 use crate::records::Records;
+use crate::trace::FirstReads;
 use crate::waits::Waits;
 
 pub use error::OpenImageError;
@@ -123,6 +124,7 @@ pub(crate) struct Image {
     disk: Arc<ImageDisk>,
     layers: Vec<Arc<LazyBlob>>,
     waits: Arc<Waits>,
+    first_reads: Arc<FirstReads>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -154,7 +156,13 @@ impl Image {
         if let Some((blob, index)) = blob.and_then(|blob| Some((blob, blob.table().index(chunk)?)))
         {
             blob.touch(index);
+            self.first_reads.note(layer, chunk);
         }
+    }
+
+    /// What was read of it, in order.
+    pub(crate) fn first_reads(&self) -> &Arc<FirstReads> {
+        &self.first_reads
     }
 
     /// How much of it is here.

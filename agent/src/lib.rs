@@ -28,6 +28,7 @@ mod records;
 mod sentence;
 mod snapshots;
 mod stale;
+mod trace;
 mod waits;
 mod whole_check;
 

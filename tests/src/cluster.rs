@@ -128,6 +128,17 @@ impl Tracker {
         self.daemon.kill();
     }
 
+    /// What `tranship swarm` is told of it: where it answers, and the operator's token.
+    pub fn operator(&self) -> [String; 4] {
+        let token = self.daemon.log.with_file_name("state/operator-token");
+        [
+            "--tracker".to_owned(),
+            format!("http://{}", self.daemon.said("http")),
+            "--token-file".to_owned(),
+            token.to_string_lossy().into_owned(),
+        ]
+    }
+
     /// Its process id.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.daemon.process)

@@ -1,6 +1,9 @@
 //! Several agents and one image: the registry is read about once, and a peer that lies is found out.
 
 use crate::image::{Converted, about_once};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 use tranship_tests::compare::assert_equal_trees;
@@ -81,6 +84,76 @@ fn agents_go_on_when_the_tracker_is_gone() {
         tracker.kill();
     }
     read_everywhere(&image, &cluster);
+}
+
+#[test]
+fn the_seed_fetches_what_a_start_reads_by_the_trace_of_another_node() {
+    let image = Converted::make();
+    let reference = image.reference();
+    let target = tempfile::tempdir().expect("a mount point");
+    let path = target.path().to_string_lossy().into_owned();
+    // A start, as it were.
+    let start = |agent: &Agent| {
+        tranship(&["mount", "--agent", &agent.socket(), &reference, &path]);
+        for file in ["etc/debian_version", "bin/ls", "usr/bin/perl"] {
+            let read = |root: &Path| fs::read(root.join(file)).expect(file);
+            assert!(
+                read(&image.debian.unpacked()) == read(target.path()),
+                "{file} is another"
+            );
+        }
+    };
+    let mut first = Cluster::empty();
+    first.start_agent(&AgentOptions::default());
+    let socket = first.agents[0].socket();
+    start(&first.agents[0]);
+    let printed = tranship(&["trace", "--agent", &socket, &reference, "--output", "json"]);
+    tranship(&["umount", "--agent", &socket, &path]);
+    let trace: Value = serde_json::from_str(&printed).expect("a trace in JSON");
+    let len = |value: &Value, name: &str| value[name].as_u64().expect("a length");
+    let read_len = len(&trace, "read_len");
+    assert!(
+        read_len > 0 && read_len < len(&trace, "stored_len") / 2,
+        "{read_len} bytes of {}",
+        trace["stored_len"]
+    );
+    let file = first.folder().join("trace.json");
+    fs::write(&file, printed).expect("a file");
+
+    let mut second = Cluster::empty();
+    second.start_tracker();
+    let tracker = second.tracker.as_ref().expect("a tracker");
+    let operator = tracker.operator();
+    let file = file.to_string_lossy();
+    let mut order = vec!["swarm", "seed", &reference, "--trace", &file];
+    order.extend(["--plain-http", "--output", "json"]);
+    order.extend(operator.iter().map(String::as_str));
+    let job: Value = serde_json::from_str(&tranship(&order)).expect("an order in JSON");
+    assert_eq!(job["state"], "complete");
+    assert_eq!(job["by_trace"], true);
+    assert_eq!(
+        (len(&job, "present_len"), len(&job, "total_len")),
+        (read_len, read_len)
+    );
+    second.start_agent(&AgentOptions {
+        tracker: second.tracker.as_ref().map(Tracker::address),
+        ..AgentOptions::default()
+    });
+    let agent = &second.agents[0];
+    until("the tracker has it", || {
+        agent.counter("tranship_swarm_joined", "") > 0.0
+    });
+    start(agent);
+    let fetched =
+        |source: &str| agent.counter("tranship_fetched_bytes", &format!("source=\"{source}\""));
+    let (seed, registry) = (fetched("seed"), fetched("registry"));
+    println!("{seed} bytes from the seed, {registry} from the registry, {read_len} traced");
+    tranship(&["umount", "--agent", &agent.socket(), &path]);
+    // What it read ahead of need the trace does not name.
+    assert!(
+        seed > registry,
+        "{seed} bytes from the seed, {registry} from the registry"
+    );
 }
 
 /// Waits until something is so.

@@ -10,10 +10,12 @@ use tranship_simulate::Rate;
 use tranship_source::Platform;
 use tranship_source::registry::HOSTS_DIRS;
 
+mod devices;
 mod node;
 mod pull;
 mod swarm;
 
+pub(crate) use devices::{AttachArgs, DetachArgs, DevicesArgs, MountArgs, TraceArgs, UmountArgs};
 pub(crate) use node::{
     DoctorArgs, DoctorTrackerArgs, NodeArgs, NodeInstallArgs, NodeStatusArgs, NodeUninstallArgs,
     NodeVerb,
@@ -123,6 +125,8 @@ pub(crate) enum Verb {
     Pull(PullArgs),
     /// List the agent's devices
     Devices(DevicesArgs),
+    /// Show what was read of a device, in order: with it the tracker's seed fetches what a start reads
+    Trace(TraceArgs),
     /// Make this node's containerd use the agent, or take that back
     #[command(subcommand)]
     Node(NodeVerb),
@@ -304,83 +308,6 @@ pub(crate) struct ExportForm {
     /// Write the merged filesystem as a tar; `-` is stdout
     #[arg(long, value_name = "FILE|-")]
     pub(crate) tar: Option<PathBuf>,
-}
-
-/// `attach`
-#[derive(Args, Clone, Debug)]
-pub(crate) struct AttachArgs {
-    /// Converted image
-    #[arg(value_name = "REF")]
-    pub(crate) reference: String,
-    /// How the kernel or a VM sees it: auto, fuse-loop, erofs-file, ublk, kernel-nbd, nbd or vhost-user-blk
-    #[arg(long, default_value = "auto", value_name = "NAME")]
-    pub(crate) front_end: String,
-    /// What reads do that no source serves: wait, wait=TIME or error [default: wait, for as long as the agent is told]
-    #[arg(long, value_name = "WORD")]
-    pub(crate) unserved: Option<String>,
-    /// Let the agent use plain HTTP for this image's registry
-    #[arg(long)]
-    pub(crate) plain_http: bool,
-    #[command(flatten)]
-    pub(crate) agent: AgentArgs,
-}
-
-/// `devices`
-#[derive(Args, Clone, Debug)]
-pub(crate) struct DevicesArgs {
-    /// Show instead what the kernel or the keeper has of the agent's and no device knows of
-    #[arg(long)]
-    pub(crate) orphans: bool,
-    #[command(flatten)]
-    pub(crate) agent: AgentArgs,
-}
-
-/// `detach`
-#[derive(Args, Clone, Debug)]
-pub(crate) struct DetachArgs {
-    /// Id of the device, or the reference it was attached by
-    #[arg(value_name = "ID|REF")]
-    pub(crate) device: String,
-    /// Take it away at once with all its mounts, whoever shares or reads it; reads that hang fail
-    #[arg(long)]
-    pub(crate) force: bool,
-    #[command(flatten)]
-    pub(crate) agent: AgentArgs,
-}
-
-/// `mount`
-#[derive(Args, Clone, Debug)]
-pub(crate) struct MountArgs {
-    /// Converted image; it is attached first if it is not yet
-    #[arg(value_name = "REF|ID")]
-    pub(crate) reference: String,
-    /// Directory to mount at
-    #[arg(value_name = "DIR")]
-    pub(crate) target: PathBuf,
-    /// How the kernel sees the device, if it has to be attached: auto, fuse-loop, erofs-file, ublk or kernel-nbd
-    #[arg(long, default_value = "auto", value_name = "NAME")]
-    pub(crate) front_end: String,
-    /// Put a writable overlay on top
-    #[arg(long)]
-    pub(crate) writable: bool,
-    /// What reads do that no source serves: wait, wait=TIME or error [default: wait, for as long as the agent is told]
-    #[arg(long, value_name = "WORD")]
-    pub(crate) unserved: Option<String>,
-    /// Let the agent use plain HTTP for this image's registry
-    #[arg(long)]
-    pub(crate) plain_http: bool,
-    #[command(flatten)]
-    pub(crate) agent: AgentArgs,
-}
-
-/// `umount`
-#[derive(Args, Clone, Debug)]
-pub(crate) struct UmountArgs {
-    /// Directory that `mount` mounted
-    #[arg(value_name = "DIR")]
-    pub(crate) target: PathBuf,
-    #[command(flatten)]
-    pub(crate) agent: AgentArgs,
 }
 
 /// `simulate`

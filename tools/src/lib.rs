@@ -31,6 +31,7 @@ mod simulate;
 mod spool;
 mod swarm;
 mod time;
+mod trace;
 mod umount;
 mod verify;
 
@@ -95,6 +96,7 @@ async fn verb(cli: &Cli, progress: &Progress) -> Outcome {
         Verb::Umount(args) => umount::run(common, args).await,
         Verb::Pull(args) => Box::pin(pull::run(common, progress, args)).await,
         Verb::Devices(args) => devices::run(common, args).await,
+        Verb::Trace(args) => trace::run(common, args).await,
         Verb::Node(verb) => node::run(common, verb).await,
         Verb::Doctor(args) => Box::pin(doctor::run(common, args)).await,
         Verb::Swarm(verb) => swarm::run(common, progress, verb).await,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::Router;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -35,6 +35,8 @@ mod rights;
 
 /// The server answers within this, or is taken for stuck.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest order to the seed, in bytes: the trace of an image with two million chunks.
+const MAX_ORDER_LEN: usize = 16 << 20;
 /// The content type that Prometheus asks for.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -115,7 +117,12 @@ pub(crate) async fn serve(listener: TcpListener, shown: Shown, stop: Cancellatio
         .route("/v1/members", get(members))
         .route("/v1/images", get(images))
         .route("/v1/images/{manifest}", get(image))
-        .route("/v1/seed", get(seed_jobs).post(seed_image))
+        .route(
+            "/v1/seed",
+            get(seed_jobs)
+                .post(seed_image)
+                .layer(DefaultBodyLimit::max(MAX_ORDER_LEN)),
+        )
         .route("/v1/seed/{manifest}", get(seed_job).delete(unseed))
         .route("/v1/bans", get(bans))
         .route("/v1/bans", post(ban))
@@ -191,7 +198,10 @@ async fn seed_image(
     request: Result<Json<SeedRequest>, JsonRejection>,
 ) -> Result<(StatusCode, Json<SeedJob>), Refusal> {
     let Json(request) = request?;
-    let job = shown.seed()?.order(&request.reference).await?;
+    let seed = shown.seed()?;
+    let job = seed
+        .order(&request.reference, request.trace.as_ref())
+        .await?;
     Ok((StatusCode::ACCEPTED, Json(job)))
 }
 

@@ -3,6 +3,7 @@
 //! Digests and peer ids are text here, as in the status: a program that only shows them needs no other crate.
 
 use serde::{Deserialize, Serialize};
+use tranship_source::Trace;
 
 /// `GET /v1/images/{manifest}`: one image, and how far it has spread.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,11 +57,14 @@ pub struct StripeDetail {
     pub lease_holder: Option<String>,
 }
 
-/// `POST /v1/seed`: let the seed fetch an image whole.
+/// `POST /v1/seed`: let the seed fetch an image, or what a start reads of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeedRequest {
     /// The image by digest: `HOST/REPO@sha256:…`.
     pub reference: String,
+    /// What to fetch of it, the first first; all of it without a trace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Trace>,
 }
 
 /// How an image fares that the seed was ordered to fetch.
@@ -75,9 +79,11 @@ pub struct SeedJob {
     pub manifest: String,
     /// What becomes of it.
     pub state: SeedState,
-    /// Bytes of its chunks that the seed has.
+    /// Whether only what a trace names is to be fetched.
+    pub by_trace: bool,
+    /// Bytes of what is to be fetched that the seed has.
     pub present_len: u64,
-    /// Bytes of its chunks.
+    /// Bytes of what is to be fetched.
     pub total_len: u64,
     /// Chunks that no source gave.
     pub failed_count: u64,

@@ -5,7 +5,7 @@
 //! because a node wanted it of the seed, so what it reads of the registry is what
 //! the nodes would have read, once. A blob without a chunk table it reads whole when a
 //! node asks for its proof (`seed/proving.rs`). The operator may order it to fetch an
-//! image whole, before anybody starts it (`seed/order.rs`).
+//! image, or what a start reads of it, before anybody starts it (`seed/order.rs`).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -28,6 +28,7 @@ use crate::tables::{self, LayerTable, TableError};
 use order::Orders;
 
 mod order;
+mod part;
 mod proving;
 
 pub(crate) use order::OrderError;

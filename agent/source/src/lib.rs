@@ -16,6 +16,7 @@ pub mod places;
 pub mod proof;
 pub mod reference;
 pub mod registry;
+pub mod trace;
 pub mod verdict;
 pub mod whole_blob;
 
@@ -29,5 +30,6 @@ pub use manifest::{Descriptor, Manifest, Platform};
 pub use net::{NetOptions, OpenImage, SwarmNet};
 pub use reference::{ImageReference, ManifestSelector, ParseReferenceError, RepoRef};
 pub use registry::{PlainHttp, RegistryClient, RegistryError, RegistryFailure, RegistryOptions};
+pub use trace::Trace;
 pub use verdict::Verdict;
 pub use whole_blob::WholeBlob;

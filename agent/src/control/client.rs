@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tranship_source::Trace;
 
 use super::http;
 use super::message::{
@@ -110,6 +111,12 @@ impl Client {
     pub async fn detach_by_force(&self, id: &str) -> Result<DetachReply, ControlError> {
         let target = format!("/v1/devices/{}?force=true", encode(id.as_bytes()));
         self.call::<(), _>("DELETE", &target, None).await
+    }
+
+    /// What was read of a device since the daemon has it, in order.
+    pub async fn trace(&self, id: &str) -> Result<Trace, ControlError> {
+        let target = format!("/v1/devices/{}/trace", encode(id.as_bytes()));
+        self.call::<(), _>("GET", &target, None).await
     }
 
     /// What the kernel or the keeper has of ours that no device knows of.

@@ -19,6 +19,7 @@ use axum::routing::{delete, get, post};
 use serde::Deserialize;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
+use tranship_source::Trace;
 
 use super::message::{
     AttachRequest, DetachReply, DeviceInfo, ErrorReply, MountInfo, MountRequest, Status,
@@ -76,6 +77,7 @@ fn router(control: Control) -> Router {
         .route("/v1/devices/{id}", delete(detach))
         .route("/v1/orphans", get(orphans))
         .route("/v1/devices/{id}/mounts", post(mount))
+        .route("/v1/devices/{id}/trace", get(trace))
         .route("/v1/mounts", delete(unmount))
         .route("/v1/status", get(status))
         .fallback(|| async {
@@ -159,6 +161,13 @@ async fn detach(
 ) -> Result<Json<DetachReply>, Refusal> {
     let Query(Detach { force }) = query?;
     Ok(Json(control.devices.detach(&id, force).await?))
+}
+
+async fn trace(
+    State(control): State<Control>,
+    UrlPath(id): UrlPath<String>,
+) -> Result<Json<Trace>, Refusal> {
+    Ok(Json(control.devices.trace(&id)?))
 }
 
 async fn mount(

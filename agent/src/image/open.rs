@@ -16,6 +16,7 @@ use super::{Image, Images, OpenImageError, Resolved, Voucher};
 use crate::control::Unserved;
 use crate::disk::ImageDisk;
 use crate::lazy::{LazyBlob, LazyContext};
+use crate::trace::FirstReads;
 use crate::waits::Waits;
 use crate::whole_check::WholeCheck;
 
@@ -77,11 +78,14 @@ impl Images {
         match self.merge(&layers).await {
             Ok(disk) => {
                 self.pin(layers.iter().map(|layer| layer.blob().digest()));
+                let counts = layers.iter().map(|layer| layer.blob().table().count());
+                let first_reads = Arc::new(FirstReads::of(counts));
                 let disk = ImageDisk::new(
                     disk,
                     layers.clone(),
                     self.runtime.clone(),
                     Arc::clone(&self.reads),
+                    Arc::clone(&first_reads),
                 );
                 let image = Image {
                     manifest: resolved.manifest,
@@ -89,6 +93,7 @@ impl Images {
                     disk: Arc::new(disk),
                     layers,
                     waits: context.waits,
+                    first_reads,
                     stop: context.stop,
                     tasks: context.tasks,
                 };

@@ -243,7 +243,8 @@ impl Supplied {
         (layer, chunk): (u16, u32),
         answers: &mpsc::Sender<ToProcess>,
     ) {
-        let layer = self.image.layer(layer.into());
+        let number = usize::from(layer);
+        let layer = self.image.layer(number);
         let found = layer.and_then(|layer| Some((layer, layer.blob().table().index(chunk)?)));
         let Some((layer, index)) = found else {
             return;
@@ -252,6 +253,7 @@ impl Supplied {
             layer.fetch_ahead(index);
             return;
         }
+        self.image.first_reads().note(number, chunk);
         let (layer, answers) = (Arc::clone(layer), answers.clone());
         let leaving = Arc::clone(&self.is_leaving);
         self.image.tasks().spawn(async move {

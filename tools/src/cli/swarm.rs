@@ -27,7 +27,7 @@ pub(crate) enum SwarmVerb {
     Peers(TrackerArgs),
     /// Show how far an image has spread: who has its stripes, who gets them, what the registry gave
     Image(SwarmImageArgs),
-    /// Let the tracker's seed fetch an image whole, so that a start finds it near
+    /// Let the tracker's seed fetch an image, or what a start reads of it, so that a start finds it near
     Seed(SwarmSeedArgs),
     /// Ban a peer from the swarm
     Ban(SwarmPeerArgs),
@@ -58,6 +58,9 @@ pub(crate) struct SwarmImageArgs {
 pub(crate) struct SwarmSeedArgs {
     #[command(flatten)]
     pub(crate) image: ImageArgs,
+    /// Fetch only what this trace names, in its order: what `tranship trace -o json` printed of this image, `-` for stdin
+    #[arg(long, value_name = "FILE", conflicts_with = "stop")]
+    pub(crate) trace: Option<PathBuf>,
     /// Do not wait until the seed has it
     #[arg(long, conflicts_with = "stop")]
     pub(crate) detach: bool,

@@ -1,8 +1,12 @@
 //! `tranship swarm seed`: lets the tracker's seed fetch an image before anybody starts it.
 
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 use std::time::Duration;
 
 use tranship_format::Digest;
+use tranship_source::Trace;
 use tranship_source::reference::ImageReference;
 use tranship_tracker::client::Client;
 use tranship_tracker::message::{SeedJob, SeedRequest, SeedState};
@@ -12,6 +16,8 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{self, Format, size};
 use crate::progress::Progress;
 
+/// More than the trace of any image that the tracker takes.
+const MAX_TRACE_LEN: u64 = 64 << 20;
 /// Time between two looks at how far the seed is.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -35,6 +41,7 @@ pub(super) async fn run(common: &Common, progress: &Progress, args: &SwarmSeedAr
     }
     let request = SeedRequest {
         reference: format!("{}@{manifest}", reference.repo),
+        trace: args.trace.as_deref().map(read_trace).transpose()?,
     };
     let ordered = client.seed(&request).await;
     let mut job = ordered.map_err(|error| super::failure(&what, &error))?;
@@ -61,6 +68,26 @@ pub(super) async fn run(common: &Common, progress: &Progress, args: &SwarmSeedAr
             Err(Failure::new(Exit::Failed, what).why("somebody took the order back"))
         }
     }
+}
+
+/// The trace in a file. Whether it is one of this image is the tracker's to say.
+fn read_trace(path: &Path) -> Outcome<Trace> {
+    let cannot = || format!("cannot use the trace {}", path.display());
+    let mut text = Vec::new();
+    let read = if path == Path::new("-") {
+        io::stdin()
+            .lock()
+            .take(MAX_TRACE_LEN)
+            .read_to_end(&mut text)
+    } else {
+        File::open(path).and_then(|file| file.take(MAX_TRACE_LEN).read_to_end(&mut text))
+    };
+    read.map_err(|error| Failure::new(Exit::NotFound, cannot()).because(&error))?;
+    serde_json::from_slice(&text).map_err(|error| {
+        Failure::new(Exit::Usage, cannot()).because(&error).next(
+            "`tranship trace REF --output json` on a node that has started the image makes one",
+        )
+    })
 }
 
 async fn wait(
@@ -95,8 +122,9 @@ fn show(common: &Common, job: &SeedJob) -> Outcome {
         SeedState::Incomplete => "incomplete",
         SeedState::Stopped => "stopped",
     };
+    let part = if job.by_trace { " of the trace" } else { "" };
     output::print(&format!(
-        "{}/{}@{}: {state}, {} of {} at the seed\n",
+        "{}/{}@{}{part}: {state}, {} of {} at the seed\n",
         job.registry,
         job.repository,
         job.manifest,

@@ -58,6 +58,10 @@ impl From<OrderError> for Refusal {
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "`tranship convert` makes an image that can be seeded",
             ),
+            (OrderError::OtherTrace { .. } | OrderError::UnknownChunk { .. }, _) => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "`tranship trace` on a node that has started this very image makes one",
+            ),
             (OrderError::TooMany, _) => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "wait until some are over, or take some back",

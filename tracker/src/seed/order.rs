@@ -1,4 +1,4 @@
-//! What the operator orders of the seed: to fetch an image whole, so that a start finds it near.
+//! What the operator orders of the seed: to fetch an image, or the part that a trace names, so that a start finds it near.
 //!
 //! The chunks are wanted in the lowest class, so that nodes that read at the same time go first, and they are the last to be
 //! evicted. An order is given at once or refused at once; how far it is can be asked as long as it is remembered.
@@ -14,9 +14,10 @@ use tranship_format::wire::ImageSource;
 use tranship_format::{ChunkIndex, Digest};
 use tranship_source::fetch::{Class, Fetcher};
 use tranship_source::reference::ParseReferenceError;
-use tranship_source::{ImageReference, RegistryFailure};
+use tranship_source::{ImageReference, RegistryFailure, Trace};
 use tranship_store::BlobStore;
 
+use super::part::Part;
 use super::{Seed, SeedError};
 use crate::message::{SeedJob, SeedState};
 use crate::tables::TableError;
@@ -37,6 +38,10 @@ pub(crate) enum OrderError {
     NoDigest { reference: String },
     #[error("{manifest} has no layer with a chunk table")]
     NotConverted { manifest: Digest },
+    #[error("the trace is one of {of} and not of {manifest}")]
+    OtherTrace { manifest: Digest, of: Digest },
+    #[error("the trace names chunk {chunk} of {blob}, which the image does not have")]
+    UnknownChunk { blob: Digest, chunk: u32 },
     #[error("the seed has {MAX_ORDERS} orders under way")]
     TooMany,
     #[error("take part in the image")]
@@ -73,6 +78,7 @@ impl Default for Orders {
 struct Order {
     image: ImageSource,
     blobs: Vec<BlobStore>,
+    part: Part,
     stop: CancellationToken,
     course: Mutex<Course>,
 }
@@ -96,6 +102,7 @@ impl Order {
             repository: self.image.repository.clone(),
             manifest: self.image.manifest.to_string(),
             state: course.state,
+            by_trace: self.part != Part::Whole,
             present_len: self.present_len(),
             total_len: self.total_len(),
             failed_count: course.failed_count,
@@ -104,23 +111,26 @@ impl Order {
     }
 
     fn present_len(&self) -> u64 {
-        self.blobs.iter().map(BlobStore::present_len).sum()
+        self.part.present_len(&self.blobs)
     }
 
     fn total_len(&self) -> u64 {
-        let lens = self.blobs.iter().map(|blob| blob.table().covered_len());
-        lens.sum()
+        self.part.len(&self.blobs)
     }
 
     fn is_over(&self) -> bool {
-        self.course().state != SeedState::Fetching
+        self.stop.is_cancelled() || self.course().state != SeedState::Fetching
     }
 }
 
 impl Seed {
-    /// Fetches an image whole from now on. One that is being fetched already, or was, is not begun anew
-    /// but for what is missing.
-    pub(crate) async fn order(&self, reference: &str) -> Result<SeedJob, OrderError> {
+    /// Fetches an image from now on, or what a trace names of it. What is being fetched already, or was, is not begun anew
+    /// but for what is missing; an order for another part of the same image takes the place of the one before.
+    pub(crate) async fn order(
+        &self,
+        reference: &str,
+        trace: Option<&Trace>,
+    ) -> Result<SeedJob, OrderError> {
         let parsed: ImageReference = reference.parse().map_err(OrderError::Reference)?;
         let no_digest = || OrderError::NoDigest {
             reference: reference.to_owned(),
@@ -135,24 +145,40 @@ impl Seed {
             manifest,
         };
         let known = self.orders().get(&manifest).cloned();
-        let blobs = match known {
-            Some(order) if !order.is_over() => return Ok(order.job()),
-            // The seed still takes part in it.
-            Some(order) if order.course().state != SeedState::Stopped => order.blobs.clone(),
-            _ => self.join_image(&image).await.map_err(OrderError::Image)?,
+        // The seed still takes part in it.
+        let known = known.filter(|order| order.course().state != SeedState::Stopped);
+        let is_new = known.is_none();
+        let blobs = match &known {
+            Some(order) => order.blobs.clone(),
+            None => self.join_image(&image).await.map_err(OrderError::Image)?,
         };
-        if blobs.is_empty() {
-            self.net.close(manifest).await;
-            return Err(OrderError::NotConverted { manifest });
-        }
+        let part = if blobs.is_empty() {
+            Err(OrderError::NotConverted { manifest })
+        } else {
+            Part::of(trace, manifest, &blobs)
+        };
+        let part = match part {
+            Ok(part) => part,
+            Err(error) => {
+                if is_new {
+                    self.net.close(manifest).await;
+                }
+                return Err(error);
+            }
+        };
         let order = Arc::new(Order {
             image,
             blobs,
+            part,
             stop: self.stop.child_token(),
             course: Mutex::default(),
         });
-        if let Some(instead) = self.remember(manifest, &order) {
+        let taken = self.remember(manifest, &order);
+        if is_new && !matches!(taken, Taken::First) {
+            // Somebody else's order came meanwhile, and the seed takes part in the image on its account.
             self.net.close(manifest).await;
+        }
+        if let Taken::Not(instead) = taken {
             return instead;
         }
         for blob in &order.blobs {
@@ -207,26 +233,36 @@ impl Seed {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives what to answer instead if the order cannot be kept, or the same was given meanwhile.
-    fn remember(
-        &self,
-        manifest: Digest,
-        order: &Arc<Order>,
-    ) -> Option<Result<SeedJob, OrderError>> {
+    fn remember(&self, manifest: Digest, order: &Arc<Order>) -> Taken {
         let mut orders = self.orders();
-        if let Some(same) = orders.get(&manifest).filter(|known| !known.is_over()) {
-            return Some(Ok(same.job()));
-        }
-        if orders.len() >= MAX_ORDERS && !orders.contains_key(&manifest) {
+        let known = orders.get(&manifest);
+        if let Some(known) = known {
+            if !known.is_over() && known.part == order.part {
+                return Taken::Not(Ok(known.job()));
+            }
+            known.stop.cancel();
+        } else if orders.len() >= MAX_ORDERS {
             let over = orders.iter().find(|(_, order)| order.is_over());
             let Some(over) = over.map(|(manifest, _)| *manifest) else {
-                return Some(Err(OrderError::TooMany));
+                return Taken::Not(Err(OrderError::TooMany));
             };
             orders.remove(&over);
         }
-        orders.insert(manifest, Arc::clone(order));
-        None
+        match orders.insert(manifest, Arc::clone(order)) {
+            Some(_) => Taken::InPlace,
+            None => Taken::First,
+        }
     }
+}
+
+/// What becomes of an order.
+enum Taken {
+    /// It is the first for its image.
+    First,
+    /// It takes the place of another one for its image.
+    InPlace,
+    /// It is not taken; this is the answer.
+    Not(Result<SeedJob, OrderError>),
 }
 
 /// Fetches what is missing, as far as it fits: beyond that each chunk would only push out another.
@@ -236,19 +272,19 @@ async fn fetch(order: &Order, room_len: u64, fetcher: &Fetcher, turns: &Semaphor
     };
     let mut left_len = room_len.saturating_sub(order.present_len());
     let mut coming = FuturesUnordered::new();
-    let missing = |blob: &BlobStore, index: &ChunkIndex| !blob.has(*index);
-    'fetching: for blob in &order.blobs {
-        for index in blob.table().all().filter(|index| missing(blob, index)) {
-            let len = blob.table().range(index).len();
-            let Some(left) = left_len.checked_sub(len) else {
-                break 'fetching;
-            };
-            left_len = left;
-            if coming.len() >= IN_FLIGHT {
-                coming.next().await;
-            }
-            coming.push(fetch_one(order, fetcher, blob, index));
+    for (blob, index) in order.part.chunks(&order.blobs) {
+        if blob.has(index) {
+            continue;
         }
+        let len = blob.table().range(index).len();
+        let Some(left) = left_len.checked_sub(len) else {
+            break;
+        };
+        left_len = left;
+        if coming.len() >= IN_FLIGHT {
+            coming.next().await;
+        }
+        coming.push(fetch_one(order, fetcher, blob, index));
     }
     while coming.next().await.is_some() {}
     if order.course().failed_count > 0 {

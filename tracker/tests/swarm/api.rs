@@ -1,6 +1,7 @@
 //! The HTTP API as programs and the operator use it.
 
 use tokio::time::timeout;
+use tranship_source::Trace;
 use tranship_source::fetch::Class;
 use tranship_tracker::client::{Client, ClientError};
 use tranship_tracker::config::SeedMode;
@@ -16,7 +17,24 @@ fn reference(image: &Image, registry: &Registry) -> SeedRequest {
     let manifest = image.manifest.digest();
     SeedRequest {
         reference: format!("{}/{REPOSITORY}@{manifest}", registry.host()),
+        trace: None,
     }
+}
+
+/// The trace of a start that reads these chunks.
+fn trace(image: &Image, chunks: &[u32]) -> Trace {
+    let mut trace = Trace {
+        manifest: image.manifest.digest(),
+        read_len: 0,
+        stored_len: image.covered_len(),
+        runs: Vec::new(),
+    };
+    for chunk in chunks {
+        trace.push(image.digest, *chunk);
+        let index = image.table.index(*chunk);
+        trace.read_len += index.map_or(0, |index| image.table.range(index).len());
+    }
+    trace
 }
 
 /// Asks again until what was ordered is over.
@@ -91,6 +109,84 @@ async fn the_seed_fetches_an_image_that_the_operator_orders_before_anybody_start
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_seed_fetches_what_a_trace_names_and_the_rest_when_it_is_ordered_too() {
+    let image = Image::random(8 * MIB, 25);
+    let registry = Registry::start(&image).await;
+    let tracker = TestTracker::start(SeedMode::OnRequest).await;
+    let client = tracker.client();
+    let whole = reference(&image, &registry);
+    // One is named twice, as by hand; it is fetched and counted once.
+    let traced = trace(&image, &[20, 3, 4, 20]);
+    let traced_len = trace(&image, &[20, 3, 4]).read_len;
+    let order = SeedRequest {
+        trace: Some(traced),
+        ..whole.clone()
+    };
+    client.seed(&order).await.unwrap();
+    let job = until_over(&client, &image).await;
+    assert_eq!(job.state, SeedState::Complete);
+    assert!(job.by_trace);
+    assert_eq!((job.present_len, job.total_len), (traced_len, traced_len));
+    let sent_len = registry.sent_len();
+    assert!(sent_len < traced_len * 2, "{sent_len} for {traced_len}");
+    client.seed(&whole).await.unwrap();
+    let job = until_over(&client, &image).await;
+    assert_eq!(job.state, SeedState::Complete);
+    assert!(!job.by_trace);
+    assert_eq!(job.present_len, image.covered_len());
+    // What was there already was not read again.
+    assert_eq!(registry.sent_len(), image.blob.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_order_takes_the_place_of_one_by_trace_that_is_under_way() {
+    let image = Image::random(8 * MIB, 26);
+    let registry = Registry::start(&image).await;
+    let tracker = TestTracker::start(SeedMode::OnRequest).await;
+    let client = tracker.client();
+    let whole = reference(&image, &registry);
+    let order = SeedRequest {
+        trace: Some(trace(&image, &[0, 1, 2])),
+        ..whole.clone()
+    };
+    client.seed(&order).await.unwrap();
+    client.seed(&whole).await.unwrap();
+    let job = until_over(&client, &image).await;
+    assert_eq!((job.state, job.by_trace), (SeedState::Complete, false));
+    assert_eq!(job.present_len, image.covered_len());
+    let manifest = image.manifest.digest().to_string();
+    client.unseed(&manifest).await.unwrap();
+    assert_eq!(refusal(client.unseed(&manifest).await).0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_of_another_image_is_refused() {
+    let image = Image::random(MIB, 27);
+    let other = Image::random(MIB, 28);
+    let registry = Registry::start(&image).await;
+    let tracker = TestTracker::start(SeedMode::OnRequest).await;
+    let client = tracker.client();
+    let mut foreign_blob = trace(&image, &[0]);
+    foreign_blob.push(other.digest, 0);
+    for (trace, why) in [
+        (trace(&other, &[0]), "the trace is one of"),
+        (trace(&image, &[0, 4_000]), "names chunk 4000"),
+        (foreign_blob, "names chunk 0"),
+    ] {
+        let order = SeedRequest {
+            trace: Some(trace),
+            ..reference(&image, &registry)
+        };
+        let (status, reply) = refusal(client.seed(&order).await);
+        assert_eq!(status, 422, "{reply:?}");
+        assert!(reply.error.contains(why), "{reply:?}");
+        assert!(reply.hint.contains("tranship trace"), "{reply:?}");
+    }
+    let manifest = image.manifest.digest().to_string();
+    assert_eq!(refusal(client.seed_job(&manifest).await).0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_cannot_be_carried_out_says_why() {
     let image = Image::random(MIB, 22);
     let registry = Registry::start(&image).await;
@@ -103,7 +199,14 @@ async fn an_order_that_cannot_be_carried_out_says_why() {
         ("https://".to_owned(), 400),
         (format!("{host}/{REPOSITORY}@{unknown}"), 404),
     ] {
-        let (status, reply) = refusal(client.seed(&SeedRequest { reference }).await);
+        let (status, reply) = refusal(
+            client
+                .seed(&SeedRequest {
+                    reference,
+                    trace: None,
+                })
+                .await,
+        );
         assert_eq!(status, expected, "{reply:?}");
         assert!(
             !reply.error.is_empty() && !reply.hint.is_empty(),
@@ -157,6 +260,7 @@ async fn orders_want_the_operators_token_and_looking_wants_it_only_from_afar() {
     stranger.status().await.unwrap();
     let image = SeedRequest {
         reference: "registry.example/a".to_owned(),
+        trace: None,
     };
     let peer = tracker.service.ready().peer_id.clone();
     let refused = [
