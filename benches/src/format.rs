@@ -4,6 +4,7 @@
 //! hashing the tar, layout, compression, hashing and writing the blob. Bare zstd of the same bytes stands beside it. One
 //! core and two take turns, so that the ratio between them holds while the machine does other things too.
 
+mod nydus;
 mod source;
 
 use anyhow::{Context, Result, ensure};
@@ -17,6 +18,7 @@ use std::process::Command;
 use std::time::Instant;
 use tempfile::TempDir;
 
+use self::nydus::Nydus;
 pub(crate) use self::source::Source;
 use crate::convert::{compress, timed};
 use crate::cost::median;
@@ -46,9 +48,18 @@ struct Conversion {
 }
 
 /// Measures conversion of `input`, a directory or the reference of an image, and reading; `runs` times each, the medians
-/// come back. Without `input`, files of this machine are taken.
-pub fn measure(input: Option<&OsStr>, runs: usize) -> Result<Value> {
+/// come back. Without `input`, files of this machine are taken. Beside the conversion of a directory stands that of Nydus, if
+/// `nydus` names its `nydus-image`.
+pub fn measure(input: Option<&OsStr>, nydus: Option<&Path>, runs: usize) -> Result<Value> {
     ensure!(runs > 0, "--runs must be at least 1");
+    let tree = input.map(PathBuf::from).filter(|input| input.is_dir());
+    ensure!(
+        nydus.is_none() || tree.is_some(),
+        "--nydus converts a directory: name one with --input"
+    );
+    let beside = nydus
+        .zip(tree)
+        .map(|(program, tree)| Nydus { program, tree });
     let scratch = scratch()?;
     let source = Source::make(input, OWN_LEN, scratch.path())?;
     let cores = cores()?;
@@ -61,6 +72,7 @@ pub fn measure(input: Option<&OsStr>, runs: usize) -> Result<Value> {
     let mut figures = Figures::default();
     let mut stored_len = 0;
     let mut bare_len = 0;
+    let mut nydus_len = None;
     for _ in 0..runs {
         let one = on_cores(&cores, 1, || convert(&source, scratch.path()))?;
         let two = on_cores(&cores, 2, || convert(&source, scratch.path()))?;
@@ -79,12 +91,16 @@ pub fn measure(input: Option<&OsStr>, runs: usize) -> Result<Value> {
             two.cost.cpu_seconds / bare.cpu,
         );
         (stored_len, bare_len) = (two.stored_len, bare.stored_len);
+        if let Some(nydus) = &beside {
+            nydus_len = Some(nydus.convert(megabytes, scratch.path(), &mut figures)?);
+        }
     }
     let mut report = json!({
         "input": source.description,
         "plain_bytes": source.plain_len,
         "stored_bytes": stored_len,
         "bare_zstd_bytes": bare_len,
+        "nydus_bytes": nydus_len,
         "cores": cores.len(),
         "load_average": load_average(),
         "scratch": scratch.path().parent(),

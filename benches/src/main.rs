@@ -28,6 +28,9 @@ enum What {
         /// The directory or image to convert; without it, files of this machine.
         #[arg(long, value_name = "DIR|REF")]
         input: Option<OsString>,
+        /// The program nydus-image, to convert the same directory by turns.
+        #[arg(long, value_name = "FILE")]
+        nydus: Option<PathBuf>,
         /// How often each is done; the medians are printed.
         #[arg(long, default_value_t = 3)]
         runs: usize,
@@ -212,10 +215,11 @@ fn main() -> Result<ExitCode> {
         What::Convert { tars, runs } => convert::measure(&tars, runs)?,
         What::Format {
             input,
+            nydus,
             runs,
             output,
         } => {
-            let figures = format::measure(input.as_deref(), runs)?;
+            let figures = format::measure(input.as_deref(), nydus.as_deref(), runs)?;
             return Ok(print(output, &figures));
         }
         What::Device {
@@ -225,13 +229,13 @@ fn main() -> Result<ExitCode> {
             crowd,
             output,
         } => {
-            let figures = device::measure(&device::Options {
+            let options = device::Options {
                 input,
                 own_len: own << 20,
                 runs,
                 crowd,
-            })?;
-            return Ok(print(output, &figures));
+            };
+            return Ok(print(output, &device::measure(&options)?));
         }
         What::Readiness {
             link,
@@ -278,9 +282,7 @@ fn main() -> Result<ExitCode> {
             carriers,
             runs,
             output,
-        } => {
-            return measure_transport(&carriers, runs, output);
-        }
+        } => return measure_transport(&carriers, runs, output),
         What::Tracker {
             nodes,
             stripes,
