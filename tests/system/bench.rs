@@ -122,6 +122,13 @@ fn nobody_reads_an_error_when_the_registry_goes_and_a_peer_has_everything() {
 }
 
 #[test]
+fn all_read_what_the_seed_was_ordered_to_fetch_when_the_registry_is_gone() {
+    let figures = swarm("seed-only", "3");
+    let origin = figures["origin_amplification"].as_f64().expect("a number");
+    assert!(origin < 0.1, "{figures:#}");
+}
+
+#[test]
 fn nobody_reads_an_error_among_slow_dying_and_lying_peers() {
     swarm("mixed", "6");
 }

@@ -18,7 +18,7 @@ use super::machine::{AgentOptions, Machine};
 use super::origin::Registry;
 use super::reader::{Reader, Sample};
 use super::run::Ground;
-use super::scenario::{Deed, Scenario, Tracker};
+use super::scenario::{Deed, HasAll, Scenario, Tracker};
 use super::tracker_machine::TrackerMachine;
 
 /// The hosts that are no agents.
@@ -103,6 +103,13 @@ impl<'a> Swarm<'a> {
         Ok((read, served))
     }
 
+    /// Has the seed of each tracker fetch the image whole.
+    pub(super) fn order_seed(&self) -> Result<()> {
+        let tranship = self.ground.programs.path("tranship");
+        let mut trackers = self.trackers.iter();
+        trackers.try_for_each(|tracker| tracker.order_seed(&tranship, &self.registry))
+    }
+
     /// Where the trackers are.
     pub(super) fn tracker_addresses(&self) -> Vec<String> {
         self.trackers.iter().map(TrackerMachine::address).collect()
@@ -122,7 +129,7 @@ impl<'a> Swarm<'a> {
 
     /// All hosts that have not read yet do so, and what is to happen happens.
     pub(super) fn crowd(&mut self, scenario: &Scenario) -> Result<Crowd> {
-        let hosts = usize::from(scenario.one_has_all)..self.machines.len();
+        let hosts = usize::from(scenario.has_all == HasAll::HostZero)..self.machines.len();
         let all_len = self.ground.image.work().len() * hosts.len();
         let mut deeds = scenario.deeds.clone();
         let mut sockets = vec![None; self.machines.len()];

@@ -13,7 +13,7 @@ use super::image::Image;
 use super::lab::{Lab, Link, Place};
 use super::machine::{AgentOptions, Machine, Programs};
 use super::origin::Registry;
-use super::scenario::{SLOWNESS, Scenario};
+use super::scenario::{HasAll, SLOWNESS, Scenario};
 use super::stranger::{self, Findings, STRANGER};
 
 /// What all runs of one call share.
@@ -82,10 +82,14 @@ pub(super) fn run(
     let folder = tempfile::tempdir_in(ground.folder).context("make a folder for the run")?;
     let gone: Vec<_> = (0..count).map(|_| AtomicBool::new(false)).collect();
     let mut swarm = Swarm::start(ground, scenario, &lab, folder.path(), &gone)?;
-    if scenario.one_has_all {
-        let first = swarm.machines.first().context("a host")?;
-        let (samples, _ignored) = channel();
-        read_one(ground, first, &swarm.registry, samples)?;
+    match scenario.has_all {
+        HasAll::Nobody => {}
+        HasAll::HostZero => {
+            let first = swarm.machines.first().context("a host")?;
+            let (samples, _ignored) = channel();
+            read_one(ground, first, &swarm.registry, samples)?;
+        }
+        HasAll::Seed => swarm.order_seed()?,
     }
     let before = swarm.counted()?;
     let seed_before = swarm.seed_lens()?;

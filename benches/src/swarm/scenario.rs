@@ -17,6 +17,17 @@ pub(super) enum Tracker {
     WithSeed,
 }
 
+/// Who has the image whole when it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HasAll {
+    /// Nobody but the registry.
+    Nobody,
+    /// Host 0, which has read everything.
+    HostZero,
+    /// The seed, by the operator's order.
+    Seed,
+}
+
 /// Something that is done to the swarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Deed {
@@ -46,8 +57,8 @@ pub(super) struct Scenario {
     pub(super) stagger: Duration,
     /// All hosts attach before the first reads, and what is done at share 0 is done between.
     pub(super) attach_first: bool,
-    /// Host 0 has read everything before the others begin.
-    pub(super) one_has_all: bool,
+    /// Who has everything before the others begin.
+    pub(super) has_all: HasAll,
     /// Half of the hosts are behind a link that is so many times thinner than all their links together.
     pub(super) thin: Option<u64>,
     /// The lowest hosts upload so slowly: 1 of 50.
@@ -85,7 +96,7 @@ fn plain(name: &'static str, about: &'static str) -> Scenario {
         hosts: None,
         stagger: Duration::ZERO,
         attach_first: false,
-        one_has_all: false,
+        has_all: HasAll::Nobody,
         thin: None,
         slow: 0,
         corrupting: 0,
@@ -135,11 +146,11 @@ fn losses() -> Vec<Scenario> {
     vec![
         Scenario {
             attach_first: true,
-            one_has_all: true,
-            deeds: vec![(0.0, Deed::KillAgent(0)), (0.0, Deed::KillRegistry)],
+            has_all: HasAll::Seed,
+            deeds: vec![(0.0, Deed::KillRegistry)],
             ..plain(
                 "seed-only",
-                "the seed alone has the image: its first reader and the registry are gone",
+                "the seed alone has the image, by the operator's order: the registry is gone",
             )
         },
         Scenario {
@@ -167,7 +178,7 @@ fn losses() -> Vec<Scenario> {
         },
         Scenario {
             attach_first: true,
-            one_has_all: true,
+            has_all: HasAll::HostZero,
             deeds: vec![(0.1, Deed::KillRegistry)],
             ..plain(
                 "registry-killed",

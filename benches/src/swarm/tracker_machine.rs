@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::figures::sample;
+use super::image::reference;
 use super::lab::Lab;
 use super::machine::{METRICS, Programs, TOKEN, inside};
 use super::origin::Registry;
@@ -124,6 +125,25 @@ impl TrackerMachine {
             served += sample(&metrics, "tranship_seed_served_bytes_total");
         }
         Ok((read, served))
+    }
+
+    /// Has its seed fetch the image whole, as an operator on its host does.
+    pub(super) fn order_seed(&self, tranship: &Path, registry: &Registry) -> Result<()> {
+        let done = Command::new("ip")
+            .args(["netns", "exec", &self.namespace])
+            .arg(tranship)
+            .args(["swarm", "seed", "--plain-http"])
+            .arg(reference(registry))
+            .args(["--tracker", &format!("http://{METRICS}"), "--token-file"])
+            .arg(self.folder.join("state/operator-token"))
+            .output()
+            .context("start tranship")?;
+        ensure!(
+            done.status.success(),
+            "tranship swarm seed fails: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        Ok(())
     }
 
     /// Ends it at once.
