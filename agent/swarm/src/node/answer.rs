@@ -209,13 +209,23 @@ impl Node {
             let (peer, request) = (attempt.peer, attempt.request);
             self.actions.push_back(Action::SendCancel { peer, request });
         }
-        if let Some(wanted) = self.wants.get_mut(&chunk)
-            && wanted.attempts.is_empty()
-            && wanted.read.is_none()
-        {
-            // A request that ended without an answer does not use up the one hedge.
-            wanted.hedged = false;
-            self.make_idle(chunk);
+        let Some(wanted) = self.wants.get_mut(&chunk) else {
+            return;
+        };
+        if wanted.read.is_some() {
+            return;
+        }
+        match wanted.attempts.first().copied() {
+            None => {
+                // A request that ended without an answer does not use up the one hedge.
+                wanted.hedged = false;
+                self.make_idle(chunk);
+            }
+            // The one that is left may turn out to be gone: then others are asked, and not the registry.
+            Some(left) if wanted.hedged && left.alive_at.is_none() => {
+                self.hedge_soon(now, chunk, left);
+            }
+            Some(_) => {}
         }
     }
 

@@ -95,10 +95,15 @@ impl Node {
         if attempt.alive_at.is_some() {
             return self.watch(now, chunk, attempt);
         }
-        if wanted.hedged {
-            return;
-        }
         let is_silent = self.is_silent(now, &attempt.peer);
+        if wanted.hedged {
+            // Whoever was asked beside it had no time.
+            return if is_silent {
+                self.needs_source(now, chunk);
+            } else {
+                self.hedge_soon(now, chunk, attempt);
+            };
+        }
         if is_silent {
             // What waits for its credit need not.
             self.unpark_all(Park::Credit);
@@ -120,7 +125,7 @@ impl Node {
         }
     }
 
-    fn hedge_soon(&mut self, now: Duration, chunk: ChunkId, attempt: Attempt) {
+    pub(super) fn hedge_soon(&mut self, now: Duration, chunk: ChunkId, attempt: Attempt) {
         let at = now + self.options.wait_repeat / 2;
         self.timers
             .insert((at, Timer::Hedge(chunk, attempt.request)));
@@ -190,7 +195,7 @@ impl Node {
         self.ask_for_others(now, chunk, attempt.peer);
     }
 
-    /// Asks the tracker for other parents than this one.
+    /// Asks the tracker for other parents than this one, or works them out where it is away.
     pub(super) fn ask_for_others(&mut self, now: Duration, chunk: ChunkId, peer: PeerId) {
         let id = self.stripe_of(chunk);
         let until = now + self.options.lookup_patience;
@@ -199,13 +204,18 @@ impl Node {
             return;
         };
         // Once for all chunks that this peer keeps waiting.
-        let is_its_child = match &stripe.route {
+        let (is_its_child, is_of_the_tracker) = match &stripe.route {
             Route::Parents {
                 parents,
                 by_tracker: true,
-            } => parents.iter().any(|parent| parent.peer == peer),
-            _ => false,
+            } => (parents.iter().any(|parent| parent.peer == peer), true),
+            Route::Unknown => (false, true),
+            _ => (false, false),
         };
+        if !tracker_up && is_of_the_tracker {
+            // Nobody will name others: those whom the members known make parents stand in.
+            return self.route_by_tree(now, id);
+        }
         if !tracker_up || !is_its_child {
             return;
         }

@@ -94,3 +94,53 @@ fn a_request_that_nobody_hears_does_not_keep_others_from_being_asked() {
     let next = bench.pass(25);
     assert_eq!(wants(&next)[0].0, 2, "{next:?}");
 }
+
+/// The node has learnt that chunks come quickly, and hedges soon.
+fn hurried() -> Bench {
+    let mut bench = Bench::routed();
+    for number in (6..40).step_by(2) {
+        let (to, request, _) = wants(&bench.want(number, Class::Demand))[0];
+        bench.tell(Input::Data {
+            peer: peer(to),
+            request,
+            arrival: Arrival::Kept,
+        });
+    }
+    bench
+}
+
+// The one asked beside a parent that had just died had no time, and named others. They were not asked: the parent was not known to
+// be silent yet, and when it was, nobody looked. The reader waited for the end of its patience and read the registry.
+#[test]
+fn whom_a_busy_hedge_names_is_asked_once_the_first_is_known_to_say_nothing() {
+    let mut bench = hurried();
+    assert_eq!(wants(&bench.want(4, Class::Demand))[0].0, 1);
+    let (to, request, _) = wants(&bench.pass(60))[0];
+    assert_eq!(to, 2);
+    let busy = Input::Busy {
+        peer: peer(2),
+        request,
+        retry: Duration::from_millis(400),
+        alternatives: vec![member(9)],
+    };
+    assert!(wants(&bench.tell(busy)).is_empty(), "the first may answer");
+    let next = bench.pass(300);
+    assert_eq!(wants(&next)[0].0, 9, "{next:?}");
+    assert!(reads(&next).is_empty(), "{next:?}");
+}
+
+// While the tracker was away a node whose two parents it had named were gone had nobody to turn to but the registry, though it
+// knew of many members.
+#[test]
+fn without_the_tracker_members_stand_in_for_a_parent_that_says_nothing() {
+    let mut bench = Bench::routed();
+    let known: Vec<u8> = (0..40).collect();
+    bench.members(&known, Some(FOR_EVER));
+    bench.route(0, parents(&[1, 3]));
+    bench.tell(Input::TrackerDown);
+    assert_eq!(wants(&bench.want(4, Class::Demand))[0].0, 1);
+    let next = bench.pass(400);
+    let asked = wants(&next);
+    assert!(!asked.is_empty() && asked[0].0 != 1, "{next:?}");
+    assert!(reads(&next).is_empty(), "{next:?}");
+}
