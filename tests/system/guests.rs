@@ -20,6 +20,8 @@ const DISK_MODULES: [&str; 4] = ["virtio_pci", "virtio_blk", "erofs", "overlay"]
 const NETWORK_MODULES: [&str; 2] = ["virtio_pci", "virtio_net"];
 const FILE_COUNT: usize = 48;
 const FILE_LEN: usize = 1 << 20;
+/// Files of the root that are read: not every second one, for what is read ahead of one is the next.
+const READ_COUNT: usize = 20;
 
 /// The device suite's program: the newest that cargo has built.
 fn device_suite() -> PathBuf {
@@ -110,13 +112,13 @@ impl Root {
     }
 }
 
-/// The first program of the root: says what it is, reads every second file, and goes.
+/// The first program of the root: says what it is, reads the first files, and goes.
 const INIT: &str = r#"#!/bin/busybox sh
 exec >/dev/ttyS1 2>&1 </dev/null
 b=/bin/busybox
 $b mount -t proc proc /proc
 $b grep ' / ' /proc/mounts
-for file in /data/*[02468]; do $b sha256sum $file; done
+for file in /data/[01]*; do $b sha256sum $file; done
 echo x >/data/00 || echo "read-only"
 echo "guest: ended with 0"
 $b poweroff -f
@@ -138,8 +140,7 @@ fn content(file: usize) -> Vec<u8> {
 /// What the root prints of its files.
 fn expected_sums() -> Vec<String> {
     let folder = tempfile::tempdir().expect("a scratch folder");
-    let files = (0..FILE_COUNT).step_by(2);
-    files
+    (0..READ_COUNT)
         .map(|file| {
             let path = folder.path().join("file");
             fs::write(&path, content(file)).expect("a file");
@@ -200,7 +201,7 @@ fn boot_from(root: &Root, front_end: &str) {
     let fetched = root.registry.sent_len() - before;
     assert!(
         fetched < root.len * 9 / 10,
-        "half of the files were read, and {fetched} of {} bytes fetched: that is not lazy",
+        "{READ_COUNT} of {FILE_COUNT} files were read, and {fetched} of {} bytes fetched: that is not lazy",
         root.len
     );
 }
