@@ -66,6 +66,15 @@ pub(crate) async fn find(
         .cloned())
 }
 
+/// The device that a user means, by id or reference; one that is not there is a failure.
+pub(crate) async fn device(client: &Client, named: &str) -> Outcome<DeviceInfo> {
+    find(client, named, |_| true).await?.ok_or_else(|| {
+        Failure::new(Exit::NotFound, format!("no device {named}"))
+            .why("the agent has none with that id or reference")
+            .next("`tranship devices` lists what is attached")
+    })
+}
+
 /// The same reference, written with `docker://` or without.
 fn same_reference(one: &str, other: &str) -> bool {
     let plain = |text: &str| text.strip_prefix("docker://").unwrap_or(text).to_owned();

@@ -2,18 +2,12 @@
 
 use crate::agent;
 use crate::cli::{Common, TraceArgs};
-use crate::failure::{Exit, Failure, Outcome};
+use crate::failure::Outcome;
 use crate::output::{self, Format, size};
 
 pub(crate) async fn run(common: &Common, args: &TraceArgs) -> Outcome {
     let client = agent::client(&args.agent);
-    let device = agent::find(&client, &args.device, |_| true)
-        .await?
-        .ok_or_else(|| {
-            Failure::new(Exit::NotFound, format!("no device {}", args.device))
-                .why("the agent has none with that id or reference")
-                .next("`tranship devices` lists what is attached")
-        })?;
+    let device = agent::device(&client, &args.device).await?;
     let trace = client.trace(&device.id).await.map_err(|error| {
         agent::failure(format!("cannot get the trace of {}", device.id), &error)
     })?;
