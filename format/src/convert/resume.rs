@@ -28,7 +28,7 @@ use crate::tree::{Attributes, Content, Directory, EntriesPlace, Node, NodeId, Pl
 
 /// Raised with every change after which equal tars and options give other layers: those of another edition are not gone on
 /// from.
-pub const EDITION: u32 = 1;
+pub const EDITION: u32 = 2;
 
 /// Decompressed blocks that are kept of the whole device, which is walked, and of each lower part of it, which is looked
 /// into here and there.

@@ -26,6 +26,9 @@ const PAGE_RECORDS: usize = 256;
 /// Bytes before the first block: they are written again at the end.
 const REWRITTEN_LEN: usize = envelope::HEADER_LEN + block::HEADER_LEN;
 
+/// Sectors of a page, which is what kernels read at least and filesystems align to.
+const PAGE_SECTORS: u64 = 8;
+
 const ZERO_SECTOR: [u8; 512] = [0; 512];
 const _: () = assert!(SECTOR_LEN == ZERO_SECTOR.len() as u64);
 
@@ -142,9 +145,10 @@ impl<W: Write + Seek> LayerWriter<W> {
 
     /// Writes `data`, whole sectors, to the device from `at` on. Places may come in any order; what is written later wins.
     ///
-    /// Runs of zeros of a block's length and more are not stored: the index says that they are zeros. Shorter ones are, as
-    /// their block is read with its neighbours anyway, in which they compress to nearly nothing, while a mapping of their
-    /// own would cost two records.
+    /// Runs of zeros of a block's length and more, in whole pages of the device, are not stored: the index says that they are
+    /// zeros. Shorter ones are, as their block is read with its neighbours anyway, in which they compress to nearly nothing,
+    /// while a mapping of their own would cost two records. So are their ends within a page: left out, they would move all
+    /// that follows, and a page that a reader asks for would then lie across two blocks.
     ///
     /// # Errors
     /// If `data` is not whole sectors or lies beyond what stock readers can address, or `out` cannot be written.
@@ -308,14 +312,23 @@ impl<W: Write + Seek> LayerWriter<W> {
         let ZeroRun { start, end } = self.zeros;
         self.zeros = ZeroRun { start: end, end };
         let worth_mapping = u64::from(self.options.block_len) / SECTOR_LEN;
-        let count = end.saturating_sub(start);
-        if count >= worth_mapping {
-            self.runs.set(start, end, Place::Zeroed);
-        } else if count > 0 {
-            let zeros = vec![0; usize::try_from(count.saturating_mul(SECTOR_LEN)).unwrap_or(0)];
-            self.store(start, end, &zeros)?;
+        let first_page = start.next_multiple_of(PAGE_SECTORS);
+        let last_page = end - end % PAGE_SECTORS;
+        if last_page.saturating_sub(first_page) < worth_mapping {
+            return self.store_zeros(start, end);
         }
-        Ok(())
+        self.store_zeros(start, first_page)?;
+        self.runs.set(first_page, last_page, Place::Zeroed);
+        self.store_zeros(last_page, end)
+    }
+
+    /// Stores the zeros of `[start, end)`, fewer than a block and two pages.
+    fn store_zeros(&mut self, start: u64, end: u64) -> io::Result<()> {
+        if start == end {
+            return Ok(());
+        }
+        let len = end.saturating_sub(start).saturating_mul(SECTOR_LEN);
+        self.store(start, end, &vec![0; usize::try_from(len).unwrap_or(0)])
     }
 }
 

@@ -147,6 +147,31 @@ fn the_blob_does_not_depend_on_how_writes_are_sliced() {
     }
 }
 
+#[test]
+fn a_page_lies_in_one_block_whatever_zeros_stand_before_it() {
+    // Runs of zeros that begin and end within pages, some just a block long.
+    let mut data = noise(5, 400 * 512);
+    for (start, end) in [(3, 20), (45, 53), (90, 99), (129, 200), (301, 310)] {
+        data[start * 512..end * 512].fill(0);
+    }
+    let (blob, _) = blob(SMALL, 400 * 512, |writer| {
+        writer.write(Sector(0), &data).unwrap();
+    });
+    let layer = Layer::open(blob.clone()).unwrap();
+    let mappings = layer.index().mappings();
+    let zeroed = mappings.iter().filter(|at| at.place == Place::Zeroed);
+    let zeroed: Vec<_> = zeroed
+        .map(|at| (at.segment.start.0, at.segment.end().0))
+        .collect();
+    assert_eq!(zeroed, [(8, 16), (136, 200)]);
+    for mapping in mappings {
+        if let Place::Stored(at) = mapping.place {
+            assert_eq!(at.0 % 8, mapping.segment.start.0 % 8, "{mapping:?}");
+        }
+    }
+    assert!(device(vec![blob]) == data);
+}
+
 /// Several batches of blocks, with cuts in, between and at the edges of them.
 fn write_much(writer: &mut Writer) {
     for (number, sectors) in [512, 1, 0, 700, 511, 90, 1024, 3].into_iter().enumerate() {
@@ -214,8 +239,8 @@ fn a_higher_level_stores_less() {
 #[test]
 fn long_runs_of_zeros_are_mapped_and_short_ones_stored() {
     let mut data = noise(3, 40 * 512);
-    data[5 * 512..13 * 512].fill(0);
-    data[20 * 512..27 * 512].fill(0);
+    data[8 * 512..16 * 512].fill(0);
+    data[24 * 512..31 * 512].fill(0);
     let (blob, summary) = blob(SMALL, 1 << 20, |writer| {
         writer.write(Sector(8), &data).unwrap();
     });
@@ -226,7 +251,7 @@ fn long_runs_of_zeros_are_mapped_and_short_ones_stored() {
         .iter()
         .map(|m| (m.segment.start.0, m.segment.count, m.place == Place::Zeroed))
         .collect();
-    assert_eq!(shape, [(8, 5, false), (13, 8, true), (21, 27, false)]);
+    assert_eq!(shape, [(8, 8, false), (16, 8, true), (24, 24, false)]);
     assert_eq!(summary.mapped_len, 40 * 512);
 }
 
