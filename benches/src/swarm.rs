@@ -5,6 +5,7 @@
 //! what is tested. It needs root, Debian's iproute2 and docker-registry, and this workspace's programs beside this one.
 
 mod crowd;
+mod delay;
 mod figures;
 mod image;
 pub(crate) mod lab;

@@ -149,6 +149,8 @@ pub(super) struct Facts {
     pub(super) seed_registry_len: u64,
     pub(super) seed_served_len: u64,
     pub(super) thin_len: Option<u64>,
+    /// Between two zones.
+    pub(super) round_trip: Option<Duration>,
     pub(super) stranger: Option<Findings>,
     pub(super) cpu_share: f64,
 }
@@ -176,6 +178,9 @@ pub(super) struct Figures {
     /// Bytes over the thin link over bytes that one host needs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) thin_amplification: Option<f64>,
+    /// Between two zones, when nobody reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) zone_round_trip_ms: Option<f64>,
     /// Share of the machine's processor time that was in use.
     pub(super) cpu_share: f64,
     /// Time with P2P over time without, where that is what is measured.
@@ -236,6 +241,7 @@ impl Figures {
                 ("unique", facts.unique_len),
             ]),
             thin_amplification: facts.thin_len.map(|len| share(len, facts.unique_len)),
+            zone_round_trip_ms: facts.round_trip.map(|took| took.as_secs_f64() * 1e3),
             cpu_share: facts.cpu_share,
             over_direct: None,
             stranger: facts.stranger,

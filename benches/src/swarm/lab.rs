@@ -10,11 +10,14 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use super::delay::Wire;
 
 /// What all namespaces of all labs are called first.
 const NAME: &str = "tranship-bench";
@@ -45,19 +48,30 @@ pub(crate) struct Place {
     pub(crate) link: Link,
 }
 
+/// What joins two zones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ThinLink {
+    /// Bits a second in each direction.
+    pub(crate) rate: u64,
+    /// What each way takes longer than it would.
+    pub(crate) delay: Duration,
+}
+
 /// Namespaces that end with the value.
 #[derive(Debug)]
 pub(crate) struct Lab {
     prefix: String,
     places: Vec<Place>,
+    wire: Option<Wire>,
 }
 
 impl Lab {
-    /// Makes the hosts; a thin link of `between` bits a second joins the zones, if there are two.
-    pub(crate) fn up(places: Vec<Place>, between: Option<u64>) -> Result<Self> {
-        let lab = Self {
+    /// Makes the hosts; the link `between` joins the zones, if there are two.
+    pub(crate) fn up(places: Vec<Place>, between: Option<ThinLink>) -> Result<Self> {
+        let mut lab = Self {
             prefix: format!("{NAME}-{}-", std::process::id()),
             places,
+            wire: None,
         };
         let switch = lab.namespace("switch");
         ip(None, &format!("netns add {switch}\n"))?;
@@ -68,8 +82,13 @@ impl Lab {
                 "link add br{zone} type bridge\nlink set br{zone} up"
             )?;
         }
-        if between.is_some() {
-            bridges += "link add thin0 type veth peer name thin1\n";
+        if let Some(ThinLink { delay, .. }) = between {
+            if delay.is_zero() {
+                bridges += "link add thin0 type veth peer name thin1\n";
+            } else {
+                let wire = inside(&switch, || Wire::between(["thin0", "thin1"], delay))?;
+                lab.wire = Some(wire);
+            }
             for zone in 0..2 {
                 writeln!(
                     bridges,
@@ -78,7 +97,7 @@ impl Lab {
             }
         }
         ip(Some(&switch), &bridges)?;
-        if let Some(rate) = between {
+        if let Some(ThinLink { rate, .. }) = between {
             let limits = limit("thin0", rate) + &limit("thin1", rate);
             tc(&switch, &limits)?;
         }
@@ -135,6 +154,30 @@ impl Lab {
             .context("what ip counts")
     }
 
+    /// Takes the wire's devices away: as long as somebody holds them, their namespace lives on without a name.
+    fn cut(&mut self) -> Result<()> {
+        if let Some(wire) = self.wire.take() {
+            let switch = self.namespace("switch");
+            ip(Some(&switch), "link del thin0\nlink del thin1\n")?;
+            wire.end();
+        }
+        Ok(())
+    }
+
+    /// How long a connection from one host to a port of another takes to be made: a round trip. The least of five.
+    pub(crate) fn round_trip(&self, from: &str, to: &str, port: u16) -> Result<Duration> {
+        let place: SocketAddr = format!("{}:{port}", self.address(to)?).parse()?;
+        inside(&self.namespace(from), || {
+            let connect = |_| {
+                let begun = Instant::now();
+                TcpStream::connect(place).context("connect")?;
+                Ok(begun.elapsed())
+            };
+            let took = (0..5).map(connect).collect::<Result<Vec<_>>>()?;
+            took.into_iter().min().context("a connection")
+        })
+    }
+
     /// Takes everything down and makes sure that it is gone.
     pub(crate) fn down(self) -> Result<()> {
         let prefix = self.prefix.clone();
@@ -151,7 +194,8 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if let Err(error) = sweep(&self.prefix) {
+        let swept = self.cut().and_then(|()| sweep(&self.prefix));
+        if let Err(error) = swept {
             #[expect(clippy::print_stderr, reason = "nobody else would say it")]
             {
                 eprintln!("the lab could not be taken down: {error:#}");

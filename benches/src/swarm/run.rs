@@ -6,15 +6,17 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Duration;
 
 use super::crowd::{Crowd, REGISTRY, Swarm, TRACKERS, agent, read_one, zone};
 use super::figures::{Facts, Figures, HostFigures};
 use super::image::Image;
-use super::lab::{Lab, Link, Place};
+use super::lab::{Lab, Link, Place, ThinLink};
 use super::machine::{AgentOptions, Machine, Programs};
 use super::origin::Registry;
-use super::scenario::{HasAll, SLOWNESS, Scenario};
+use super::scenario::{HasAll, SLOWNESS, Scenario, Tracker};
 use super::stranger::{self, Findings, STRANGER};
+use super::tracker_machine::PORT;
 
 /// What all runs of one call share.
 #[derive(Debug)]
@@ -110,6 +112,7 @@ pub(super) fn run(
             .map(|took| took.as_secs_f64()),
         counted: after.since(&before),
     });
+    let round_trip = round_trip(&lab, scenario, count)?;
     let facts = Facts {
         link: ground.link,
         hosts: hosts.collect(),
@@ -125,6 +128,7 @@ pub(super) fn run(
         thin_len: thin_len(&lab, scenario)?
             .zip(thin_before)
             .map(|(after, before)| after - before),
+        round_trip,
         cpu_share: share_of(cpu_before, cpu_after),
     };
     swarm.stop()?;
@@ -194,13 +198,21 @@ fn lab_of(ground: &Ground<'_>, scenario: &Scenario, count: usize) -> Result<Lab>
         zone: zone(scenario, host),
         link: if host < scenario.slow { slow } else { even },
     }));
-    let between = scenario
-        .thin
-        .map(|part| ground.link * count as u64 / 2 / part);
+    let between = scenario.thin.map(|part| ThinLink {
+        rate: ground.link * count as u64 / 2 / part,
+        delay: scenario.delay,
+    });
     Lab::up(places, between)
 }
 fn thin_len(lab: &Lab, scenario: &Scenario) -> Result<Option<u64>> {
     scenario.thin.map(|_| lab.thin_len()).transpose()
+}
+/// Between the zones, now that nobody reads: from a host in the far one to the tracker.
+fn round_trip(lab: &Lab, scenario: &Scenario, count: usize) -> Result<Option<Duration>> {
+    let far = (0..count).find(|host| zone(scenario, *host) == 1);
+    let far = far.filter(|_| scenario.tracker != Tracker::None);
+    far.map(|far| lab.round_trip(&agent(far), TRACKERS[0], PORT))
+        .transpose()
 }
 /// Ticks that the machine's processors were in use, and in all.
 fn cpu_ticks() -> Result<(u64, u64)> {

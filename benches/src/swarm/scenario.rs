@@ -61,6 +61,8 @@ pub(super) struct Scenario {
     pub(super) has_all: HasAll,
     /// Half of the hosts are behind a link that is so many times thinner than all their links together.
     pub(super) thin: Option<u64>,
+    /// What each way over that link takes longer.
+    pub(super) delay: Duration,
     /// The lowest hosts upload so slowly: 1 of 50.
     pub(super) slow: usize,
     /// This many corrupt half of what they send.
@@ -75,6 +77,8 @@ pub(super) struct Scenario {
 
 /// How much slower a slow host uploads.
 pub(super) const SLOWNESS: u64 = 50;
+/// One way to a zone that is far away.
+const FAR: Duration = Duration::from_millis(10);
 /// Share of what a corrupting peer sends that it corrupts.
 pub(super) const CORRUPT_SHARE: f64 = 0.5;
 
@@ -98,6 +102,7 @@ fn plain(name: &'static str, about: &'static str) -> Scenario {
         attach_first: false,
         has_all: HasAll::Nobody,
         thin: None,
+        delay: Duration::ZERO,
         slow: 0,
         corrupting: 0,
         deeds: Vec::new(),
@@ -123,6 +128,14 @@ fn crowds() -> Vec<Scenario> {
             ..plain(
                 "two-zones",
                 "half of the hosts are behind a link an eighth as wide as theirs together",
+            )
+        },
+        Scenario {
+            thin: Some(8),
+            delay: FAR,
+            ..plain(
+                "far-zones",
+                "the same, and the thin link takes 20 ms there and back",
             )
         },
         Scenario {

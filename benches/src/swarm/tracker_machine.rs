@@ -12,7 +12,8 @@ use super::machine::{METRICS, Programs, TOKEN, inside};
 use super::origin::Registry;
 use super::process::{Process, get};
 
-const TRACKER_PORT: u16 = 9475;
+/// Where it listens for the swarm.
+pub(super) const PORT: u16 = 9475;
 
 /// The tracker's host.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ impl TrackerMachine {
         fs::write(
             folder.join("tracker.toml"),
             format!(
-                "state_dir = {:?}\nlisten = \"{}:{TRACKER_PORT}\"\nhttp_listen = \"{METRICS}\"\ntoken_file = {:?}\ntrackers = {others:?}\n\
+                "state_dir = {:?}\nlisten = \"{}:{PORT}\"\nhttp_listen = \"{METRICS}\"\ntoken_file = {:?}\ntrackers = {others:?}\n\
                  [seed]\nmode = {:?}\nquota = \"8GiB\"\n[registry]\nplain_http = [{:?}]\ndocker_config = {:?}\n",
                 inside(&folder, "state"),
                 lab.address(host)?,
