@@ -16,6 +16,9 @@ pub(super) const MAX_ROUNDS: u32 = 3;
 pub(super) const MISSED_WAITS: u32 = 5;
 /// Hops up to which patience grows.
 const MOST_STAGGERED: u8 = 24;
+/// How much longer a demand read waits in a swarm too large to know: the registry serves none of thousands that turn to it, while
+/// peers that have the chunk become more all the time.
+const IN_A_CROWD: u32 = 4;
 
 impl Node {
     pub(super) fn patience(&self, chunk: ChunkId) -> Option<Duration> {
@@ -36,7 +39,9 @@ impl Node {
         // The farther away, the more patient: in a line of waiting nodes the first gives a source up that
         // gives nothing, and the others hear of it before they do the same.
         let hops = u32::from(wanted.hops().saturating_sub(2).min(MOST_STAGGERED));
-        Some(self.pace.patience(base) + self.options.wait_repeat / 2 * hops)
+        let is_crowd = self.blobs.get(&chunk.blob).is_some_and(|blob| blob.is_full);
+        let times = if is_crowd { IN_A_CROWD } else { 1 };
+        Some(self.pace.patience(base) * times + self.options.wait_repeat / 2 * hops)
     }
 
     /// Sees to it that somebody looks after the chunk when it gets nowhere. Bulk that nobody was
