@@ -151,7 +151,7 @@ fn without_the_tracker_members_stand_in_for_a_parent_that_says_nothing() {
 fn the_registry_is_the_last_resort_in_a_swarm_too_large_to_know() {
     for (names, is_crowd) in [(0..=254, false), (0..=255, true)] {
         let mut bench = Bench::routed();
-        bench.members(&Vec::from_iter(names), Some(FOR_EVER));
+        bench.members(&names.collect::<Vec<_>>(), Some(FOR_EVER));
         bench.route(0, parents(&[1]));
         let asked = bench.want(4, Class::Demand);
         assert_eq!(wants(&asked).len(), 1);
