@@ -131,17 +131,18 @@ impl Check {
         let blob = self.blob.digest();
         self.vouchers
             .note(&blob, self.blob.table(), Voucher::Nobody);
-        self.reads.note_wrong_proof();
         // From here on nobody reads it: see `WholeCheck::is_wrong`.
         self.state.store(WRONG, Ordering::Release);
+        if let Err(error) = self.blob.clear() {
+            tracing::warn!(%blob, error = &error as &dyn std::error::Error, "wrong chunks could not be cleared from the store");
+        }
         tracing::error!(
             %blob,
             %found,
             proof = ?self.voucher,
             "a proof lied: the blob that it proves has another digest. What was read of it cannot be trusted; stop what runs from this image, attach it again, and look into who wrote the proof"
         );
-        if let Err(error) = self.blob.clear() {
-            tracing::warn!(%blob, error = &error as &dyn std::error::Error, "wrong chunks could not be cleared from the store");
-        }
+        // Last: whoever sees it counted may rely on nobody reading it any more.
+        self.reads.note_wrong_proof();
     }
 }
