@@ -194,8 +194,8 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        let swept = self.cut().and_then(|()| sweep(&self.prefix));
-        if let Err(error) = swept {
+        let cut = self.cut();
+        if let Err(error) = sweep(&self.prefix).and(cut) {
             #[expect(clippy::print_stderr, reason = "nobody else would say it")]
             {
                 eprintln!("the lab could not be taken down: {error:#}");

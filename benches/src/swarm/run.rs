@@ -16,7 +16,7 @@ use super::machine::{AgentOptions, Machine, Programs};
 use super::origin::Registry;
 use super::scenario::{HasAll, SLOWNESS, Scenario, Tracker};
 use super::stranger::{self, Findings, STRANGER};
-use super::tracker_machine::PORT;
+use super::tracker_machine::TRACKER_PORT;
 
 /// What all runs of one call share.
 #[derive(Debug)]
@@ -112,7 +112,6 @@ pub(super) fn run(
             .map(|took| took.as_secs_f64()),
         counted: after.since(&before),
     });
-    let round_trip = round_trip(&lab, scenario, count)?;
     let facts = Facts {
         link: ground.link,
         hosts: hosts.collect(),
@@ -128,7 +127,7 @@ pub(super) fn run(
         thin_len: thin_len(&lab, scenario)?
             .zip(thin_before)
             .map(|(after, before)| after - before),
-        round_trip,
+        round_trip: round_trip(&lab, scenario, count)?,
         cpu_share: share_of(cpu_before, cpu_after),
     };
     swarm.stop()?;
@@ -211,7 +210,7 @@ fn thin_len(lab: &Lab, scenario: &Scenario) -> Result<Option<u64>> {
 fn round_trip(lab: &Lab, scenario: &Scenario, count: usize) -> Result<Option<Duration>> {
     let far = (0..count).find(|host| zone(scenario, *host) == 1);
     let far = far.filter(|_| scenario.tracker != Tracker::None);
-    far.map(|far| lab.round_trip(&agent(far), TRACKERS[0], PORT))
+    far.map(|far| lab.round_trip(&agent(far), TRACKERS[0], TRACKER_PORT))
         .transpose()
 }
 /// Ticks that the machine's processors were in use, and in all.

@@ -13,7 +13,7 @@ use super::origin::Registry;
 use super::process::{Process, get};
 
 /// Where it listens for the swarm.
-pub(super) const PORT: u16 = 9475;
+pub(super) const TRACKER_PORT: u16 = 9475;
 
 /// The tracker's host.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl TrackerMachine {
         fs::write(
             folder.join("tracker.toml"),
             format!(
-                "state_dir = {:?}\nlisten = \"{}:{PORT}\"\nhttp_listen = \"{METRICS}\"\ntoken_file = {:?}\ntrackers = {others:?}\n\
+                "state_dir = {:?}\nlisten = \"{}:{TRACKER_PORT}\"\nhttp_listen = \"{METRICS}\"\ntoken_file = {:?}\ntrackers = {others:?}\n\
                  [seed]\nmode = {:?}\nquota = \"8GiB\"\n[registry]\nplain_http = [{:?}]\ndocker_config = {:?}\n",
                 inside(&folder, "state"),
                 lab.address(host)?,
