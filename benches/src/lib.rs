@@ -4,6 +4,7 @@
 //! the CPU time and the memory that it cost, as the kernel accounts them.
 
 pub mod chunks;
+pub mod compression;
 pub mod convert;
 pub mod cost;
 pub mod device;

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::thread;
 use tokio::signal::unix::{SignalKind, signal};
 use tranship_bench::{
-    chunks, convert, device, format, readiness, reading, swarm, tracker, transport,
+    chunks, compression, convert, device, format, readiness, reading, swarm, tracker, transport,
 };
 
 /// Measures tranship beside what it is compared with.
@@ -74,6 +74,15 @@ enum What {
         #[arg(required = true)]
         traces: Vec<PathBuf>,
         /// How often hashing is measured; the medians are printed.
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+    },
+    /// What smaller layers would cost: the converter at higher levels, and zstd's own parameters over a sample of the same bytes.
+    Compression {
+        /// The directory or image to compress.
+        #[arg(long, value_name = "DIR|REF")]
+        input: OsString,
+        /// Rounds; the medians of their ratios to level 3 are printed.
         #[arg(long, default_value_t = 5)]
         runs: usize,
     },
@@ -211,6 +220,7 @@ fn main() -> Result<ExitCode> {
     let figures = match Arguments::parse().what {
         What::Convert { runs: 0, .. } => bail!("--runs must be at least 1"),
         What::Chunks { tar, traces, runs } => chunks::measure(&tar, &traces, runs.max(1))?,
+        What::Compression { input, runs } => compression::measure(&input, runs)?,
         What::Reading { input, runs } => reading::measure(&input, runs)?,
         What::Convert { tars, runs } => convert::measure(&tars, runs)?,
         What::Format {

@@ -23,13 +23,13 @@ pub(crate) struct Source {
     /// The image, as `tranship` takes it.
     pub(crate) reference: String,
     /// Its layer's tar.
-    pub(super) tar: PathBuf,
+    pub(crate) tar: PathBuf,
     /// Length of the tar.
-    pub(super) plain_len: u64,
+    pub(crate) plain_len: u64,
     /// A directory of files for the reading figures.
     pub(super) files: PathBuf,
     /// For people.
-    pub(super) description: String,
+    pub(crate) description: String,
 }
 
 impl Source {
