@@ -116,6 +116,14 @@ fn nobody_reads_an_error_when_the_tracker_goes_and_comes_back() {
     swarm("tracker-restart", "4");
 }
 
+// The first host to attach knew of nobody when the tracker went, and read the whole image; others read parts of it twice.
+#[test]
+fn a_crowd_that_has_lost_its_tracker_finds_together() {
+    let figures = swarm("no-tracker", "6");
+    let origin = figures["origin_amplification"].as_f64().expect("a number");
+    assert!(origin < 1.75, "{figures:#}");
+}
+
 #[test]
 fn nobody_reads_an_error_when_the_registry_goes_and_a_peer_has_everything() {
     swarm("registry-killed", "4");

@@ -11,6 +11,7 @@ mod blob;
 mod choose;
 mod counters;
 mod input;
+mod introduce;
 mod options;
 mod pace;
 mod patience;
@@ -167,7 +168,7 @@ impl Node {
                 self.hold_right(now, blob, until);
             }
             Input::RightAwaited { blob } => self.await_right(blob),
-            Input::Granted { peer, right } => self.rights.give(now, peer, right),
+            Input::Granted { peer, right } => self.granted(now, peer, right),
             Input::Routes { blob, routes } => self.routes(now, blob, routes),
             Input::LookupFailed { blob, stripes } => self.lookup_failed(now, blob, stripes),
             Input::ProgressAck { lease, expires_in } => self.progress_ack(lease, expires_in),

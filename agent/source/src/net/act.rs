@@ -44,6 +44,12 @@ impl Driver {
                 self.links
                     .send_to(&to, purpose(want.class), encode(&message), grants);
             }
+            Action::Introduce { to, blob } => {
+                // The grants are all that there is to say.
+                let grants = self.images.grants(&blob);
+                let nothing = Outgoing::default();
+                self.links.send_to(&to, Purpose::Demand, nothing, grants);
+            }
             Action::SendCancel { peer, request } => {
                 self.say(&peer, &PeerMessage::Cancel { request });
             }

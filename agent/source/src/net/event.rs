@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tranship_format::Digest;
-use tranship_format::wire::{ChunkId, Grant, PeerId, PeerMessage, Prove, PullProof};
+use tranship_format::wire::{ChunkId, Grant, Member, PeerId, PeerMessage, Prove, PullProof};
 use tranship_swarm::node::{Arrival, RegistryFailure};
 
 use super::OpenImage;
@@ -42,8 +42,8 @@ pub(crate) enum Event {
         prove: Box<Prove>,
         reply: oneshot::Sender<Proved>,
     },
-    /// A stream to or from a peer stands.
-    LinkUp { peer: PeerId, link: Link },
+    /// A stream to or from a member stands.
+    LinkUp { member: Member, link: Link },
     /// A stream ended.
     LinkDown { peer: PeerId, id: u64 },
     /// A peer cannot be dialled, or does not welcome us.

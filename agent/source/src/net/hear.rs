@@ -32,10 +32,11 @@ impl Driver {
                 }
             }
             Event::Prove { prove, reply } => self.prove(prove, reply),
-            Event::LinkUp { peer, link } => {
+            Event::LinkUp { member, link } => {
                 // A banned peer's link is dropped here, which ends it.
-                if !self.node.is_banned(self.now(), &peer) {
-                    self.links.up(peer, link);
+                if !self.node.is_banned(self.now(), &member.peer) {
+                    self.links.up(member.peer, link);
+                    self.handle(Input::PeerUp { member });
                 }
             }
             Event::LinkDown { peer, id } => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::watch;
 use tranship_format::wire::{
-    Certificate, Hello, HelloAck, MAX_BODY_LEN, PeerId, PeerMessage, Versions, WireError,
+    Certificate, Hello, HelloAck, MAX_BODY_LEN, Member, PeerId, PeerMessage, Versions, WireError,
 };
 
 use super::certificate::{Authority, CertificateError, unix_seconds};
@@ -78,14 +78,23 @@ impl Membership {
     }
 }
 
+/// A stream whose ends have greeted each other.
+#[derive(Debug)]
+pub(crate) struct Greeted {
+    /// Who is at the other end, as its certificate says.
+    pub(crate) member: Member,
+    pub(crate) reader: FrameReader,
+    pub(crate) writer: FrameWriter,
+}
+
 /// Greets the peer that a stream was opened to.
 pub(crate) async fn greet(
     stream: ByteStream,
     peer: &PeerId,
     membership: &mut Membership,
-) -> Result<(FrameReader, FrameWriter), HelloError> {
+) -> Result<Greeted, HelloError> {
     let (mut reader, mut writer) = frames(stream, MAX_GREETING_LEN);
-    within(async {
+    let member = within(async {
         let hello = Hello {
             versions: Versions::OURS,
             certificate: membership.certificate().await?,
@@ -100,11 +109,16 @@ pub(crate) async fn greet(
         if !(Versions::OURS.min..=Versions::OURS.max).contains(&ack.version) {
             return Err(HelloError::Version);
         }
-        membership.check(&ack.certificate, peer)
+        membership.check(&ack.certificate, peer)?;
+        Ok(ack.certificate.member)
     })
     .await?;
     reader.set_max_body_len(MAX_BODY_LEN);
-    Ok((reader, writer))
+    Ok(Greeted {
+        member,
+        reader,
+        writer,
+    })
 }
 
 /// Hears the greeting of the peer that opened a stream, and returns it.
@@ -112,9 +126,9 @@ pub(crate) async fn welcome(
     stream: ByteStream,
     peer: &PeerId,
     membership: &mut Membership,
-) -> Result<(FrameReader, FrameWriter), HelloError> {
+) -> Result<Greeted, HelloError> {
     let (mut reader, mut writer) = frames(stream, MAX_GREETING_LEN);
-    within(async {
+    let member = within(async {
         let PeerMessage::Hello(hello) = receive(&mut reader).await? else {
             return Err(HelloError::OutOfTurn);
         };
@@ -129,11 +143,16 @@ pub(crate) async fn welcome(
         };
         let mut bytes = Vec::new();
         PeerMessage::HelloAck(Box::new(ack)).encode(&mut bytes);
-        writer.send(&bytes).await.map_err(HelloError::Stream)
+        writer.send(&bytes).await.map_err(HelloError::Stream)?;
+        Ok(hello.certificate.member)
     })
     .await?;
     reader.set_max_body_len(MAX_BODY_LEN);
-    Ok((reader, writer))
+    Ok(Greeted {
+        member,
+        reader,
+        writer,
+    })
 }
 
 async fn receive(reader: &mut FrameReader) -> Result<PeerMessage, HelloError> {
@@ -144,7 +163,7 @@ async fn receive(reader: &mut FrameReader) -> Result<PeerMessage, HelloError> {
     PeerMessage::from_frame(frame.ok_or(HelloError::Closed)?).map_err(HelloError::Wire)
 }
 
-async fn within(part: impl Future<Output = Result<(), HelloError>>) -> Result<(), HelloError> {
+async fn within<T>(part: impl Future<Output = Result<T, HelloError>>) -> Result<T, HelloError> {
     tokio::time::timeout(PATIENCE, part)
         .await
         .unwrap_or(Err(HelloError::TimedOut))
@@ -153,7 +172,9 @@ async fn within(part: impl Future<Output = Result<(), HelloError>>) -> Result<()
 #[cfg(test)]
 mod tests {
     use tokio::time::Instant;
+    use tranship_format::wire::Role;
 
+    use super::super::certificate::{issue, wire_peer};
     use super::super::identity::Identity;
     use super::*;
 
@@ -172,6 +193,38 @@ mod tests {
         let welcomed = welcome(Box::new(stream), &peer, &mut membership).await;
         assert!(matches!(welcomed, Err(HelloError::TimedOut)));
         assert_eq!(began.elapsed(), PATIENCE);
+    }
+
+    // Nodes did not know who had dialled them: they could not send others there, nor reckon with it without a tracker.
+    #[tokio::test]
+    async fn both_ends_know_each_other_as_members_once_they_have_greeted() {
+        let tracker = Identity::generate();
+        let end = |zone: &str| {
+            let identity = Identity::generate();
+            let member = Member {
+                peer: wire_peer(identity.libp2p_peer()).unwrap(),
+                addresses: vec!["/ip4/192.0.2.1/tcp/9475".to_owned()],
+                zone: zone.to_owned(),
+                rack: String::new(),
+                role: Role::Agent,
+            };
+            let certificate = issue(&tracker, member.clone(), unix_seconds(), PATIENCE).unwrap();
+            let (ours, theirs) = watch::channel(Some(certificate));
+            let membership = Membership {
+                authority: Authority::of(tracker.libp2p_peer()).unwrap(),
+                ours: theirs,
+                boot_id: [0; 16],
+            };
+            (member, membership, ours)
+        };
+        let ((caller, mut callers, _one), (host, mut hosts, _two)) = (end("here"), end("there"));
+        let (there, here) = tokio::io::duplex(1 << 14);
+        let (greeted, welcomed) = tokio::join!(
+            greet(Box::new(there), &host.peer, &mut callers),
+            welcome(Box::new(here), &caller.peer, &mut hosts),
+        );
+        assert_eq!(greeted.unwrap().member, host);
+        assert_eq!(welcomed.unwrap().member, caller);
     }
 
     #[tokio::test]

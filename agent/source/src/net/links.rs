@@ -19,10 +19,10 @@ use tranship_format::wire::{Class, Member, PeerId};
 
 use super::certificate::{libp2p_peer, wire_peer};
 use super::event::Event;
-use super::hello::{HelloError, Membership, greet, welcome};
+use super::hello::{Greeted, HelloError, Membership, greet, welcome};
 use super::images::OwnGrant;
 use super::receive::{GrantJudge, ReceiveError, receive};
-use super::stream::{FrameReader, FrameWriter, Outbox, Outgoing};
+use super::stream::{Outbox, Outgoing};
 use super::transport::{Arrival, Purpose, Transport, TransportError};
 use crate::counters::Counters;
 
@@ -242,7 +242,7 @@ impl Carrier {
             .collect();
         for purpose in [Purpose::Demand, Purpose::Bulk] {
             match self.open(&member.peer, &addresses, purpose).await {
-                Ok((reader, writer)) => self.carry(member.peer, purpose, reader, writer),
+                Ok(greeted) => self.carry(purpose, greeted),
                 Err(error) => {
                     tracing::debug!(peer = %member.peer, error = &error as &dyn std::error::Error, "a peer is out of reach");
                     let peer = member.peer;
@@ -259,7 +259,7 @@ impl Carrier {
         peer: &PeerId,
         addresses: &[Multiaddr],
         purpose: Purpose,
-    ) -> Result<(FrameReader, FrameWriter), DialError> {
+    ) -> Result<Greeted, DialError> {
         let mut membership = self.membership.clone().ok_or(DialError::Alone)?;
         let there = libp2p_peer(peer).ok_or(DialError::NoPeer)?;
         let mut failure = DialError::NoPeer;
@@ -267,7 +267,7 @@ impl Carrier {
             let opening = self.transport.open(there, addresses, purpose);
             let stream = opening.await.map_err(DialError::Transport)?;
             match greet(stream, peer, &mut membership).await {
-                Ok(halves) => return Ok(halves),
+                Ok(greeted) => return Ok(greeted),
                 Err(error) => {
                     let last = error.is_refusal();
                     failure = DialError::Hello(error);
@@ -290,7 +290,7 @@ impl Carrier {
                 return;
             };
             match welcome(arrival.stream, &peer, &mut membership).await {
-                Ok((reader, writer)) => carrier.carry(peer, arrival.purpose, reader, writer),
+                Ok(greeted) => carrier.carry(arrival.purpose, greeted),
                 Err(error) => {
                     if error.is_refusal() {
                         carrier.counters.refused_peers.increment();
@@ -304,7 +304,13 @@ impl Carrier {
         });
     }
 
-    fn carry(&self, peer: PeerId, purpose: Purpose, reader: FrameReader, writer: FrameWriter) {
+    fn carry(&self, purpose: Purpose, greeted: Greeted) {
+        let Greeted {
+            member,
+            reader,
+            writer,
+        } = greeted;
+        let peer = member.peer;
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let stop = self.stop.child_token();
         let (outbox, writing) = writer.queued();
@@ -321,7 +327,7 @@ impl Carrier {
             counters: Arc::clone(&self.counters),
         };
         self.tasks.spawn(async move {
-            if events.send(Event::LinkUp { peer, link }).await.is_err() {
+            if events.send(Event::LinkUp { member, link }).await.is_err() {
                 return;
             }
             let ended = tokio::select! {

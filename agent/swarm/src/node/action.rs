@@ -74,6 +74,13 @@ pub enum Action {
         chunk: ChunkId,
     },
 
+    /// GRANT, and nothing behind it: a member is to know that this node uses a blob, too.
+    Introduce {
+        /// The member.
+        to: Arc<Member>,
+        /// The blob.
+        blob: Digest,
+    },
     /// Send a WANT, connecting first if need be; [`Input::PeerGone`](super::Input::PeerGone) if that fails.
     SendWant {
         /// To whom.

@@ -103,6 +103,8 @@ pub(super) struct Blob {
     pub(super) rests_until: Duration,
     /// Other members that use it, ordered by identity.
     pub(super) members: BTreeMap<PeerId, Arc<Member>>,
+    /// Those who heard of this node from itself, since it is the first of a stripe.
+    pub(super) introduced_to: BTreeSet<PeerId>,
     /// The tracker told of as many members as it can.
     pub(super) is_full: bool,
     /// It did, and this node is not among them.
@@ -125,6 +127,7 @@ impl Blob {
             stripes: BTreeMap::new(),
             rests_until: Duration::ZERO,
             members: BTreeMap::new(),
+            introduced_to: BTreeSet::new(),
             is_full: false,
             is_left_out: false,
             unannounced: true,

@@ -93,6 +93,20 @@ impl Rights {
 }
 
 impl Node {
+    /// A peer showed a right of its own.
+    pub(super) fn granted(&mut self, now: Duration, peer: PeerId, right: Right) {
+        let shared: Vec<Digest> = self
+            .blobs
+            .iter()
+            .filter(|(digest, blob)| {
+                right.blobs.contains(*digest) && blob.registries.contains(&right.registry)
+            })
+            .map(|(digest, _)| *digest)
+            .collect();
+        self.rights.give(now, peer, right);
+        self.learn_of(&peer, shared.into_iter());
+    }
+
     /// Whether a peer may have chunks of a blob now.
     pub(super) fn may_have(&self, now: Duration, peer: &PeerId, digest: &Digest) -> bool {
         self.blobs

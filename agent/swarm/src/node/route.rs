@@ -16,8 +16,6 @@ use super::{Node, StripeId, tree};
 const REFRESH_FIRST: Duration = Duration::from_secs(1);
 /// Longest such pause.
 const REFRESH_LAST: Duration = Duration::from_mins(10);
-/// Members of one blob beyond which no more are learnt in passing.
-const MAX_LEARNT: usize = 512;
 /// Times in a row that the tracker may say "later" about a stripe.
 const MAX_UNDECIDED: u32 = 20;
 
@@ -143,11 +141,14 @@ impl Node {
         };
         // Without a right of its own nobody gives it anything.
         let may_ask = blob.right.holds(now);
-        let others = blob
+        let others: Vec<Arc<Member>> = blob
             .members
             .values()
-            .filter(|other| may_ask && self.peers.is_usable(now, &other.peer));
-        let parents = tree::parents(id, &self.me, blob.is_left_out, others);
+            .filter(|other| may_ask && self.peers.is_usable(now, &other.peer))
+            .cloned()
+            .collect();
+        let parents = tree::parents(id, &self.me, blob.is_left_out, others.iter());
+        self.introduce(id, &others);
         let route = if parents.is_empty() {
             Route::Direct
         } else {
@@ -173,18 +174,6 @@ impl Node {
             known.is_full = members.len() >= MAX_MEMBERS;
             known.is_left_out = known.is_full && !is_told;
             known.members = met.into_iter().collect();
-        }
-    }
-
-    /// Whoever deals with a blob is a member to reckon with when the tracker is away, unless all reckon with
-    /// the same part of a swarm too large to know.
-    pub(super) fn learn_member(&mut self, blob: Digest, member: Arc<Member>) {
-        if let Some(known) = self.blobs.get_mut(&blob)
-            && !known.is_full
-            && known.members.len() < MAX_LEARNT
-            && member.peer != self.me.peer
-        {
-            known.members.insert(member.peer, member);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The node, one decision at a time.
 
 mod asking;
+mod introduce;
 mod reading;
 mod rights;
 mod serving;

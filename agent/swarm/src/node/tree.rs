@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use tranship_format::Digest;
-use tranship_format::wire::{MAX_PARENTS, Member, PeerId};
+use tranship_format::wire::{MAX_PARENTS, Member, PeerId, Role};
 
 use crate::StripeId;
 
@@ -53,6 +53,30 @@ pub(super) fn parents<'a>(
     parents.extend(ancestors(&heads, &head));
     parents.truncate(MAX_PARENTS);
     parents.into_iter().cloned().collect()
+}
+
+/// Agents that come behind this node in the order of a stripe where it is the first of all, or of its zone: those who would
+/// be first without it stand in front. At most `count`; none where it is not the first.
+pub(super) fn behind<'a>(
+    id: StripeId,
+    me: &Arc<Member>,
+    others: impl Iterator<Item = &'a Arc<Member>>,
+    count: usize,
+) -> Vec<Arc<Member>> {
+    let mine = (rank(id, &me.peer), me.peer);
+    let others = others.filter(|other| other.peer != me.peer && other.role == Role::Agent);
+    let mut ranked: Vec<((Digest, PeerId), &Arc<Member>)> = others
+        .map(|other| ((rank(id, &other.peer), other.peer), other))
+        .collect();
+    if ranked.iter().any(|(rank, _)| *rank < mine) {
+        ranked.retain(|(_, other)| other.zone == me.zone);
+    }
+    if ranked.iter().any(|(rank, _)| *rank < mine) {
+        return Vec::new();
+    }
+    ranked.sort_unstable_by_key(|(rank, _)| *rank);
+    let first = ranked.into_iter().take(count);
+    first.map(|(_, other)| Arc::clone(other)).collect()
 }
 
 /// The line from the parent of `of` up to the first of `order`.

@@ -49,6 +49,11 @@ impl World {
                     },
                 );
             }
+            Action::Introduce { to, .. } => {
+                let right = self.right();
+                let shown = Input::Granted { peer: me, right };
+                self.want(host, host_of(&to.peer), shown);
+            }
             Action::SendCancel { peer, request } => {
                 self.send(host, &peer, Input::Cancel { peer: me, request });
             }
@@ -178,7 +183,7 @@ impl World {
         }
     }
 
-    /// A WANT, for which a connection is made if there is none.
+    /// What is said to a member, for which a connection is made if there is none.
     fn want(&mut self, from: HostNo, to: Option<HostNo>, input: Input) {
         let Some(to) = to else {
             return;

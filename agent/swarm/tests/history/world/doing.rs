@@ -197,6 +197,20 @@ impl World {
                     self.at(at, Event::ToNode(host, Input::PeerGone { peer: to.peer }));
                 }
             }
+            Action::Introduce { to, .. } => {
+                let other = self.by_peer[&to.peer];
+                assert_ne!(other, host, "a node meets itself");
+                self.connect(host, other);
+                if self.hosts[other].alive {
+                    let right = Right {
+                        registry: REGISTRY.into(),
+                        manifest: Digest::of(b"manifest"),
+                        blobs: self.blobs.keys().copied().collect(),
+                        until: self.hosts[host].right_until,
+                    };
+                    self.send(host, other, Input::Granted { peer: me, right });
+                }
+            }
             Action::SendCancel { peer, request } => {
                 self.hosts[host].ledger.cancel(peer, request);
                 self.send(
