@@ -104,6 +104,18 @@ fn readiness_is_measured_and_a_lazy_start_fetches_a_part() {
     );
 }
 
+// Whole agents were given nothing by each other since a right to an image is asked for: its registry was to say who may
+// have it, and there is none.
+#[test]
+fn what_a_chunk_costs_between_whole_agents_is_measured() {
+    let said = run(
+        binary("tranship-bench"),
+        &["transport", "ours-whole", "--runs", "1", "--output", "json"],
+    );
+    let figures: Value = serde_json::from_str(&said).expect("figures in JSON");
+    assert!(figures.to_string().contains("p50"), "{figures:#}");
+}
+
 #[test]
 fn a_crowd_costs_the_registry_less_than_everybody_going_there() {
     let figures = swarm("flash-crowd", "6");
