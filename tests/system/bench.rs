@@ -124,6 +124,23 @@ fn a_crowd_costs_the_registry_less_than_everybody_going_there() {
 }
 
 #[test]
+fn hosts_that_start_one_after_the_other_read_what_others_have() {
+    let figures = swarm("staggered", "4");
+    let origin = figures["origin_amplification"].as_f64().expect("a number");
+    assert!(origin < 3.0, "{figures:#}");
+}
+
+#[test]
+fn all_read_what_they_want_over_a_thin_link_between_two_zones() {
+    swarm("two-zones", "4");
+}
+
+#[test]
+fn nobody_reads_an_error_while_all_agents_restart_one_after_the_other() {
+    swarm("rolling-restart", "4");
+}
+
+#[test]
 fn nobody_reads_an_error_when_the_tracker_goes_and_comes_back() {
     swarm("tracker-restart", "4");
 }
