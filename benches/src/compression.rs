@@ -1,8 +1,8 @@
 //! What smaller layers would cost: the converter at higher levels, and zstd's own parameters over the same bytes.
 //!
 //! Everything is given over level 3, which is the converter's, measured in the same round: processors are shared, and a round
-//! is short enough for both to have met the same neighbours. Bare compression works on a sample, one MiB of each
-//! [`EVERY`], so that a round over all parameters is a matter of seconds.
+//! is short enough for both to have met the same neighbours. Bare compression works on a sample, one MiB of every
+//! 24, so that a round over all parameters is a matter of seconds.
 
 use std::ffi::OsStr;
 use std::fs::File;
