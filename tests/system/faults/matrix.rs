@@ -76,7 +76,8 @@ pub(crate) fn run(front_ends: &[&str]) {
             (scene, readers)
         })
         .collect();
-    let mut rows = Vec::new();
+    let mut rows: Vec<Row> = Vec::new();
+    println!("{HEAD}");
     let which = std::env::var(WHICH).unwrap_or_default();
     for fault in FAULTS.iter().filter(|fault| fault.name.contains(&which)) {
         let happening = |number: u64, (scene, readers): &mut (Scene, Readers)| {
@@ -99,23 +100,22 @@ pub(crate) fn run(front_ends: &[&str]) {
                 .map(|(there, number)| scope.spawn(move || happening(number, there)))
                 .collect();
             let done = happening.into_iter();
-            rows.extend(done.map(|fault| fault.join().expect("a fault that is over")));
+            let done = done.map(|fault| fault.join().expect("a fault that is over"));
+            // As they come: a hundred rounds of all of them take hours.
+            rows.extend(done.inspect(|row| println!("{row}")));
         });
     }
     for _ in 0..rounds {
         lose_all_sources(&registry, &sources, &scenes);
     }
-    rows.extend(scenes.iter().map(|(scene, readers)| Row {
+    let away = scenes.iter().map(|(scene, readers)| Row {
         fault: "registry, tracker and peer away for 3 s".to_owned(),
         front_end: scene.front_end.clone(),
         rounds,
         seen: readers.take(),
         tells_readers: false,
-    }));
-    println!("{HEAD}");
-    for row in &rows {
-        println!("{row}");
-    }
+    });
+    rows.extend(away.inspect(|row| println!("{row}")));
     for (scene, readers) in scenes {
         if rows
             .iter()
