@@ -12,6 +12,7 @@ mod choose;
 mod counters;
 mod input;
 mod introduce;
+mod leave;
 mod options;
 mod pace;
 mod patience;

@@ -57,6 +57,7 @@ pub struct Tracker {
     orphans: VecDeque<(StripeId, MemberNo)>,
     accusations: Accusations,
     obituaries: Accusations,
+    slowness: Accusations,
     /// The latest last.
     bans: VecDeque<PeerId>,
     /// Those who sent wrong chunks by the word of two, the latest last.
@@ -92,6 +93,7 @@ impl Tracker {
             orphans: VecDeque::new(),
             accusations: Accusations::default(),
             obituaries: Accusations::default(),
+            slowness: Accusations::default(),
             bans,
             shunned: VecDeque::new(),
             actions: VecDeque::new(),
@@ -344,6 +346,7 @@ impl Tracker {
         self.settle_orphans(now);
         self.accusations.forget(number);
         self.obituaries.forget(number);
+        self.slowness.forget(number);
         self.members.remove(number);
     }
 

@@ -56,18 +56,19 @@ impl Node {
         }
         self.counters.chunks_from_peers += 1;
         self.counters.bytes_from_peers += len;
+        let mut beaten = None;
         if attempt.is_hedge {
             self.counters.hedge_wins += 1;
-            let beaten = self
-                .wants
-                .get(&chunk)
-                .and_then(|wanted| wanted.attempts.first().copied());
+            let wanted = self.wants.get(&chunk);
             let is_own = |beaten: &Attempt| beaten.alive_at.is_none() || beaten.here_at.is_some();
-            if let Some(beaten) = beaten.filter(is_own) {
-                self.strike(now, beaten, chunk);
-            }
+            beaten = wanted
+                .and_then(|wanted| wanted.attempts.first().copied())
+                .filter(is_own);
         }
         self.arrived(now, chunk, arrival, Origin::Peer(peer));
+        if let Some(beaten) = beaten {
+            self.strike(now, beaten, chunk);
+        }
     }
 
     /// A chunk is here and verified: readers and waiting peers get it.

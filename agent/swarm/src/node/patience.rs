@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use tranship_format::wire::{ChunkId, Class, Fault};
+use tranship_format::wire::{ChunkId, Class};
 
 use super::Node;
 use super::action::Action;
 use super::blob::{Park, Route};
 use super::timer::Timer;
-use super::wanted::Attempt;
 
 /// Times all sources of a chunk may be exhausted before it is read from the registry unasked.
 pub(super) const MAX_ROUNDS: u32 = 3;
@@ -106,9 +105,7 @@ impl Node {
                 request: attempt.request,
             };
             self.actions.push_back(cancel);
-            if self.peers.mark_slow(now, attempt.peer, self.options.avoid) {
-                self.report_slow(attempt, chunk);
-            }
+            self.find_slow(now, attempt, chunk);
         }
         if direct {
             self.go_direct(chunk);
@@ -135,29 +132,5 @@ impl Node {
         }
         self.make_idle(chunk);
         self.unpark(id, &[Park::Route, Park::Credit, Park::Window]);
-    }
-
-    /// A peer was slower than it should be; after three times in a row it is avoided.
-    pub(super) fn strike(&mut self, now: Duration, attempt: Attempt, chunk: ChunkId) {
-        // One that says nothing at all, not even WAIT again, is as good as gone.
-        let silent = now.saturating_sub(self.peers.heard_at(&attempt.peer));
-        let avoid = self.options.avoid;
-        let avoided = if silent > self.options.wait_repeat * MISSED_WAITS {
-            self.peers.mark_slow(now, attempt.peer, avoid)
-        } else {
-            self.peers.strike(now, attempt.peer, avoid)
-        };
-        if avoided {
-            self.report_slow(attempt, chunk);
-        }
-    }
-
-    /// One that said WAIT may be slow because of others: that is not for the tracker.
-    fn report_slow(&mut self, attempt: Attempt, chunk: ChunkId) {
-        if attempt.alive_at.is_none() || attempt.here_at.is_some() {
-            let (fault, peer) = (Fault::Slow, attempt.peer);
-            self.actions
-                .push_back(Action::Report { fault, peer, chunk });
-        }
     }
 }

@@ -174,14 +174,11 @@ impl Peers {
             .is_some_and(|known| known.slow_until > now)
     }
 
-    /// Counts a slow answer; true if the peer is avoided from now on because of it.
-    pub(super) fn strike(&mut self, now: Duration, peer: PeerId, avoid: Duration) -> bool {
+    /// Counts a slow answer; true if it was one too many.
+    pub(super) fn strike(&mut self, peer: PeerId) -> bool {
         let known = self.entry(peer);
         known.strikes += 1;
-        if known.strikes < MAX_STRIKES {
-            return false;
-        }
-        self.mark_slow(now, peer, avoid)
+        known.strikes >= MAX_STRIKES
     }
 
     /// Avoids a peer for a while; true if it was not avoided before. Never more than a quarter of all

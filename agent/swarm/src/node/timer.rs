@@ -89,8 +89,11 @@ impl Node {
         else {
             return;
         };
-        if wanted.read.is_some() || wanted.is_asked_of_another(&attempt.peer) {
+        if wanted.read.is_some() {
             return;
+        }
+        if wanted.is_asked_of_another(&attempt.peer) {
+            return self.look_after_both(now, chunk, attempt);
         }
         if attempt.alive_at.is_some() {
             return self.watch(now, chunk, attempt);
@@ -122,6 +125,21 @@ impl Node {
                 self.hedge_soon(now, chunk, attempt);
             }
             _ => self.hedge_soon(now, chunk, attempt),
+        }
+    }
+
+    /// A second source was asked beside this one. If nothing is heard of either, both are taken for gone.
+    fn look_after_both(&mut self, now: Duration, chunk: ChunkId, attempt: Attempt) {
+        if attempt.alive_at.is_some() {
+            return;
+        }
+        if self.is_silent(now, &attempt.peer) {
+            self.needs_source(now, chunk);
+        }
+        let wanted = self.wants.get(&chunk);
+        let mut attempts = wanted.into_iter().flat_map(|wanted| &wanted.attempts);
+        if attempts.any(|open| open.request == attempt.request) {
+            self.hedge_soon(now, chunk, attempt);
         }
     }
 
@@ -187,10 +205,16 @@ impl Node {
     /// Nobody is left to ask beside a peer that does not get on: the tracker may know others.
     fn find_others(&mut self, now: Duration, chunk: ChunkId, attempt: Attempt) {
         self.hedge_later(now, chunk, attempt);
-        let kept = attempt.here_at.map(|at| now.saturating_sub(at));
-        if kept.is_some_and(|kept| kept < self.options.bulk_patience) {
-            // A queue that moves; and every question moves whole branches of the tree.
-            return;
+        if let Some(here_at) = attempt.here_at {
+            let stood = attempt.alive_at.map(|at| now.saturating_sub(at));
+            if stood.is_some_and(|stood| stood >= self.pace.slow_delay() / 2) {
+                // It has the chunk, and hardly anything leaves it.
+                self.strike(now, attempt, chunk);
+            }
+            if now.saturating_sub(here_at) < self.options.bulk_patience {
+                // A queue that moves; and every question moves whole branches of the tree.
+                return;
+            }
         }
         self.ask_for_others(now, chunk, attempt.peer);
     }

@@ -88,19 +88,19 @@ fn ancestors<'a>(order: &[&'a Arc<Member>], of: &PeerId) -> Vec<&'a Arc<Member>>
     line(order, place)
 }
 
-/// A place in `order` that hash picks, and the line from its parent up.
+/// A place in `order` that hash picks, the line from its parent up, and where that is short those that come behind
+/// the place: nobody waits for a leaf, so it may turn to anybody.
 fn leaf<'a>(order: &[&'a Arc<Member>], mine: &Digest) -> Vec<&'a Arc<Member>> {
     let [low, high, ..] = mine.bytes();
     let place = usize::from(u16::from_le_bytes([*low, *high])).checked_rem(order.len());
     let Some(place) = place else {
         return Vec::new();
     };
-    order
-        .get(place)
-        .copied()
-        .into_iter()
-        .chain(line(order, place))
-        .collect()
+    let mut parents: Vec<_> = order.get(place).copied().into_iter().collect();
+    parents.extend(line(order, place));
+    let behind = order.iter().skip(place + 1).copied();
+    parents.extend(behind.take(MAX_PARENTS.saturating_sub(parents.len())));
+    parents
 }
 
 fn line<'a>(order: &[&'a Arc<Member>], mut place: usize) -> Vec<&'a Arc<Member>> {

@@ -17,6 +17,9 @@ const QUICK: Duration = Duration::from_millis(25);
 /// One that needs longer is shared by too many: each would be there later and none sooner.
 const LONG: Duration = Duration::from_millis(100);
 
+/// A queue that takes longer than this is too long for another, however few are in it: who is told BUSY looks elsewhere.
+const LONGEST_QUEUE: Duration = Duration::from_secs(1);
+
 /// A chunk on its way to a peer.
 #[derive(Clone, Copy, Debug)]
 struct Upload {
@@ -42,6 +45,8 @@ pub(super) struct Uploads {
     repeats: bool,
     /// When a chunk last was on its way entirely.
     moved_at: Duration,
+    /// How long the link takes for a chunk, of late.
+    each: Duration,
     /// Slots beyond the least, as many as the link was found to carry.
     more_slots: usize,
 }
@@ -91,6 +96,22 @@ impl Uploads {
         known.any(|(to, _)| *to == peer)
     }
 
+    /// A chunk is on its way entirely, which was given to the connection at `since`.
+    fn moved(&mut self, now: Duration, since: Duration) {
+        let took = now.saturating_sub(since.max(self.moved_at));
+        self.each = if self.each.is_zero() {
+            took
+        } else {
+            (self.each * 7 + took) / 8
+        };
+        self.moved_at = now;
+    }
+
+    fn is_long(&self) -> bool {
+        let waiting = u32::try_from(self.queue.len()).unwrap_or(u32::MAX);
+        self.each.saturating_mul(waiting.saturating_add(1)) > LONGEST_QUEUE
+    }
+
     fn remember(&mut self, now: Duration, peer: PeerId, chunk: ChunkId) {
         if !self.recent.contains_key(&chunk) {
             self.recent_order.push_back(chunk);
@@ -138,7 +159,7 @@ impl Node {
                 },
             );
         }
-        if self.uploads.queue.len() < self.options.upload_queue {
+        if self.uploads.queue.len() < self.options.upload_queue && !self.uploads.is_long() {
             self.enqueue(now, child, chunk);
             return self.send_wait(child.peer, child.request, Duration::ZERO, 0);
         }
@@ -218,7 +239,7 @@ impl Node {
             self.adapt_slots(now.saturating_sub(since));
             self.counters.chunks_sent += 1;
             self.counters.bytes_sent += self.chunk_len(chunk);
-            self.uploads.moved_at = now;
+            self.uploads.moved(now, since);
             self.fill_slots(now);
         }
     }

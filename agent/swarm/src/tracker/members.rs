@@ -182,11 +182,7 @@ impl Members {
         }
         rates.sort_unstable();
         let all = rates.get(rates.len() / 2).map_or(0, |&(rate, _)| rate);
-        let already = self
-            .iter()
-            .filter(|(_, standing)| standing.slow_until > now)
-            .count();
-        let room = (self.len() / 10).max(1).saturating_sub(already);
+        let room = self.room_for_slow(now);
         let slow = rates
             .into_iter()
             .take_while(|&(rate, _)| rate < all / 4)
@@ -199,6 +195,33 @@ impl Members {
         for standing in self.slots.iter_mut().flatten() {
             standing.goodputs.clear();
         }
+    }
+}
+
+impl Members {
+    /// A member is slow for a while by the word of others; false if it was before, or as many are as may be.
+    pub(super) fn find_slow(
+        &mut self,
+        now: Duration,
+        number: MemberNo,
+        slow_for: Duration,
+    ) -> bool {
+        let room = self.room_for_slow(now);
+        let known = self.get_mut(number);
+        let Some(standing) = known.filter(|known| room > 0 && known.slow_until <= now) else {
+            return false;
+        };
+        standing.slow_until = now + slow_for;
+        true
+    }
+
+    fn room_for_slow(&self, now: Duration) -> usize {
+        let is_slow = |standing: &Standing| standing.slow_until > now;
+        let already = self
+            .iter()
+            .filter(|(_, standing)| is_slow(standing))
+            .count();
+        (self.len() / 10).max(1).saturating_sub(already)
     }
 }
 

@@ -167,7 +167,13 @@ impl Tracker {
                     self.shun(now, of);
                 }
             }
-            Fault::Slow => self.members.note_goodput(of, by, 0),
+            Fault::Slow => {
+                self.members.note_goodput(of, by, 0);
+                let accusers = self.slowness.add(now, by, of, self.options.slow);
+                if accusers >= 2 && self.members.find_slow(now, of, self.options.slow) {
+                    self.step_down(now, of);
+                }
+            }
             Fault::Dead => {
                 self.members
                     .keep_apart(by, of, now + self.options.apart_dead);

@@ -77,7 +77,8 @@ impl Tracker {
         if let Some(lease) = stripe.lease.filter(|lease| lease.holder == me) {
             return Some(self.origin(now, lease, stripe.handovers));
         }
-        if stripe.lease.is_some_and(|lease| lease.overdue) {
+        let lost = |lease: &Lease| lease.overdue || self.is_too_slow_for(now, lease.holder, me);
+        if stripe.lease.as_ref().is_some_and(lost) {
             return self.take_over(now, id, me);
         }
         if let Some(route) = self.attach(now, id, me, asks) {
@@ -110,6 +111,15 @@ impl Tracker {
                 .extend(orphans.into_iter().map(|orphan| (id, orphan)));
         }
         self.attach(now, id, me, asks)
+    }
+
+    /// Whether a holder of a lease is slow and another that asks is not.
+    fn is_too_slow_for(&self, now: Duration, holder: MemberNo, me: MemberNo) -> bool {
+        let is_slow = |number| {
+            let member = self.members.get(number);
+            member.is_some_and(|known| known.slow_until > now && !known.is_seed())
+        };
+        is_slow(holder) && !is_slow(me)
     }
 
     /// Makes `me` the holder of the lease, if another may be given. Whoever had it goes to the end of the line.
@@ -229,6 +239,50 @@ impl Tracker {
             self.pass_on(now, id, None);
         }
         self.blobs.forget_if_empty(id);
+    }
+
+    /// A member that was found to be slow has no children any more: they are told of other parents, and it comes last.
+    pub(super) fn step_down(&mut self, now: Duration, number: MemberNo) {
+        let Some(standing) = self
+            .members
+            .get(number)
+            .filter(|standing| !standing.is_seed())
+        else {
+            return;
+        };
+        let stripes: Vec<StripeId> = standing.stripes.iter().copied().collect();
+        for id in stripes {
+            let Some(stripe) = self.blobs.stripe_mut(id) else {
+                continue;
+            };
+            let Some(mine) = stripe.get(number) else {
+                continue;
+            };
+            let (is_complete, has_children) = (mine.complete, mine.all_children() > 0);
+            let lease = stripe.lease.filter(|lease| lease.holder == number);
+            let may_go = if lease.is_some() {
+                stripe.first_in_flight(Some(number)).is_some()
+            } else {
+                has_children
+            };
+            if !may_go {
+                continue;
+            }
+            let orphans = stripe.leave(number);
+            stripe.join(number, is_complete);
+            self.orphans
+                .extend(orphans.into_iter().map(|orphan| (id, orphan)));
+            if let Some(lease) = lease {
+                // What it has read is sent once more by the registry: all others would wait for its link.
+                if let Some(stripe) = self.blobs.stripe_mut(id) {
+                    stripe.lease = None;
+                }
+                self.leases.end(lease.id);
+                self.pass_on(now, id, Some(number));
+            }
+            self.orphans.push_back((id, number));
+        }
+        self.settle_orphans(now);
     }
 
     /// Tells those who lost their parent of their new route, before they find out.

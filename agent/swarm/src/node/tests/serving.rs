@@ -165,6 +165,27 @@ fn slots_and_queue_are_bounded_and_busy_names_who_has_the_chunk() {
     assert_eq!(bench.node.load_permille(), 1_000);
 }
 
+// A link of a twentieth took as many into its queue as all others, which is eight seconds of it.
+#[test]
+fn a_slow_link_has_a_short_queue() {
+    let queue = |took| {
+        let mut bench = Bench::routed();
+        bench.hold(0..64);
+        for request in 0..8 {
+            bench.asked(60, request, 40 + request, Class::Prefetch);
+            bench.pass(took);
+            let peer = peer(60);
+            bench.tell(Input::Sent { peer, request });
+        }
+        let asked = (0..30).map(|request| bench.asked(50, request + 1, request, Class::Prefetch));
+        let asked: Vec<Action> = asked.flatten().collect();
+        (sent(&asked).len(), waits(&asked), busy(&asked).len())
+    };
+    assert_eq!(queue(21), (4, 16, 10));
+    assert_eq!(queue(420), (4, 2, 24));
+    assert_eq!(queue(5_000), (4, 0, 26));
+}
+
 #[test]
 fn a_request_for_what_was_asked_before_takes_its_place_unless_it_is_being_sent() {
     let mut bench = Bench::routed();

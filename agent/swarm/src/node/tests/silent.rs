@@ -161,3 +161,21 @@ fn the_registry_is_the_last_resort_in_a_swarm_too_large_to_know() {
         assert_eq!(reads(&later).is_empty(), !is_crowd, "{is_crowd}");
     }
 }
+
+// Both who were asked for a chunk had died. Each was left for the other, and the chunk came of the registry after its
+// reader's patience: of ten thousand hosts enough for a pull.
+#[test]
+fn when_both_who_were_asked_are_silent_a_third_is() {
+    let mut bench = Bench::routed();
+    bench.route(0, parents(&[1, 1, 2, 3]));
+    let first = wants(&bench.want(4, Class::Prefetch));
+    assert_eq!(first[0].0, 1);
+    let second = wants(&bench.pass(320));
+    assert_eq!(second[0].0, 2);
+    let next = bench.pass(400);
+    assert_eq!(wants(&next)[0].0, 3);
+    assert!(reads(&next).is_empty());
+    let mut left = cancelled(&next);
+    left.sort_unstable();
+    assert_eq!(left, [first[0].1, second[0].1]);
+}

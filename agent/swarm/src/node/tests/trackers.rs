@@ -65,3 +65,24 @@ fn a_lease_outlives_the_tracker_that_gave_it_but_not_that_it_forgot() {
     bench.tell(Input::TrackerChanged { blobs, change });
     assert!(asks(&bench.want(2, Class::Demand)));
 }
+
+// Of ten thousand nodes most are leaves of the 256 that all know. One whose member was the first of the stripe had nobody
+// else to turn to: if that one had died, all its leaves read the registry, which made half of all that was read twice.
+#[test]
+fn whoever_is_left_out_of_a_large_swarm_has_others_to_turn_to() {
+    let numbered = |number: u16| {
+        let mut member = member(0);
+        member.peer = PeerId::from_bytes(&number.to_le_bytes()).unwrap();
+        Arc::new(member)
+    };
+    let known: Vec<_> = (0..256).map(numbered).collect();
+    let id = StripeId {
+        blob: blob(),
+        number: 0,
+    };
+    for me in 1_000..3_000 {
+        let parents = tree::parents(id, &numbered(me), true, known.iter());
+        let different: BTreeSet<PeerId> = parents.iter().map(|parent| parent.peer).collect();
+        assert_eq!((parents.len(), different.len()), (4, 4));
+    }
+}

@@ -210,3 +210,96 @@ fn who_three_find_slow_is_nobodys_parent_for_a_while() {
     replies(&mut tracker, ms(5_000));
     assert_eq!(parents(&lookup(&mut tracker, ms(5_001), 6)), [2, 2, 1]);
 }
+
+/// Members 1 to `count` in the order in which they asked for the stripe; what two of them say of another follows.
+fn line_of(count: u8) -> Tracker {
+    let mut tracker = swarm(count);
+    for name in 1..=count {
+        lookup(&mut tracker, START, name);
+    }
+    tracker
+}
+
+fn find_slow(tracker: &mut Tracker, by: u8, of: u8) -> Vec<(PeerId, TrackerReply)> {
+    let report = TrackerRequest::Report {
+        fault: Fault::Slow,
+        peer: peer(of),
+        chunk: chunk(),
+    };
+    tell(tracker, ms(1), peer(by), report)
+}
+
+// One of sixteen hosts had a link of a twentieth. It stayed the parent of those who said so until the next heartbeat, and
+// all below them waited: two and three times as long as the others alone.
+#[test]
+fn children_of_a_slow_parent_are_told_of_another_once_two_say_so() {
+    let mut tracker = line_of(6);
+    let is_child = |route: &Route| parents(route)[..2.min(parents(route).len())].contains(&2);
+    let before: Vec<u8> = (3..=6)
+        .filter(|&name| {
+            let number = tracker.members.number(&peer(name)).unwrap();
+            let two = tracker.members.number(&peer(2));
+            let id = StripeId {
+                blob: tracker.key_of(START, number, &blob()).unwrap(),
+                number: 0,
+            };
+            tracker
+                .blobs
+                .stripe(id)
+                .unwrap()
+                .parents(number)
+                .contains(&two)
+        })
+        .collect();
+    assert!(!before.is_empty());
+    assert!(
+        find_slow(&mut tracker, 5, 2)
+            .iter()
+            .all(|(to, _)| *to == peer(5)),
+        "one alone"
+    );
+    let told = find_slow(&mut tracker, 6, 2);
+    for name in before {
+        assert!(!is_child(&route_told(&told, name)), "{name} {told:?}");
+    }
+    let again = find_slow(&mut tracker, 4, 2);
+    assert_eq!(again.len(), 1, "it is known");
+}
+
+// The first of sixteen hosts was the slow one, and held every lease: it read as fast as the registry gave, and nobody got
+// anything of it. Eight times as long as it takes, and two and a half pulls.
+#[test]
+fn a_slow_holder_of_a_lease_loses_it_once_two_say_so() {
+    let mut tracker = line_of(4);
+    find_slow(&mut tracker, 2, 1);
+    let told = find_slow(&mut tracker, 3, 1);
+    lease(&route_told(&told, 2));
+    assert_ne!(parents(&route_told(&told, 1))[0], 1);
+    assert_eq!(parents(&lookup(&mut tracker, ms(2), 4))[0], 2);
+}
+
+#[test]
+fn what_a_slow_member_reads_alone_is_left_to_the_next_that_asks() {
+    let mut tracker = swarm(4);
+    lookup(&mut tracker, START, 1);
+    find_slow(&mut tracker, 2, 1);
+    assert_eq!(
+        find_slow(&mut tracker, 3, 1).len(),
+        1,
+        "there is nobody to have it"
+    );
+    lease(&lookup(&mut tracker, ms(2), 4));
+    assert_eq!(parents(&lookup(&mut tracker, ms(3), 1))[0], 4);
+}
+
+#[test]
+fn the_seed_stays_the_first_whatever_is_said_of_it() {
+    let mut tracker = swarm(3);
+    join(&mut tracker, member(9, "a", Role::Seed));
+    for name in 1..=3 {
+        lookup(&mut tracker, START, name);
+    }
+    for by in 1..=3 {
+        assert_eq!(find_slow(&mut tracker, by, 9).len(), 1);
+    }
+}
