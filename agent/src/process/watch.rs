@@ -19,9 +19,9 @@ use super::{DESCRIPTION, LOCK, PROGRAM};
 
 /// One that lived shorter than that is not replaced at once.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
-/// Pauses before the next.
+/// Pauses before the next: readers wait, and one start in two seconds costs a node nothing.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The watching thread does little.
 const STACK_LEN: usize = 128 << 10;
 

@@ -270,6 +270,7 @@ impl<'a> Swarm<'a> {
                 gone.store(true, Ordering::SeqCst);
                 self.machines.get_mut(host).context("a host")?.kill()
             }
+            Deed::Nothing => Ok(()),
             Deed::RestartAgents => {
                 for machine in &mut self.machines {
                     machine.restart(programs)?;

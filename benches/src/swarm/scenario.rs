@@ -41,6 +41,8 @@ pub(super) enum Deed {
     KillAgent(usize),
     /// All agents one after the other: stopped in order and started again.
     RestartAgents,
+    /// Nothing: reads are told apart by that moment, as where something is done.
+    Nothing,
 }
 
 /// One scenario.
@@ -196,6 +198,22 @@ fn losses() -> Vec<Scenario> {
             ..plain(
                 "registry-killed",
                 "host 0 has everything; the registry is killed when the others have read a tenth",
+            )
+        },
+        Scenario {
+            deeds: vec![(0.3, Deed::Nothing), (0.6, Deed::Nothing)],
+            ..plain(
+                "tracker-stays",
+                "what tracker-restart and two-trackers are compared with: nothing happens at 30 %",
+            )
+        },
+        Scenario {
+            attach_first: true,
+            has_all: HasAll::HostZero,
+            deeds: vec![(0.1, Deed::Nothing)],
+            ..plain(
+                "registry-stays",
+                "what registry-killed is compared with: nothing happens at a tenth",
             )
         },
         Scenario {

@@ -129,3 +129,25 @@ fn slow_dying_and_lying_hosts_cost_next_to_nothing() {
     assert!(report.hedged_share <= 0.1, "{report:?}");
     assert_eq!(report.read_errors, 0);
 }
+
+// What the real bench's mixed swarm does. The slow one stayed a parent until the next review: 1.8 to 3.0 times the optimum
+// with these seeds.
+#[test]
+fn few_hosts_of_which_one_is_slow_one_dies_and_one_lies_take_twice_the_optimum() {
+    for seed in 1..=4 {
+        let report = simulate(&scenario("slow-and-dying-16"), Some(seed));
+        assert_eq!((report.unfinished_nodes, report.read_errors), (0, 0));
+        assert!(report.origin_amplification <= 1.1, "{report:?}");
+        assert!(report.makespan_over_optimum <= 2.3, "{report:?}");
+    }
+}
+
+// The slow one held every lease and read as fast as the registry gave; the others gave each other up: 8.4 times the
+// optimum, and 2.6 pulls. What it had read is read once more.
+#[test]
+fn a_slow_first_host_does_not_hold_up_all_others() {
+    let report = run("slow-holder");
+    assert_eq!((report.unfinished_nodes, report.read_errors), (0, 0));
+    assert!(report.origin_amplification <= 1.5, "{report:?}");
+    assert!(report.makespan_over_optimum <= 2.5, "{report:?}");
+}

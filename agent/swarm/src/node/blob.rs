@@ -31,6 +31,20 @@ pub(super) enum Route {
     Direct,
 }
 
+impl Route {
+    /// Whether the tracker made a peer the parent for even chunks or for odd ones.
+    pub(super) fn is_child_of(&self, peer: &PeerId) -> bool {
+        let Self::Parents {
+            parents,
+            by_tracker: true,
+        } = self
+        else {
+            return false;
+        };
+        parents.iter().take(2).any(|parent| parent.peer == *peer)
+    }
+}
+
 /// A lease of this node.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lease {

@@ -1,15 +1,14 @@
-//! Turns away from a peer that is slow, at once and for everything that it was to bring.
+//! Turns away from a parent that is slow, before all that was asked of it has shown that it is.
 //!
-//! Each chunk that was asked of it would else wait until its own patience is over, one after the other: in a line of
-//! nodes that is the time of all behind, too.
+//! What was asked of it already stays asked, and is hedged when its time has come: on links on which all chunks take long,
+//! to ask others for it as well at once makes what is sent in vain more than what is won.
 
 use std::time::Duration;
 
-use tranship_format::wire::{ChunkId, Fault, PeerId};
+use tranship_format::wire::{ChunkId, Fault, MAX_STRIPES, PeerId};
 
 use super::action::Action;
 use super::blob::Route;
-use super::choose::Choice;
 use super::patience::MISSED_WAITS;
 use super::timer::Timer;
 use super::wanted::Attempt;
@@ -38,30 +37,6 @@ impl Node {
                 .push_back(Action::Report { fault, peer, chunk });
             self.leave_parent(now, attempt.peer);
         }
-        self.ask_others_instead(now, attempt.peer);
-    }
-
-    /// What was asked of a slow peer alone is asked of others, as far as there are any.
-    fn ask_others_instead(&mut self, now: Duration, peer: PeerId) {
-        for (request, chunk) in self.peers.requests_at(peer) {
-            let Some(wanted) = self.wants.get(&chunk) else {
-                continue;
-            };
-            if wanted.read.is_some() || wanted.attempts.len() != 1 {
-                continue;
-            }
-            if let Choice::Ask(member) = self.choose(now, chunk)
-                && let Some(&attempt) = self
-                    .wants
-                    .get(&chunk)
-                    .and_then(|wanted| wanted.attempts.first())
-            {
-                self.drop_attempt(chunk, attempt);
-                self.actions.push_back(Action::SendCancel { peer, request });
-                self.counters.silent += 1;
-                self.send_want(now, chunk, member, false);
-            }
-        }
     }
 
     /// Asks the tracker for another parent than this one, wherever it is one.
@@ -70,19 +45,21 @@ impl Node {
             return;
         }
         let until = now + self.options.lookup_patience;
-        let ids: Vec<StripeId> = self.blobs.iter().flat_map(|(&blob, known)| {
-            let is_its_child = |route: &Route| matches!(route, Route::Parents { parents, by_tracker: true } if parents.iter().take(2).any(|parent| parent.peer == peer));
-            let left = known.stripes.iter().filter(move |(_, stripe)| !stripe.wanted.is_empty() && is_its_child(&stripe.route));
-            left.map(move |(&number, _)| StripeId { blob, number })
-        }).collect();
-        for id in ids {
-            if let Some(stripe) = self.stripe_mut(id) {
-                stripe.route = Route::Asked { until };
+        for (&blob, known) in &mut self.blobs {
+            let mut left = Vec::new();
+            for (&number, stripe) in &mut known.stripes {
+                if !stripe.wanted.is_empty() && stripe.route.is_child_of(&peer) {
+                    stripe.route = Route::Asked { until };
+                    left.push(number);
+                    let id = StripeId { blob, number };
+                    self.timers.insert((until, Timer::Lookup(id)));
+                }
             }
-            self.timers.insert((until, Timer::Lookup(id)));
-            self.counters.lookups += 1;
-            let (blob, stripes) = (id.blob, vec![id.number]);
-            self.actions.push_back(Action::Lookup { blob, stripes });
+            self.counters.lookups += left.len() as u64;
+            for stripes in left.chunks(MAX_STRIPES) {
+                let stripes = stripes.to_vec();
+                self.actions.push_back(Action::Lookup { blob, stripes });
+            }
         }
     }
 }

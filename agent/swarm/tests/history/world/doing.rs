@@ -173,13 +173,7 @@ impl World {
                     .want(to.peer, request, want.chunk, want.class, len);
                 self.connect(host, other);
                 if self.hosts[other].alive {
-                    let right = Right {
-                        registry: REGISTRY.into(),
-                        manifest: Digest::of(b"manifest"),
-                        blobs: self.blobs.keys().copied().collect(),
-                        until,
-                    };
-                    self.send(host, other, Input::Granted { peer: me, right });
+                    self.show_grant(host, other);
                     self.send(
                         host,
                         other,
@@ -202,13 +196,7 @@ impl World {
                 assert_ne!(other, host, "a node meets itself");
                 self.connect(host, other);
                 if self.hosts[other].alive {
-                    let right = Right {
-                        registry: REGISTRY.into(),
-                        manifest: Digest::of(b"manifest"),
-                        blobs: self.blobs.keys().copied().collect(),
-                        until: self.hosts[host].right_until,
-                    };
-                    self.send(host, other, Input::Granted { peer: me, right });
+                    self.show_grant(host, other);
                 }
             }
             Action::SendCancel { peer, request } => {
@@ -319,6 +307,18 @@ impl World {
     pub(super) fn check_right(&self, peer: PeerId) {
         let host = &self.hosts[self.by_peer[&peer]];
         assert!(host.right.is_some(), "a node without rights is served");
+    }
+
+    /// Shows another the right of a host to all blobs.
+    fn show_grant(&mut self, host: usize, other: usize) {
+        let peer = self.hosts[host].member.peer;
+        let right = Right {
+            registry: REGISTRY.into(),
+            manifest: Digest::of(b"manifest"),
+            blobs: self.blobs.keys().copied().collect(),
+            until: self.hosts[host].right_until,
+        };
+        self.send(host, other, Input::Granted { peer, right });
     }
 
     pub(super) fn connect(&mut self, host: usize, other: usize) {
