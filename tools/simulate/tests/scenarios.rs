@@ -116,18 +116,23 @@ fn a_seed_whose_link_is_like_all_others_keeps_nobody_waiting() {
 fn links_on_which_chunks_take_long_make_nobody_impatient() {
     let report = run("flash-crowd-16-slow-links");
     assert!(report.origin_amplification <= 1.05, "{report:?}");
-    assert!(report.makespan_over_optimum <= 1.75, "{report:?}");
+    assert!(report.makespan_over_optimum <= 1.6, "{report:?}");
     assert!(report.hedged_share <= 0.1, "{report:?}");
 }
 
 // A liar was banned and read the registry alone: 1.6 pulls.
 #[test]
 fn slow_dying_and_lying_hosts_cost_next_to_nothing() {
-    let report = run("slow-and-dying");
-    assert!(report.origin_amplification <= 1.25, "{report:?}");
-    assert!(report.makespan_over_optimum <= 2.0, "{report:?}");
-    assert!(report.hedged_share <= 0.1, "{report:?}");
-    assert_eq!(report.read_errors, 0);
+    let mut sum = 0.0;
+    for seed in 1..=4 {
+        let report = simulate(&scenario("slow-and-dying"), Some(seed));
+        assert!(report.origin_amplification <= 1.25, "{report:?}");
+        assert!(report.makespan_over_optimum <= 2.2, "{report:?}");
+        assert!(report.hedged_share <= 0.1, "{report:?}");
+        assert_eq!(report.read_errors, 0);
+        sum += report.makespan_over_optimum;
+    }
+    assert!(sum / 4.0 <= 2.0, "{sum}");
 }
 
 // What the real bench's mixed swarm does. The slow one stayed a parent until the next review: 1.8 to 3.0 times the optimum
@@ -148,6 +153,6 @@ fn few_hosts_of_which_one_is_slow_one_dies_and_one_lies_take_twice_the_optimum()
 fn a_slow_first_host_does_not_hold_up_all_others() {
     let report = run("slow-holder");
     assert_eq!((report.unfinished_nodes, report.read_errors), (0, 0));
-    assert!(report.origin_amplification <= 1.5, "{report:?}");
+    assert!(report.origin_amplification <= 1.6, "{report:?}");
     assert!(report.makespan_over_optimum <= 2.5, "{report:?}");
 }

@@ -7,6 +7,7 @@ use tranship_format::wire::{ChunkId, Class, MAX_PARENTS, PeerId};
 
 use super::Node;
 use super::action::Action;
+use super::blob::Route;
 use super::timer::Timer;
 use super::wanted::{Child, Order};
 
@@ -19,6 +20,13 @@ const LONG: Duration = Duration::from_millis(100);
 
 /// A queue that takes longer than this is too long for another, however few are in it: who is told BUSY looks elsewhere.
 const LONGEST_QUEUE: Duration = Duration::from_secs(1);
+/// A link that takes longer than this for a chunk of the usual length is no use to others, and what it sends to them
+/// stands before this node's own questions: it has one chunk at a time, and nobody waits for it.
+const SLOW_LINK: Duration = Duration::from_millis(300);
+/// Stored bytes of a chunk of the usual length.
+const USUAL_LEN: u64 = 256 << 10;
+/// Chunks sent at once while it is not known how fast the link is.
+const FIRST_SLOTS: usize = 2;
 
 /// A chunk on its way to a peer.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +54,7 @@ pub(super) struct Uploads {
     /// When a chunk last was on its way entirely.
     moved_at: Duration,
     /// How long the link takes for a chunk, of late.
-    each: Duration,
+    each: Option<Duration>,
     /// Slots beyond the least, as many as the link was found to carry.
     more_slots: usize,
 }
@@ -96,20 +104,36 @@ impl Uploads {
         known.any(|(to, _)| *to == peer)
     }
 
-    /// A chunk is on its way entirely, which was given to the connection at `since`.
-    fn moved(&mut self, now: Duration, since: Duration) {
-        let took = now.saturating_sub(since.max(self.moved_at));
-        self.each = if self.each.is_zero() {
-            took
-        } else {
-            (self.each * 7 + took) / 8
-        };
+    /// A chunk of `len` bytes is on its way entirely, which was given to the connection at `since`.
+    fn moved(&mut self, now: Duration, since: Duration, len: u64) {
+        let mut took = now.saturating_sub(since.max(self.moved_at));
+        if len > USUAL_LEN {
+            let usual = u32::try_from(USUAL_LEN).unwrap_or(u32::MAX);
+            took = took * usual / u32::try_from(len).unwrap_or(u32::MAX);
+        }
+        self.each = Some(self.each.map_or(took, |each| (each * 7 + took) / 8));
         self.moved_at = now;
     }
 
-    fn is_long(&self) -> bool {
+    /// How long the link takes for a chunk. What a connection takes at once says little of the link behind it, and one
+    /// that has taken nothing for a while says more.
+    fn pace(&self, now: Duration) -> Option<Duration> {
+        let begun = self.active.values().map(|of| of.since).min();
+        let stood = begun.map(|begun| now.saturating_sub(begun.max(self.moved_at)));
+        let active = u32::try_from(self.active.len()).unwrap_or(u32::MAX).max(1);
+        let stood = stood.map(|stood| stood / active);
+        match (self.each, stood.filter(|stood| *stood > SLOW_LINK)) {
+            (Some(each), Some(stood)) => Some(each.max(stood)),
+            (each, stood) => each.or(stood),
+        }
+    }
+
+    /// Whether one more in the queue would wait too long.
+    fn is_long(&self, now: Duration) -> bool {
         let waiting = u32::try_from(self.queue.len()).unwrap_or(u32::MAX);
-        self.each.saturating_mul(waiting.saturating_add(1)) > LONGEST_QUEUE
+        self.pace(now).is_some_and(|pace| {
+            pace > SLOW_LINK || pace.saturating_mul(waiting.saturating_add(1)) > LONGEST_QUEUE
+        })
     }
 
     fn remember(&mut self, now: Duration, peer: PeerId, chunk: ChunkId) {
@@ -134,7 +158,7 @@ impl Node {
     /// A chunk that waited for its arrival: it was promised, so no bound of the queue counts. One that
     /// the store has no room for must go now.
     pub(super) fn deliver(&mut self, now: Duration, child: Child, chunk: ChunkId, kept: bool) {
-        if kept && !self.has_slot(child.class) {
+        if kept && !self.has_slot(now, chunk, child.class) {
             self.enqueue(now, child, chunk);
         } else {
             self.send_data(
@@ -149,7 +173,7 @@ impl Node {
     }
 
     pub(super) fn upload(&mut self, now: Duration, child: Child, chunk: ChunkId) {
-        if self.has_slot(child.class) {
+        if self.has_slot(now, chunk, child.class) {
             return self.send_data(
                 now,
                 Upload {
@@ -159,7 +183,8 @@ impl Node {
                 },
             );
         }
-        if self.uploads.queue.len() < self.options.upload_queue && !self.uploads.is_long() {
+        let is_long = self.uploads.is_long(now) && !self.is_first_of(chunk);
+        if self.uploads.queue.len() < self.options.upload_queue && !is_long {
             self.enqueue(now, child, chunk);
             return self.send_wait(child.peer, child.request, Duration::ZERO, 0);
         }
@@ -182,8 +207,20 @@ impl Node {
         self.send_busy(now, child.peer, child.request, &chunk.blob, &named);
     }
 
-    fn has_slot(&self, class: Class) -> bool {
-        let slots = self.options.upload_slots + self.uploads.more_slots;
+    /// Whether others have a chunk from nobody but this node, however slow its link is.
+    fn is_first_of(&self, chunk: ChunkId) -> bool {
+        let stripe = self.stripe(self.stripe_of(chunk));
+        stripe.is_some_and(|stripe| matches!(stripe.route, Route::Lease(_) | Route::Direct))
+    }
+
+    fn has_slot(&self, now: Duration, chunk: ChunkId, class: Class) -> bool {
+        let slots = match self.uploads.pace(now) {
+            Some(pace) if pace > SLOW_LINK && !self.is_first_of(chunk) => {
+                return self.uploads.active.is_empty();
+            }
+            Some(_) => self.options.upload_slots + self.uploads.more_slots,
+            None => self.options.upload_slots.min(FIRST_SLOTS),
+        };
         let slots = if class == Class::Demand {
             slots + slots.div_ceil(2)
         } else {
@@ -238,8 +275,9 @@ impl Node {
         if let Some(Upload { chunk, since, .. }) = self.uploads.active.remove(&(peer, request)) {
             self.adapt_slots(now.saturating_sub(since));
             self.counters.chunks_sent += 1;
-            self.counters.bytes_sent += self.chunk_len(chunk);
-            self.uploads.moved(now, since);
+            let len = self.chunk_len(chunk);
+            self.counters.bytes_sent += len;
+            self.uploads.moved(now, since, len);
             self.fill_slots(now);
         }
     }
@@ -265,8 +303,8 @@ impl Node {
     }
 
     pub(super) fn fill_slots(&mut self, now: Duration) {
-        while let Some((&(class, order), _)) = self.uploads.queue.first_key_value() {
-            if !self.has_slot(class) {
+        while let Some((&(class, order), next)) = self.uploads.queue.first_key_value() {
+            if !self.has_slot(now, next.chunk, class) {
                 return;
             }
             if let Some(upload) = self.uploads.queue.remove(&(class, order)) {

@@ -165,25 +165,59 @@ fn slots_and_queue_are_bounded_and_busy_names_who_has_the_chunk() {
     assert_eq!(bench.node.load_permille(), 1_000);
 }
 
-// A link of a twentieth took as many into its queue as all others, which is eight seconds of it.
+/// The node with all of stripe 0 and so much time for each of eight chunks that it sent.
+fn sent_before(took: u64) -> Bench {
+    let mut bench = Bench::routed();
+    bench.hold(0..64);
+    for request in 0..8 {
+        bench.asked(60, request, 40 + request, Class::Prefetch);
+        bench.pass(took);
+        let peer = peer(60);
+        bench.tell(Input::Sent { peer, request });
+    }
+    bench
+}
+
+/// What is sent at once of thirty chunks that somebody asks for, what waits, and what is refused.
+fn asked_for_thirty(bench: &mut Bench) -> (usize, usize, usize) {
+    let asked = (0..30).map(|request| bench.asked(50, request + 1, request, Class::Prefetch));
+    let asked: Vec<Action> = asked.flatten().collect();
+    (sent(&asked).len(), waits(&asked), busy(&asked).len())
+}
+
+// A link of a fiftieth took as many into its queue as all others, which is twenty seconds of it, and its own questions
+// stood behind what it sent: it was the last by half of the time.
 #[test]
-fn a_slow_link_has_a_short_queue() {
-    let queue = |took| {
-        let mut bench = Bench::routed();
-        bench.hold(0..64);
-        for request in 0..8 {
-            bench.asked(60, request, 40 + request, Class::Prefetch);
-            bench.pass(took);
-            let peer = peer(60);
-            bench.tell(Input::Sent { peer, request });
-        }
-        let asked = (0..30).map(|request| bench.asked(50, request + 1, request, Class::Prefetch));
-        let asked: Vec<Action> = asked.flatten().collect();
-        (sent(&asked).len(), waits(&asked), busy(&asked).len())
-    };
-    assert_eq!(queue(21), (4, 16, 10));
-    assert_eq!(queue(420), (4, 2, 24));
-    assert_eq!(queue(5_000), (4, 0, 26));
+fn a_slow_link_has_a_short_queue_and_a_very_slow_one_sends_one_chunk_at_a_time() {
+    assert_eq!(asked_for_thirty(&mut sent_before(21)), (4, 16, 10));
+    assert_eq!(asked_for_thirty(&mut sent_before(120)), (4, 8, 18));
+    assert_eq!(asked_for_thirty(&mut sent_before(420)), (1, 0, 29));
+}
+
+#[test]
+fn what_nobody_else_has_is_waited_for_however_slow_the_link() {
+    let mut bench = sent_before(420);
+    bench.route(
+        0,
+        Route::Origin {
+            lease: 1,
+            expires_ms: 500,
+        },
+    );
+    assert_eq!(asked_for_thirty(&mut bench), (4, 16, 10));
+}
+
+#[test]
+fn a_link_of_which_nothing_is_known_is_given_little_until_it_is() {
+    let mut bench = Bench::routed();
+    bench.hold(0..64);
+    assert_eq!(asked_for_thirty(&mut bench), (2, 16, 12));
+    bench.pass(700);
+    let none = bench.asked(51, 1, 40, Class::Demand);
+    assert!(sent(&none).is_empty(), "nothing has left it");
+    let (peer, request) = (peer(50), 1);
+    let next = bench.tell(Input::Sent { peer, request });
+    assert_eq!(sent(&next), []);
 }
 
 #[test]
@@ -198,6 +232,11 @@ fn a_request_for_what_was_asked_before_takes_its_place_unless_it_is_being_sent()
         "the first is missed"
     );
     bench.hold(0..64);
+    bench.asked(60, 1, 40, Class::Prefetch);
+    bench.tell(Input::Sent {
+        peer: peer(60),
+        request: 1,
+    });
     assert_eq!(sent(&bench.asked(9, 1, 10, Class::Prefetch)), [(9, 1)]);
     assert_eq!(misses(&bench.asked(9, 2, 10, Class::Demand)), 1);
     for request in 6..=8 {
@@ -233,8 +272,7 @@ fn what_left_lately_is_not_sent_again() {
 
 #[test]
 fn demand_is_served_though_bulk_fills_every_place() {
-    let mut bench = Bench::routed();
-    bench.hold(0..64);
+    let mut bench = sent_before(21);
     for request in 0..20 {
         bench.asked(50, request + 1, request, Class::Prefetch);
     }
