@@ -183,7 +183,7 @@ impl Node {
                 },
             );
         }
-        let is_long = self.uploads.is_long(now) && !self.is_first_of(chunk);
+        let is_long = self.uploads.is_long(now) && self.is_elsewhere(now, child.peer, chunk);
         if self.uploads.queue.len() < self.options.upload_queue && !is_long {
             self.enqueue(now, child, chunk);
             return self.send_wait(child.peer, child.request, Duration::ZERO, 0);
@@ -205,6 +205,22 @@ impl Node {
         let recent = self.uploads.recent.get(&chunk).into_iter().flatten();
         let named: Vec<PeerId> = recent.rev().map(|&(peer, _)| peer).collect();
         self.send_busy(now, child.peer, child.request, &chunk.blob, &named);
+    }
+
+    /// Whether somebody besides the asker has a chunk, as far as is known here: one that got it from here, or a parent
+    /// that it came from. Whoever asks the only one that has it waits, however slow that is.
+    fn is_elsewhere(&self, now: Duration, asker: PeerId, chunk: ChunkId) -> bool {
+        let recent = self.uploads.recent.get(&chunk).into_iter().flatten();
+        let mut recent = recent.filter(|(peer, _)| *peer != asker);
+        let stripe = self.stripe(self.stripe_of(chunk));
+        let is_parent = |peer: PeerId| peer != asker && self.peers.is_usable(now, &peer);
+        recent.next().is_some()
+            || stripe.is_some_and(|stripe| match &stripe.route {
+                Route::Parents { parents, .. } => {
+                    parents.iter().any(|parent| is_parent(parent.peer))
+                }
+                _ => false,
+            })
     }
 
     /// Whether others have a chunk from nobody but this node, however slow its link is.

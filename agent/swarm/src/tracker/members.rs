@@ -206,12 +206,15 @@ impl Members {
         number: MemberNo,
         slow_for: Duration,
     ) -> bool {
-        let room = self.room_for_slow(now);
-        let known = self.get_mut(number);
-        let Some(standing) = known.filter(|known| room > 0 && known.slow_until <= now) else {
+        let is_news = self
+            .get(number)
+            .is_some_and(|known| known.slow_until <= now);
+        if !is_news || self.room_for_slow(now) == 0 {
             return false;
-        };
-        standing.slow_until = now + slow_for;
+        }
+        if let Some(standing) = self.get_mut(number) {
+            standing.slow_until = now + slow_for;
+        }
         true
     }
 

@@ -205,6 +205,11 @@ fn what_nobody_else_has_is_waited_for_however_slow_the_link() {
         },
     );
     assert_eq!(asked_for_thirty(&mut bench), (4, 16, 10));
+    let mut bench = sent_before(420);
+    for name in [1, 2] {
+        bench.tell(Input::PeerGone { peer: peer(name) });
+    }
+    assert_eq!(asked_for_thirty(&mut bench), (1, 16, 13));
 }
 
 #[test]
