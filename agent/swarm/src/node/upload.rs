@@ -25,6 +25,9 @@ const LONGEST_QUEUE: Duration = Duration::from_secs(1);
 const SLOW_LINK: Duration = Duration::from_millis(300);
 /// Stored bytes of a chunk of the usual length.
 const USUAL_LEN: u64 = 256 << 10;
+/// Receivers by which a link is known, and for how long.
+const MAX_PACES: usize = 16;
+const LATELY: Duration = Duration::from_secs(10);
 /// Chunks sent at once while it is not known how fast the link is.
 const FIRST_SLOTS: usize = 2;
 
@@ -53,8 +56,8 @@ pub(super) struct Uploads {
     repeats: bool,
     /// When a chunk last was on its way entirely.
     moved_at: Duration,
-    /// How long the link takes for a chunk, of late.
-    each: Option<Duration>,
+    /// How long the link took for a chunk to each of those who got one last, and when that was.
+    paces: BTreeMap<PeerId, (Duration, Duration)>,
     /// Slots beyond the least, as many as the link was found to carry.
     more_slots: usize,
 }
@@ -105,35 +108,46 @@ impl Uploads {
     }
 
     /// A chunk of `len` bytes is on its way entirely, which was given to the connection at `since`.
-    fn moved(&mut self, now: Duration, since: Duration, len: u64) {
-        let mut took = now.saturating_sub(since.max(self.moved_at));
+    fn moved(&mut self, now: Duration, peer: PeerId, since: Duration, len: u64) {
+        let beside = u32::try_from(self.active.len()).unwrap_or(u32::MAX);
+        let mut took = now.saturating_sub(since) / beside.saturating_add(1);
         if len > USUAL_LEN {
             let usual = u32::try_from(USUAL_LEN).unwrap_or(u32::MAX);
             took = took * usual / u32::try_from(len).unwrap_or(u32::MAX);
         }
-        self.each = Some(self.each.map_or(took, |each| (each * 7 + took) / 8));
         self.moved_at = now;
+        self.paces.insert(peer, (took, now));
+        if self.paces.len() > MAX_PACES {
+            let oldest = self.paces.iter().min_by_key(|(_, (_, at))| *at);
+            if let Some(oldest) = oldest.map(|(&peer, _)| peer) {
+                self.paces.remove(&oldest);
+            }
+        }
     }
 
-    /// How long the link takes for a chunk. What a connection takes at once says little of the link behind it, and one
-    /// that has taken nothing for a while says more.
-    fn pace(&self, now: Duration) -> Option<Duration> {
-        let begun = self.active.values().map(|of| of.since).min();
-        let stood = begun.map(|begun| now.saturating_sub(begun.max(self.moved_at)));
-        let active = u32::try_from(self.active.len()).unwrap_or(u32::MAX).max(1);
-        let stood = stood.map(|stood| stood / active);
-        match (self.each, stood.filter(|stood| *stood > SLOW_LINK)) {
-            (Some(each), Some(stood)) => Some(each.max(stood)),
-            (each, stood) => each.or(stood),
-        }
+    /// By how many receivers the link is known, and how long it takes for a chunk: as long as to whoever takes them
+    /// fastest.
+    fn pace(&self, now: Duration) -> (usize, Duration) {
+        let lately = |at: Duration| now.saturating_sub(at) < LATELY;
+        let paces = self.paces.values().filter(|(_, at)| lately(*at));
+        let fold = |(count, fastest): (usize, Duration), &(took, _): &(Duration, Duration)| {
+            (count + 1, fastest.min(took))
+        };
+        let (count, fastest) = paces.fold((0, Duration::MAX), fold);
+        (count, if count > 0 { fastest } else { Duration::ZERO })
+    }
+
+    /// Whether the link is slow to all. Of one receiver alone nobody knows whether it is its link or ours.
+    fn is_slow(&self, now: Duration) -> bool {
+        let (count, pace) = self.pace(now);
+        count > 1 && pace > SLOW_LINK
     }
 
     /// Whether one more in the queue would wait too long.
     fn is_long(&self, now: Duration) -> bool {
         let waiting = u32::try_from(self.queue.len()).unwrap_or(u32::MAX);
-        self.pace(now).is_some_and(|pace| {
-            pace > SLOW_LINK || pace.saturating_mul(waiting.saturating_add(1)) > LONGEST_QUEUE
-        })
+        let (_, pace) = self.pace(now);
+        pace > SLOW_LINK || pace.saturating_mul(waiting.saturating_add(1)) > LONGEST_QUEUE
     }
 
     fn remember(&mut self, now: Duration, peer: PeerId, chunk: ChunkId) {
@@ -230,12 +244,13 @@ impl Node {
     }
 
     fn has_slot(&self, now: Duration, chunk: ChunkId, class: Class) -> bool {
-        let slots = match self.uploads.pace(now) {
-            Some(pace) if pace > SLOW_LINK && !self.is_first_of(chunk) => {
-                return self.uploads.active.is_empty();
-            }
-            Some(_) => self.options.upload_slots + self.uploads.more_slots,
-            None => self.options.upload_slots.min(FIRST_SLOTS),
+        if self.uploads.is_slow(now) && !self.is_first_of(chunk) {
+            return self.uploads.active.is_empty();
+        }
+        let slots = if self.uploads.paces.is_empty() {
+            self.options.upload_slots.min(FIRST_SLOTS)
+        } else {
+            self.options.upload_slots + self.uploads.more_slots
         };
         let slots = if class == Class::Demand {
             slots + slots.div_ceil(2)
@@ -293,7 +308,7 @@ impl Node {
             self.counters.chunks_sent += 1;
             let len = self.chunk_len(chunk);
             self.counters.bytes_sent += len;
-            self.uploads.moved(now, since, len);
+            self.uploads.moved(now, peer, since, len);
             self.fill_slots(now);
         }
     }

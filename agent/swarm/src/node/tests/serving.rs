@@ -170,9 +170,10 @@ fn sent_before(took: u64) -> Bench {
     let mut bench = Bench::routed();
     bench.hold(0..64);
     for request in 0..8 {
-        bench.asked(60, request, 40 + request, Class::Prefetch);
+        let name = 60 + u8::try_from(request).unwrap() % 2;
+        bench.asked(name, request, 40 + request, Class::Prefetch);
         bench.pass(took);
-        let peer = peer(60);
+        let peer = peer(name);
         bench.tell(Input::Sent { peer, request });
     }
     bench
@@ -217,12 +218,35 @@ fn a_link_of_which_nothing_is_known_is_given_little_until_it_is() {
     let mut bench = Bench::routed();
     bench.hold(0..64);
     assert_eq!(asked_for_thirty(&mut bench), (2, 16, 12));
-    bench.pass(700);
-    let none = bench.asked(51, 1, 40, Class::Demand);
-    assert!(sent(&none).is_empty(), "nothing has left it");
-    let (peer, request) = (peer(50), 1);
-    let next = bench.tell(Input::Sent { peer, request });
-    assert_eq!(sent(&next), []);
+    let known = bench.tell(Input::Sent {
+        peer: peer(50),
+        request: 1,
+    });
+    assert_eq!(sent(&known).len(), 3);
+}
+
+// A receiver whose own link is slow looks like a slow link from here.
+#[test]
+fn one_that_takes_long_keeps_nobody_else_waiting() {
+    let mut bench = Bench::routed();
+    bench.hold(0..64);
+    for request in 0..8 {
+        assert_eq!(
+            sent(&bench.asked(60, request, request, Class::Prefetch)).len(),
+            1
+        );
+        bench.pass(1_000);
+        let peer = peer(60);
+        bench.tell(Input::Sent { peer, request });
+    }
+    assert_eq!(sent(&bench.asked(60, 9, 20, Class::Prefetch)).len(), 1);
+    let (peer, request) = (peer(61), 1);
+    assert_eq!(sent(&bench.asked(61, 1, 0, Class::Prefetch)).len(), 1);
+    bench.pass(21);
+    bench.tell(Input::Sent { peer, request });
+    for name in 62..65 {
+        assert_eq!(sent(&bench.asked(name, 1, 0, Class::Prefetch)).len(), 1);
+    }
 }
 
 #[test]
