@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
@@ -104,12 +104,17 @@ impl Proofs {
     /// What is known, and who is to make it. Blocks on the disk.
     /// `may_begin` is whether a new one may be made.
     pub(crate) fn ask(&self, asked: &Asked, may_begin: bool) -> Known {
+        // Not before the making has ended, though the proof is kept already: whoever had it sooner would ask for chunks that the
+        // seed has not said it has, and be sent to the registry for all of them.
+        if let Some(State::Making(progress)) = self.states().get(asked) {
+            return Known::Making(progress.load(Relaxed));
+        }
         if let Some(proof) = self.kept(&asked.registry, &asked.blob)
             && lent::open(&self.authority, &proof, &asked.blob, asked.len).is_ok()
         {
             return Known::Ready(Box::new(proof));
         }
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut states = self.states();
         match states.get(asked) {
             Some(State::Making(progress)) => return Known::Making(progress.load(Relaxed)),
             Some(State::Failed(at)) if at.elapsed() < REST => return Known::Failed,
@@ -145,13 +150,17 @@ impl Proofs {
 
     /// The making has ended, one way or the other.
     pub(crate) fn ended(&self, asked: &Asked, is_made: bool) {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut states = self.states();
         forget_old(&mut states);
         if is_made {
             states.remove(asked);
         } else {
             states.insert(asked.clone(), State::Failed(Instant::now()));
         }
+    }
+
+    fn states(&self) -> MutexGuard<'_, BTreeMap<Asked, State>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn path(&self, registry: &str, blob: &Digest) -> PathBuf {
@@ -232,6 +241,10 @@ mod tests {
         progress.store(3, Relaxed);
         assert!(matches!(first.ask(&asked(blob, 4), true), Known::Making(3)));
         first.keep(HERE, blob, &table).unwrap();
+        assert!(
+            matches!(first.ask(&asked(blob, 4), true), Known::Making(3)),
+            "the seed has its chunks, but nobody knows"
+        );
         first.ended(&asked(blob, 4), true);
         let again = proofs(dir.path(), &identity);
         assert!(matches!(again.ask(&asked(blob, 4), true), Known::Ready(_)));

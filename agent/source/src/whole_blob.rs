@@ -71,7 +71,7 @@ impl WholeBlob {
     ///
     /// # Errors
     /// The disk's, or that `kept` is open under another table.
-    pub fn keep(self, kept: &BlobStore) -> io::Result<()> {
+    pub fn keep(&self, kept: &BlobStore) -> io::Result<()> {
         let mut file = File::open(&self.path)?;
         let table = kept.table();
         for index in table.all() {

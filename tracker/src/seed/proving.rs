@@ -90,14 +90,16 @@ impl Seed {
         let (store, proofs) = (self.store.clone(), Arc::clone(&self.proofs));
         let registry = image.registry.clone();
         let keeping = tokio::task::spawn_blocking(move || {
+            let in_store = store
+                .blob(blob, len, whole.table().clone())
+                .map_err(SeedError::Store)
+                .and_then(|kept| whole.keep(&kept).map_err(SeedError::Whole));
+            // The proof stands whether the seed has room for the chunks or not. It comes after them: with it another layer's
+            // making may open this blob, and tell what is here of it then.
             proofs
                 .keep(&registry, blob, whole.table())
                 .map_err(SeedError::Keep)?;
-            let kept = store.blob(blob, len, whole.table().clone());
-            // The proof stands whether the seed has room for the chunks or not.
-            whole
-                .keep(&kept.map_err(SeedError::Store)?)
-                .map_err(SeedError::Whole)
+            in_store
         });
         keeping.await.map_err(|_| SeedError::Stopped)??;
         // An image that was opened before had to do without this blob.
