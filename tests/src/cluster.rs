@@ -21,6 +21,9 @@ const AS_SYSTEMD: &str = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec 
 /// The token with which agents join in tests.
 pub const TOKEN: &str = "a-token-for-tests-0123456789abcdef";
 
+/// Lines that are shown of the log of a daemon whose test failed.
+const MAX_LINES: usize = 60;
+
 /// One process of ours and the line with which it said that it was ready.
 #[derive(Debug)]
 struct Daemon {
@@ -103,7 +106,17 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.stop();
+        // A failure elsewhere than here is told best by what it logged, which goes with its folder.
+        if std::thread::panicking() {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            eprintln!("--- {}\n{}", self.log.display(), last_lines(&log));
+        }
     }
+}
+
+fn last_lines(log: &str) -> &str {
+    let start = log.rmatch_indices('\n').nth(MAX_LINES);
+    start.map_or(log, |(at, _)| &log[at + 1..])
 }
 
 /// A running tracker.
