@@ -1,8 +1,8 @@
 //! What a container's reader sees when parts of ours die, stop, are upgraded and come back, or lose what they stand on: a pause, and
 //! nothing else. Each fault happens to each front end, under readers that check every byte.
 //!
-//! Once in an ordinary run. `TRANSHIP_FAULT_ROUNDS=100` makes it a hundred times each; what came of it is printed as a table. `ONLY_FAULT=deleted`
-//! has only those happen whose names say that.
+//! Once in an ordinary run. With `TRANSHIP_FAULT_ROUNDS=100` processes die a hundred times each and all else happens ten times; what came of it is
+//! printed as a table. `ONLY_FAULT=deleted` has only those happen whose names say that.
 
 mod happen;
 mod image;

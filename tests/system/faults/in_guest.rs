@@ -5,7 +5,7 @@ use std::env;
 use std::io::{self, BufRead};
 use std::path::Path;
 
-use super::matrix::{Row, rounds};
+use super::matrix::{Row, rounds_of};
 use super::readers::Readers;
 
 /// Names the folder to be read, and the front end that it stands on.
@@ -47,7 +47,7 @@ fn readers_do_as_they_are_told() {
                 let row = Row {
                     fault: fault.to_owned(),
                     front_end: front_end.clone(),
-                    rounds: rounds(),
+                    rounds: rounds_of(fault),
                     tells_readers: fault.starts_with("detach"),
                     seen: readers.take(),
                 };

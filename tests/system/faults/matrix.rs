@@ -15,12 +15,15 @@ use super::image;
 use super::readers::{Readers, Seen};
 use super::scene::Scene;
 
-/// How often each fault happens; once without it.
+/// How often processes die; once without it.
 const ROUNDS: &str = "TRANSHIP_FAULT_ROUNDS";
+/// So many deaths to one of each other fault.
+const SELDOM: u32 = 10;
 /// A part of the names of the faults that are to happen; all of them without it. What begins with TRANSHIP is a setting of agents.
 const WHICH: &str = "ONLY_FAULT";
 /// How long no source answers.
 const AWAY: Duration = Duration::from_secs(3);
+const AWAY_NAME: &str = "registry, tracker and peer away for 3 s";
 
 /// What each agent is given. Blocks are not kept, so that reads are reads of the store.
 const SETTINGS: &str =
@@ -38,17 +41,26 @@ pub(crate) struct Row {
     pub(crate) tells_readers: bool,
 }
 
-/// How often each fault is to happen.
+/// How often processes are to die.
 pub(crate) fn rounds() -> u32 {
     std::env::var(ROUNDS).map_or(1, |text| text.parse().expect("a number of rounds"))
 }
 
+/// How often a fault is to happen. What a death leaves depends on the moment; the others leave much the same each time, and take
+/// longer.
+pub(crate) fn rounds_of(fault: &str) -> u32 {
+    if fault.starts_with("kill") {
+        rounds()
+    } else {
+        rounds().div_ceil(SELDOM)
+    }
+}
+
 /// Has every fault happen to a device of each front end, and fails where readers saw more than a pause.
 pub(crate) fn run(front_ends: &[&str]) {
-    let rounds = rounds();
     let begun = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let seed = u64::from(begun.expect("a clock").subsec_nanos()) | 1;
-    println!("{rounds} rounds, seed {seed}");
+    println!("{} rounds, seed {seed}", rounds());
     let registry = Arc::new(DockerRegistry::start());
     let reference = image::convert(&registry);
     let mut sources = Cluster::start(0);
@@ -82,6 +94,7 @@ pub(crate) fn run(front_ends: &[&str]) {
     for fault in FAULTS.iter().filter(|fault| fault.name.contains(&which)) {
         let happening = |number: u64, (scene, readers): &mut (Scene, Readers)| {
             let mut chance = Chance(seed + number * 2);
+            let rounds = rounds_of(fault.name);
             for _ in 0..rounds {
                 fault.happen(scene, readers, &mut chance);
             }
@@ -101,15 +114,16 @@ pub(crate) fn run(front_ends: &[&str]) {
                 .collect();
             let done = happening.into_iter();
             let done = done.map(|fault| fault.join().expect("a fault that is over"));
-            // As they come: a hundred rounds of all of them take hours.
+            // As they come: a hundred rounds take an hour.
             rows.extend(done.inspect(|row| println!("{row}")));
         });
     }
+    let rounds = rounds_of(AWAY_NAME);
     for _ in 0..rounds {
         lose_all_sources(&registry, &sources, &scenes);
     }
     let away = scenes.iter().map(|(scene, readers)| Row {
-        fault: "registry, tracker and peer away for 3 s".to_owned(),
+        fault: AWAY_NAME.to_owned(),
         front_end: scene.front_end.clone(),
         rounds,
         seen: readers.take(),

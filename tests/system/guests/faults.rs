@@ -10,7 +10,7 @@ use tranship_tests::{AgentOptions, Cluster, Guest, Kernel, binary};
 use super::{DEVICE_MODULES, DISK_MODULES, NETWORK_MODULES, printed_arguments};
 use crate::faults::convert;
 use crate::faults::in_guest::SHELL;
-use crate::faults::matrix::{HEAD, rounds};
+use crate::faults::matrix::{HEAD, rounds, rounds_of};
 
 /// How an agent in a guest is started and asked. The registry is the machine outside.
 const AGENT: &str = r#"
@@ -42,9 +42,10 @@ kill $pid
 wait $pid
 "#;
 
-/// What happens to a device with the front end `$1`, so many rounds of each.
+/// What happens to a device with the front end `$1`; processes die more often than anything else happens.
 const FAULTS: &str = r#"
 often() { for round in $(seq ROUNDS); do "$@"; go; done; }
+seldom() { for round in $(seq SELDOM); do "$@"; go; done; }
 agent_killed() { kill -9 $pid; wait $pid || true; agent; }
 agent_still() { kill -STOP $pid; sleep STILL; kill -CONT $pid; }
 agent_upgraded() { kill $pid; wait $pid; agent; }
@@ -64,11 +65,11 @@ faults() {
         often process_killed; row "kill -9 of the device process"
         often keeper_killed; row "kill -9 of the keeper"
     fi
-    often agent_still; row "agent stands still"
-    often agent_upgraded; row "upgrade of the agent"
-    often truncated; row "store file truncated"
-    often rotten; row "store file rots"
-    often detached; row "detach while reading"
+    seldom agent_still; row "agent stands still"
+    seldom agent_upgraded; row "upgrade of the agent"
+    seldom truncated; row "store file truncated"
+    seldom rotten; row "store file rots"
+    seldom detached; row "detach while reading"
     over
     echo "the readers of $name have ended"
     call umount /mnt
@@ -101,6 +102,7 @@ fn run_agent(kernel: &Kernel, body: &str) -> String {
     let rounds = rounds();
     let faults = FAULTS
         .replace("ROUNDS", &rounds.to_string())
+        .replace("SELDOM", &rounds_of("others").to_string())
         .replace("STILL", if rounds == 1 { "2" } else { "5" });
     let script = AGENT
         .replace("BODY", &[SHELL, &faults, body].concat())
@@ -151,7 +153,7 @@ set -e
 mount -t erofs -o ro /dev/vda /mnt
 begin vhost-user-blk
 for round in $(seq ROUNDS); do for part in 1 2 3 4 5 6; do go; done; done
-row "agent killed, still, upgraded in turn"
+row "kill -9, stop and upgrade of the agent in turn"
 over
 umount /mnt
 "#;
