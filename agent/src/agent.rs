@@ -27,7 +27,7 @@ use crate::control::{ReadyLine, SourceCounters, Status, StoreStatus, SwarmStatus
 use crate::devices::Devices;
 use crate::http::{self, Health};
 use crate::image::{Images, StartImagesError};
-use crate::image_service;
+use crate::image_service::{self, Accounts};
 use crate::metrics::{self, Numbers, Reads};
 use crate::snapshots::LazyImages;
 
@@ -137,9 +137,6 @@ impl Agent {
         devices.recover(PATIENCE).await;
         devices.begin_graduation();
         let (servers, stop) = (TaskTracker::new(), CancellationToken::new());
-        if let Some(calls) = image_service {
-            servers.spawn(watch("image service", calls.serve(stop.clone())));
-        }
         let mut snapshots = None;
         if let Some(listener) = snapshot_listener {
             let settings = &config.snapshotter;
@@ -148,6 +145,13 @@ impl Agent {
             let serving = tranship_snapshotter::serve(listener, snapshotter.clone(), stop.clone());
             servers.spawn(watch("snapshotter", serving));
             snapshots = Some((snapshotter, lazy));
+        }
+        if let Some(calls) = image_service {
+            let accounts = snapshots.as_ref().map(|(snapshotter, _)| Accounts {
+                snapshotter: snapshotter.clone(),
+                root: config.snapshotter.root.clone(),
+            });
+            servers.spawn(watch("image service", calls.serve(accounts, stop.clone())));
         }
         let numbers: Arc<dyn Numbers> = Arc::new(Gauges {
             devices: Arc::clone(&devices),
@@ -278,8 +282,9 @@ impl ImageCalls {
         }))
     }
 
-    async fn serve(self, stop: CancellationToken) -> io::Result<()> {
-        image_service::serve(self.listener, &self.containerd, self.learnt, stop).await
+    async fn serve(self, accounts: Option<Accounts>, stop: CancellationToken) -> io::Result<()> {
+        let (listener, learnt) = (self.listener, self.learnt);
+        image_service::serve(listener, &self.containerd, learnt, accounts, stop).await
     }
 }
 

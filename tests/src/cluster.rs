@@ -104,6 +104,10 @@ impl Daemon {
 }
 
 impl Drop for Daemon {
+    #[expect(
+        clippy::print_stderr,
+        reason = "the test has failed, and shows what it printed"
+    )]
     fn drop(&mut self) {
         self.stop();
         // A failure elsewhere than here is told best by what it logged, which goes with its folder.

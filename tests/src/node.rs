@@ -8,12 +8,16 @@ use crate::containerd::{Containerd, mounts_below, until, until_none};
 use rustix::process::Pid;
 use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How long things take to go in the ordinary way; whatever stays longer is asked about.
 const ASKED_AFTER: Duration = Duration::from_secs(30);
+
+/// The socket on which the agent answers the kubelet's calls about images.
+const IMAGES: &str = "images.sock";
 
 /// An agent and containerd; both end with the value, with everything that they mounted.
 #[derive(Debug)]
@@ -42,17 +46,25 @@ impl Node {
         let mut cluster = Cluster::empty();
         let folder = cluster.folder().to_path_buf();
         let (root, socket) = (folder.join("snapshots"), folder.join("snapshotter.sock"));
+        let (images, containerd) = (folder.join(IMAGES), folder.join("containerd.sock"));
         cluster.start_agent(&AgentOptions {
             extra: format!(
-                "\n[device]\nagent_patience = \"20s\"\n\n[snapshotter]\nsocket = {socket:?}\nroot = {root:?}\n{snapshotter}"
+                "\n[image_service]\nsocket = {images:?}\ncontainerd = {containerd:?}\n\n[device]\nagent_patience = \"20s\"\n\n[snapshotter]\nsocket = {socket:?}\nroot = {root:?}\n{snapshotter}"
             ),
             ..AgentOptions::default()
         });
+        let started = Containerd::start(&way(&socket, &root), pause);
+        symlink(started.socket(), containerd).expect("a name for containerd's socket");
         Self {
-            containerd: Containerd::start(&way(&socket, &root), pause),
+            containerd: started,
             cluster,
             root,
         }
+    }
+
+    /// Where the agent answers the kubelet's calls about images.
+    pub fn image_socket(&self) -> PathBuf {
+        self.cluster.folder().join(IMAGES)
     }
 
     /// containerd leaves a socket alone for a while on which nobody answered; one that systemd holds is never like that.

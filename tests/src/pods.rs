@@ -7,10 +7,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tokio::runtime::Runtime;
-use tranship_containerd::cri;
 use tranship_containerd::cri::image_service_client::ImageServiceClient;
 use tranship_containerd::cri::runtime_service_client::RuntimeServiceClient;
 use tranship_containerd::tonic::transport::Channel;
+use tranship_containerd::{connect, cri};
 
 /// Makes the image that pods stand on, as a layout below `folder` with the tag `v1`.
 pub fn pause_layout(folder: &Path) -> PathBuf {
@@ -49,6 +49,14 @@ impl Pods {
             sandboxes: RuntimeServiceClient::new(channel),
             runtime,
         }
+    }
+
+    /// The same, with calls about images to another socket.
+    #[must_use]
+    pub fn with_images_at(mut self, socket: &Path) -> Self {
+        let channel = self.runtime.block_on(connect(socket));
+        self.images = ImageServiceClient::new(channel.expect("a connection"));
+        self
     }
 
     /// Pulls an image.

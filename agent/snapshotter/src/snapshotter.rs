@@ -195,11 +195,28 @@ impl Snapshotter {
                 .metadata
                 .get(&key)?
                 .ok_or_else(|| SnapshotError::not_found(&key))?;
-            Ok(match (&snapshot.lazy, snapshot.kind) {
-                (Some(layers), _) => inner.images.usage(layers),
-                (None, Kind::Committed) => snapshot.usage,
-                (None, _) => inner.folders.usage(snapshot.id)?,
-            })
+            inner.usage(&snapshot)
+        })
+        .await
+    }
+
+    /// What all snapshots of a namespace of containerd take, and all lazy ones, which namespaces share. Those that cannot be read take
+    /// nothing.
+    pub async fn usage_of(&self, namespace: &str) -> Result<Usage, SnapshotError> {
+        let prefix = format!("{namespace}/");
+        self.blocking(move |inner| {
+            let mut all = Usage::default();
+            for (name, snapshot) in inner.metadata.all()? {
+                let is_of =
+                    |snapshot: &Snapshot| snapshot.lazy.is_some() || name.starts_with(&prefix);
+                let snapshot = snapshot.ok().filter(is_of);
+                // It may be removed meanwhile.
+                let usage = snapshot.and_then(|snapshot| inner.usage(&snapshot).ok());
+                let usage = usage.unwrap_or_default();
+                all.len = all.len.saturating_add(usage.len);
+                all.inode_count = all.inode_count.saturating_add(usage.inode_count);
+            }
+            Ok(all)
         })
         .await
     }
@@ -223,6 +240,14 @@ impl Snapshotter {
 }
 
 impl Inner {
+    fn usage(&self, snapshot: &Snapshot) -> Result<Usage, SnapshotError> {
+        Ok(match (&snapshot.lazy, snapshot.kind) {
+            (Some(layers), _) => self.images.usage(layers),
+            (None, Kind::Committed) => snapshot.usage,
+            (None, _) => self.folders.usage(snapshot.id)?,
+        })
+    }
+
     /// Notes what a snapshot has become; the row counts, so a note that cannot be written is no failure.
     fn note(&self, snapshot: &Snapshot) {
         if let Err(error) = self.folders.note(snapshot) {

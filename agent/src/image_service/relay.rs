@@ -1,6 +1,7 @@
 //! Each call as it came to containerd, each answer as it came back.
 //!
-//! Calls are not taken apart, so that fields and calls that we do not know pass; of a pull a copy is read. Nothing of it is logged.
+//! Calls are not taken apart, so that fields and calls that we do not know pass; of a pull a copy is read, and of an answer about filesystems our part is
+//! told as it is now. Nothing of it is logged.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -17,12 +18,19 @@ use tranship_containerd::tonic::server::NamedService;
 use tranship_containerd::tonic::transport::Channel;
 use tranship_source::Learnt;
 
+use super::accounts::Accounts;
 use super::login;
 
 /// The call that brings credentials, in each version of the interface: their messages are the same.
 const PULLS: [&str; 2] = [
     "/runtime.v1.ImageService/PullImage",
     "/runtime.v1alpha2.ImageService/PullImage",
+];
+
+/// The call that asks what images take.
+const FILESYSTEMS: [&str; 2] = [
+    "/runtime.v1.ImageService/ImageFsInfo",
+    "/runtime.v1alpha2.ImageService/ImageFsInfo",
 ];
 
 /// The longest pull, or answer to one, in bytes: the kubelet's own bound.
@@ -33,16 +41,33 @@ const PULL_LEN_MAX: usize = 16 << 20;
 pub(super) struct Relay {
     containerd: Channel,
     learnt: Arc<Learnt>,
+    accounts: Option<Accounts>,
 }
 
 impl Relay {
-    pub(super) fn new(containerd: Channel, learnt: Arc<Learnt>) -> Self {
-        Self { containerd, learnt }
+    pub(super) fn new(
+        containerd: Channel,
+        learnt: Arc<Learnt>,
+        accounts: Option<Accounts>,
+    ) -> Self {
+        Self {
+            containerd,
+            learnt,
+            accounts,
+        }
     }
 
     async fn answer(mut self, request: Request<Body>) -> Result<Response<Body>, Status> {
         if PULLS.contains(&request.uri().path()) {
             return self.pull(request).await;
+        }
+        if FILESYSTEMS.contains(&request.uri().path())
+            && let Some(accounts) = self.accounts.clone()
+        {
+            let (head, body) = self.pass_on(request).await?.into_parts();
+            let (body, trailers) = collect(body, "containerd's answer").await?;
+            let body = accounts.correct(body).await;
+            return Ok(Response::from_parts(head, whole(body, trailers)));
         }
         self.pass_on(request).await
     }
@@ -63,7 +88,7 @@ impl Relay {
 
     async fn pull(mut self, request: Request<Body>) -> Result<Response<Body>, Status> {
         let (head, body) = request.into_parts();
-        let (body, trailers) = collect(body, "the call").await?;
+        let (body, trailers) = collect(body, "a call about a pull").await?;
         let login = login::of_pull(body.clone());
         if let Some((repo, credential)) = &login {
             // Before containerd has it: our snapshotter is asked about the image while it is pulled.
@@ -110,9 +135,8 @@ async fn collect(
     what: &'static str,
 ) -> Result<(bytes::Bytes, Option<HeaderMap>), Status> {
     let collected = Limited::new(body, PULL_LEN_MAX).collect().await;
-    let collected = collected.map_err(|error| {
-        Status::internal(format!("{what} about a pull does not come whole: {error}"))
-    })?;
+    let collected = collected
+        .map_err(|error| Status::internal(format!("{what} does not come whole: {error}")))?;
     let trailers = collected.trailers().cloned();
     Ok((collected.to_bytes(), trailers))
 }

@@ -1,19 +1,23 @@
 //! The kubelet on one side, a runtime that notes what it is asked on the other.
 
+use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use tranship_containerd::cri::image_service_client::ImageServiceClient;
 use tranship_containerd::cri::image_service_server::{ImageService, ImageServiceServer};
 use tranship_containerd::cri::{
-    AuthConfig, FilesystemUsage, ImageFsInfoRequest, ImageFsInfoResponse, ImageSpec,
-    PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse,
+    AuthConfig, FilesystemIdentifier, FilesystemUsage, ImageFsInfoRequest, ImageFsInfoResponse,
+    ImageSpec, PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse,
+    UInt64Value,
 };
 use tranship_containerd::tonic::body::Body;
 use tranship_containerd::tonic::codegen::{BoxFuture, Service, http};
 use tranship_containerd::tonic::server::NamedService;
 use tranship_containerd::tonic::transport::Channel;
 use tranship_containerd::tonic::{Code, Request, Response, Status, async_trait};
+use tranship_snapshotter::{ImageError, Images, LazyLayers, Snapshotter, Usage, Verdict, Wanted};
 use tranship_source::{Credential, Credentials, Secret};
 
 use super::*;
@@ -50,12 +54,17 @@ impl ImageService for Runtime {
         &self,
         _: Request<ImageFsInfoRequest>,
     ) -> Result<Response<ImageFsInfoResponse>, Status> {
-        let usage = FilesystemUsage {
+        let usage = |snapshotter: &str| FilesystemUsage {
             timestamp: 7,
-            ..FilesystemUsage::default()
+            fs_id: Some(FilesystemIdentifier {
+                mountpoint: format!("/root/io.containerd.snapshotter.v1.{snapshotter}"),
+            }),
+            used_bytes: Some(UInt64Value { value: 7 }),
+            inodes_used: None,
         };
         Ok(Response::new(ImageFsInfoResponse {
-            image_filesystems: vec![usage],
+            image_filesystems: vec![usage("overlayfs"), usage("tranship")],
+            container_filesystems: vec![usage("tranship")],
         }))
     }
 }
@@ -109,6 +118,10 @@ impl Drop for Scene {
 
 impl Scene {
     async fn new() -> (Self, ImageServiceClient<Channel>) {
+        Self::with(None).await
+    }
+
+    async fn with(accounts: Option<Accounts>) -> (Self, ImageServiceClient<Channel>) {
         let dir = tempfile::tempdir().unwrap();
         let scene = Self {
             learnt: Arc::new(Learnt::open(dir.path())),
@@ -122,7 +135,10 @@ impl Scene {
             Arc::clone(&scene.learnt),
         );
         let (containerd, stop) = (scene.dir.path().join("containerd.sock"), scene.stop.clone());
-        tokio::spawn(async move { serve(listener, &containerd, learnt, stop).await.unwrap() });
+        tokio::spawn(async move {
+            let serving = serve(listener, &containerd, learnt, accounts, stop);
+            serving.await.unwrap();
+        });
         let channel = tranship_containerd::connect(&ours).await.unwrap();
         (scene, ImageServiceClient::new(channel))
     }
@@ -192,6 +208,95 @@ async fn calls_and_answers_pass_as_they_are() {
     assert_eq!(*scene.runtime.pulls.lock().unwrap(), [pull("hunter2")]);
 }
 
+/// Images that are lazy, each layer of which takes as much as was read of it.
+#[derive(Debug, Default)]
+struct ReadSoFar(AtomicU64);
+
+#[async_trait]
+impl Images for ReadSoFar {
+    async fn find(&self, wanted: &Wanted) -> Verdict {
+        if wanted.reference.contains("plain") {
+            return Verdict::Unpack;
+        }
+        Verdict::Lazy(LazyLayers {
+            reference: wanted.reference.clone(),
+            manifest: String::new(),
+            layer_count: wanted.position + 1,
+        })
+    }
+
+    async fn attach(&self, _: &LazyLayers, _: &Path) -> Result<(), ImageError> {
+        Err("nobody attaches it".into())
+    }
+
+    async fn detach(&self, _: &Path) -> Result<(), ImageError> {
+        Ok(())
+    }
+
+    fn attached(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    fn usage(&self, _: &LazyLayers) -> Usage {
+        Usage {
+            len: self.0.load(Relaxed),
+            inode_count: 2,
+        }
+    }
+}
+
+/// As containerd asks for a layer of an image.
+async fn prepare(snapshotter: &Snapshotter, key: &str, reference: &str) {
+    let labels = [
+        ("containerd.io/snapshot.ref", format!("sha256:{reference}")),
+        ("containerd.io/snapshot/cri.image-ref", reference.to_owned()),
+    ];
+    let request = tranship_snapshotter::Request {
+        key: key.to_owned(),
+        parent: String::new(),
+        labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
+    };
+    // A lazy one "exists" already.
+    let _ = snapshotter.prepare(request).await;
+}
+
+// containerd heard once what a lazy layer took, when nothing of it had been read.
+#[tokio::test]
+async fn the_kubelet_is_told_what_our_snapshots_take_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("snapshots");
+    let images = Arc::new(ReadSoFar::default());
+    let snapshotter = Snapshotter::open(&root, images.clone()).unwrap();
+    let accounts = Accounts {
+        snapshotter: snapshotter.clone(),
+        root,
+    };
+    let (scene, mut kubelet) = Scene::with(Some(accounts)).await;
+    scene.start_runtime();
+    for reference in ["registry.example/a:v1", "registry.example/b:v1"] {
+        prepare(&snapshotter, &format!("k8s.io/1/{reference}"), reference).await;
+    }
+    prepare(&snapshotter, "k8s.io/2/plain", "registry.example/plain:v1").await;
+    prepare(&snapshotter, "moby/3/plain", "registry.example/plain:v1").await;
+    let writable = snapshotter.usage("k8s.io/2/plain").await.unwrap();
+    for read_len in [0, 1 << 20] {
+        images.0.store(read_len, Relaxed);
+        let info = kubelet.image_fs_info(ImageFsInfoRequest {}).await.unwrap();
+        let info = info.into_inner();
+        let used = |usage: &FilesystemUsage| usage.used_bytes.unwrap().value;
+        let [other, ours] = &info.image_filesystems[..] else {
+            panic!("{info:?}")
+        };
+        assert_eq!((used(other), other.timestamp), (7, 7));
+        assert_eq!(used(ours), 2 * read_len + writable.len);
+        let inodes = ours.inodes_used.unwrap().value;
+        assert_eq!(inodes, 4 + writable.inode_count);
+        assert!(ours.timestamp > 7);
+        let writable_too = info.container_filesystems.first().unwrap();
+        assert_eq!(used(writable_too), used(ours));
+    }
+}
+
 #[tokio::test]
 async fn what_a_pull_succeeded_with_is_known_after_a_restart() {
     let (scene, mut kubelet) = Scene::new().await;
@@ -235,7 +340,7 @@ async fn a_kubelet_of_the_version_before_is_understood_as_well() {
         to: "/runtime.v1alpha2.",
     });
     let info = kubelet.image_fs_info(ImageFsInfoRequest {}).await.unwrap();
-    assert_eq!(info.into_inner().image_filesystems.len(), 1);
+    assert_eq!(info.into_inner().image_filesystems.len(), 2);
     kubelet.pull_image(pull("hunter2")).await.unwrap();
     let good = Credential::Basic {
         username: "u".to_owned(),

@@ -91,8 +91,8 @@ fn viewed(scene: &Scene) {
     assert!(refused, "a view is not written to");
 }
 
-/// What the kubelet is told beside what `du` counts, with a container that has written something. containerd asks once what a committed
-/// snapshot takes, and lazy ones grow; so it is asked after it was started anew.
+/// What the kubelet is told beside what `du` counts, with a container that has written something: by the agent, and by containerd itself. That
+/// asks once what a committed snapshot takes, and lazy ones grow; so it is asked after it was started anew.
 fn accounts(scene: &mut Scene, image: &str) {
     assert_eq!(scene.sum(NAMESPACE, image, "sum"), scene.image.data_sum);
     let run = ["run", "--detach", "--snapshotter", "tranship", image];
@@ -101,24 +101,29 @@ fn accounts(scene: &mut Scene, image: &str) {
     scene
         .containerd
         .ctr(NAMESPACE, &[&run[..], &command].concat());
+    agree_with_du(scene, |pods| pods.with_images_at(&scene.image_socket()));
     scene.containerd.restart();
-    let store = scene.cluster.agents[0].folder().join("store/blobs");
-    // It takes its time to be there.
-    let mut pods = Pods::of(&scene.containerd);
-    let mut told = || pods.image_usage().map_or(0, |(_, len)| len);
-    let counted = || du(&scene.root.join("snapshots")) + du(&store);
-    let mut last = (0, 0);
-    until("the kubelet is told what is used", || {
-        last = (told(), counted());
-        last.0.abs_diff(last.1) * 100 <= last.1
-    });
-    assert!(last.1 > 24 << 20, "two images and more: {last:?}");
+    agree_with_du(scene, |pods| pods);
     each_account(scene);
     let remove = ["tasks", "rm", "--force", "writer"];
     scene.containerd.ctr(NAMESPACE, &remove);
     scene
         .containerd
         .ctr(NAMESPACE, &["containers", "rm", "writer"]);
+}
+
+fn agree_with_du(scene: &Scene, asked: impl FnOnce(Pods) -> Pods) {
+    let store = scene.cluster.agents[0].folder().join("store/blobs");
+    let mut pods = asked(Pods::of(&scene.containerd));
+    let mut told = || pods.image_usage().map_or(0, |(_, len)| len);
+    let counted = || du(&scene.root.join("snapshots")) + du(&store);
+    let mut last = (0, 0);
+    // containerd takes its time to know of a filesystem.
+    until("the kubelet is told what is used", || {
+        last = (told(), counted());
+        last.0.abs_diff(last.1) * 100 <= last.1
+    });
+    assert!(last.1 > 24 << 20, "two images and more: {last:?}");
 }
 
 /// The same for each unpacked layer and each container alone.
