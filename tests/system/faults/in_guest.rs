@@ -12,12 +12,12 @@ use super::readers::Readers;
 const FOLDER: &str = "TRANSHIP_TEST_READ";
 const FRONT_END: &str = "TRANSHIP_TEST_FRONT_END";
 
-/// Shell that starts the readers (`begin FRONT-END`), waits until all have read some more (`go`), prints a line of the table (`row FAULT`) and
+/// Shell that starts the readers (`begin FRONT-END`, with `deaths` for the table), waits until all have read some more (`go`), prints a line of the table (`row FAULT`) and
 /// ends them (`over`).
 pub(crate) const SHELL: &str = r#"
 begin() {
     mkfifo /tmp/ask /tmp/said
-    TRANSHIP_TEST_READ=/mnt TRANSHIP_TEST_FRONT_END=$1 system --exact faults::in_guest::readers_do_as_they_are_told --nocapture --test-threads=1 </tmp/ask >/tmp/read 2>/tmp/said &
+    TRANSHIP_TEST_READ=/mnt TRANSHIP_TEST_FRONT_END=$1 TRANSHIP_FAULT_ROUNDS=$deaths system --exact faults::in_guest::readers_do_as_they_are_told --nocapture --test-threads=1 </tmp/ask >/tmp/read 2>/tmp/said &
     reading=$!
     exec 3>/tmp/ask 4</tmp/said
     go

@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 use tranship_tests::registry::DockerRegistry;
-use tranship_tests::{AgentOptions, Cluster, Guest, Kernel, binary};
+use tranship_tests::{Agent, AgentOptions, Cluster, Guest, Kernel, binary};
 
 use super::{DEVICE_MODULES, DISK_MODULES, NETWORK_MODULES, printed_arguments};
 use crate::faults::convert;
 use crate::faults::in_guest::SHELL;
 use crate::faults::matrix::{HEAD, rounds, rounds_of};
+
+/// What is answered between two faults, in bytes.
+const STEP_LEN: f64 = 4_194_304.0;
 
 /// How an agent in a guest is started and asked. The registry is the machine outside.
 const AGENT: &str = r#"
@@ -44,12 +47,19 @@ wait $pid
 
 /// What happens to a device with the front end `$1`; processes die more often than anything else happens.
 const FAULTS: &str = r#"
+deaths=ROUNDS
 often() { for round in $(seq ROUNDS); do "$@"; go; done; }
 seldom() { for round in $(seq SELDOM); do "$@"; go; done; }
 agent_killed() { kill -9 $pid; wait $pid || true; agent; }
 agent_still() { kill -STOP $pid; sleep STILL; kill -CONT $pid; }
 agent_upgraded() { kill $pid; wait $pid; agent; }
-holder() { for place in /proc/[0-9]*; do if tr '\0' ' ' 2>/dev/null <$place/cmdline | grep -q -- "$1"; then echo ${place#/proc/}; return; fi; done; }
+holder() {
+    for place in /proc/[0-9]*; do
+        { read -r comm <$place/comm; } 2>/dev/null || continue
+        case $comm in tranship-*) ;; *) continue ;; esac
+        if tr '\0' ' ' 2>/dev/null <$place/cmdline | grep -q -- "$1"; then echo ${place#/proc/}; return; fi
+    done
+}
 keeper_killed() { old=$(holder --stay); kill -9 $old; until new=$(holder --stay) && [ -n "$new" ] && [ $new != $old ]; do usleep 50000; done; usleep 300000; }
 process_killed() { old=$(holder tranship-device); kill -9 $old; until new=$(holder tranship-device) && [ -n "$new" ] && [ $new != $old ]; do usleep 50000; done; }
 truncated() { for file in $(find /tmp/store -name data); do truncate -s 1000000 $file; done; }
@@ -150,6 +160,7 @@ fn an_agent_on_linux_6_12_takes_what_that_kernel_has() {
 /// Mounts the disk that it was given, and reads for a while.
 const READ_DISK: &str = r#"
 set -e
+deaths=ROUNDS
 mount -t erofs -o ro /dev/vda /mnt
 begin vhost-user-blk
 for round in $(seq ROUNDS); do for part in 1 2 3 4 5 6; do go; done; done
@@ -157,6 +168,20 @@ row "kill -9, stop and upgrade of the agent in turn"
 over
 umount /mnt
 "#;
+
+/// Waits until an agent has answered as much as all readers together go on by, or nobody asks any more.
+fn answer_more(agent: &Agent, is_over: impl Fn() -> bool) {
+    let answered = || agent.counter("tranship_device_read_bytes", "");
+    let (before, begun) = (answered(), Instant::now());
+    while answered() < before + STEP_LEN && !is_over() {
+        assert!(
+            begun.elapsed() < Duration::from_mins(2),
+            "the machine asks little of the agent: {}",
+            agent.log()
+        );
+        thread::yield_now();
+    }
+}
 
 #[test]
 fn a_virtual_machine_notices_no_fault_of_the_agent() {
@@ -200,7 +225,9 @@ fn a_virtual_machine_notices_no_fault_of_the_agent() {
                 cluster.agents[0].restart();
             }
             count += 1;
-            thread::sleep(Duration::from_millis(300));
+            // The machine comes back after a second or more. What happened to an agent before that it would not notice, and with a
+            // fault as soon as it comes, each time, it would read next to nothing.
+            answer_more(&cluster.agents[0], || reading.is_finished());
         }
         (reading.join().expect("a guest"), count)
     });
