@@ -5,6 +5,7 @@
 //! what runs is none the worse.
 
 mod accounts;
+mod frame;
 mod login;
 mod relay;
 

@@ -9,13 +9,13 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use tranship_containerd::cri::{FilesystemUsage, ImageFsInfoResponse, UInt64Value};
 use tranship_containerd::prost::Message;
 use tranship_snapshotter::{Snapshotter, Usage};
 
-/// A gRPC message's flag and length, in bytes.
-const HEAD_LEN: usize = 5;
+use super::frame;
+
 /// What containerd calls the folder of a proxy plugin that is named as `tranship node install` names it, if the plugin says no other.
 const FOLDER: &str = "io.containerd.snapshotter.v1.tranship";
 /// The kubelet's namespace of containerd.
@@ -31,7 +31,8 @@ pub(crate) struct Accounts {
 impl Accounts {
     /// containerd's answer about filesystems with what is true of ours; as it came where it cannot be read.
     pub(super) async fn correct(&self, body: Bytes) -> Bytes {
-        let Some(mut answer) = decode(body.clone()) else {
+        let message = frame::open(body.clone());
+        let Some(mut answer) = message.and_then(|it| ImageFsInfoResponse::decode(it).ok()) else {
             return body;
         };
         let used = match self.snapshotter.usage_of(NAMESPACE).await {
@@ -50,7 +51,7 @@ impl Accounts {
                 set(filesystem, used);
             }
         }
-        encode(&answer)
+        frame::close(&answer.encode_to_vec()).unwrap_or(body)
     }
 
     fn is_of(&self, filesystem: &FilesystemUsage) -> bool {
@@ -73,26 +74,4 @@ fn set(filesystem: &mut FilesystemUsage, used: Usage) {
     if let Some(now) = now.ok().and_then(|now| i64::try_from(now.as_nanos()).ok()) {
         filesystem.timestamp = now;
     }
-}
-
-fn decode(mut body: Bytes) -> Option<ImageFsInfoResponse> {
-    if body.len() < HEAD_LEN {
-        return None;
-    }
-    let is_compressed = body.get_u8() != 0;
-    let len = body.get_u32();
-    if is_compressed || usize::try_from(len) != Ok(body.len()) {
-        return None;
-    }
-    ImageFsInfoResponse::decode(body).ok()
-}
-
-fn encode(answer: &ImageFsInfoResponse) -> Bytes {
-    let message = answer.encode_to_vec();
-    let mut body = BytesMut::with_capacity(HEAD_LEN + message.len());
-    body.put_u8(0);
-    // It is no longer than what came, which had its length there.
-    body.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-    body.extend_from_slice(&message);
-    body.freeze()
 }

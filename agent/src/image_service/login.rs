@@ -3,25 +3,16 @@
 //! containerd's own rules: a user name comes first, then an identity token, then both in base64; and what was meant for another server is
 //! not for this one.
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tranship_containerd::cri::{AuthConfig, PullImageRequest};
 use tranship_containerd::prost::Message;
 use tranship_source::{Credential, ImageReference, RepoRef, Secret};
 
-/// A gRPC message's flag and length, in bytes.
-const HEAD_LEN: usize = 5;
+use super::frame;
 
 /// The repository and the credential of a pull, of which `body` is the call; `None` if it brings none that is for us.
-pub(super) fn of_pull(mut body: Bytes) -> Option<(RepoRef, Credential)> {
-    if body.len() < HEAD_LEN {
-        return None;
-    }
-    let is_compressed = body.get_u8() != 0;
-    let len = body.get_u32();
-    if is_compressed || usize::try_from(len) != Ok(body.len()) {
-        return None;
-    }
-    let pull = PullImageRequest::decode(body).ok()?;
+pub(super) fn of_pull(body: Bytes) -> Option<(RepoRef, Credential)> {
+    let pull = PullImageRequest::decode(frame::open(body)?).ok()?;
     let Ok(ImageReference::Registry(reference)) = pull.image?.image.parse() else {
         return None;
     };
