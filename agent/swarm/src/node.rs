@@ -22,10 +22,12 @@ mod registry;
 mod rights;
 mod route;
 mod serve;
+mod slow_link;
 #[cfg(test)]
 mod tests;
 mod timer;
 mod tree;
+mod uplink;
 mod upload;
 mod wanted;
 

@@ -25,7 +25,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tranship_format::Digest;
-use tranship_format::wire::{ErrorCode, Member, PeerId, TrackerReply, TrackerRequest};
+use tranship_format::wire::{ErrorCode, Fault, Member, PeerId, TrackerReply, TrackerRequest};
 
 use crate::StripeId;
 use accusation::Accusations;
@@ -263,7 +263,9 @@ impl Tracker {
                 peer,
                 chunk: _,
             } => {
-                if let Some(of) = self.members.number(&peer).filter(|&of| of != me) {
+                // Of itself a member knows that it is slow, and nothing else.
+                let of = self.members.number(&peer);
+                if let Some(of) = of.filter(|&of| of != me || fault == Fault::Slow) {
                     self.report(now, me, fault, of);
                 }
                 TrackerReply::Ack

@@ -27,8 +27,9 @@ pub(super) enum Choice {
 
 impl Node {
     /// The best peer to ask for a chunk that has not been asked yet: whom BUSY named, then the
-    /// stripe's parents in order. Slow ones are not asked: there are never many of them. For what nobody waits for they are better than
-    /// the registry, which has to send the chunk to all others as well.
+    /// stripe's parents in order. Slow ones are not asked while there may be others: there are never many of them. Where there are none
+    /// they are better than the registry, which has to send the chunk to all others as well; of what a reader waits for each is asked
+    /// for one chunk at a time, which shows whether it still is slow.
     pub(super) fn choose(&self, now: Duration, chunk: ChunkId) -> Choice {
         let Some(wanted) = self.wants.get(&chunk) else {
             return Choice::Nobody;
@@ -59,6 +60,7 @@ impl Node {
         let parents = parents.map(|member| (member, false));
         let mut later = None;
         let mut is_silent = false;
+        let is_idle = |peer: &PeerId| self.peers.asked_len(peer) == 0;
         let mut slow: Option<&Arc<Member>> = None;
         for (member, has_it) in named.chain(parents) {
             let peer = &member.peer;
@@ -74,7 +76,12 @@ impl Node {
             if self.is_silent(now, peer) {
                 is_silent = true;
             } else if self.peers.is_slow(now, peer) {
-                slow = slow.or((refused_until <= now).then_some(member));
+                let is_better = slow.is_none_or(|known| is_idle(peer) && !is_idle(&known.peer));
+                slow = if refused_until <= now && is_better {
+                    Some(member)
+                } else {
+                    slow
+                };
             } else if refused_until > now {
                 later = Some(later.map_or(refused_until, |at: Duration| at.min(refused_until)));
             } else if self.has_peer_credit(peer, wanted.class, len) {
@@ -84,10 +91,17 @@ impl Node {
                 return Choice::NoCredit;
             }
         }
+        let (rounds, is_demand) = if wanted.class > Class::Demand {
+            (2, false)
+        } else {
+            (1, true)
+        };
         match (later, slow) {
             (Some(at), _) => Choice::Later(at),
-            (None, Some(member)) if wanted.class > Class::Demand && wanted.rounds >= 2 => {
-                if self.has_peer_credit(&member.peer, wanted.class, len) {
+            (None, Some(member)) if wanted.rounds >= rounds => {
+                let may = is_idle(&member.peer)
+                    || (!is_demand && self.has_peer_credit(&member.peer, wanted.class, len));
+                if may {
                     Choice::Ask(Arc::clone(member))
                 } else {
                     Choice::NoCredit

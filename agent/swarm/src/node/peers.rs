@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tranship_format::wire::{ChunkId, Goodput, MAX_GOODPUTS, Member, PeerId};
 
+use super::uplink::is_quick;
+
 /// Peers remembered before those of whom there is nothing to remember are dropped.
 const MAX_PEERS: usize = 8_192;
 /// Slow answers in a row before a peer is avoided.
@@ -204,6 +206,9 @@ impl Peers {
     pub(super) fn note_sent(&mut self, peer: PeerId, len: u64, took: Duration) {
         let known = self.entry(peer);
         known.strikes = 0;
+        if is_quick(len, took) {
+            known.slow_until = Duration::ZERO;
+        }
         known.sent_len += len;
         known.sending += took;
     }

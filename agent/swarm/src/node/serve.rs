@@ -57,6 +57,7 @@ impl Node {
         if has {
             return self.upload(now, child, chunk);
         }
+        let spares = self.spares_link(now, peer, chunk);
         let Some(wanted) = self.wants.get(&chunk) else {
             // Nobody here wants it, but we take part in its stripe and get it for others.
             if self.waiters.len() < self.options.waiters
@@ -73,7 +74,7 @@ impl Node {
             return self.send_miss(peer, request);
         }
         let full = wanted.children.len() >= self.options.waiters_per_chunk;
-        if full || self.waiters.len() >= self.options.waiters {
+        if full || spares || self.waiters.len() >= self.options.waiters {
             let named: Vec<PeerId> = wanted.children.iter().map(|child| child.peer).collect();
             return self.send_busy(now, peer, request, &chunk.blob, &named);
         }

@@ -7,8 +7,8 @@ use tranship_format::wire::{ChunkId, Class, MAX_PARENTS, PeerId};
 
 use super::Node;
 use super::action::Action;
-use super::blob::Route;
 use super::timer::Timer;
+use super::uplink::{SLOW_LINK, Uplink};
 use super::wanted::{Child, Order};
 
 /// Chunks of which is remembered who got them from here.
@@ -20,14 +20,6 @@ const LONG: Duration = Duration::from_millis(100);
 
 /// A queue that takes longer than this is too long for another, however few are in it: who is told BUSY looks elsewhere.
 const LONGEST_QUEUE: Duration = Duration::from_secs(1);
-/// A link that takes longer than this for a chunk of the usual length is no use to others, and what it sends to them
-/// stands before this node's own questions: it has one chunk at a time, and nobody waits for it.
-const SLOW_LINK: Duration = Duration::from_millis(300);
-/// Stored bytes of a chunk of the usual length.
-const USUAL_LEN: u64 = 256 << 10;
-/// Receivers by which a link is known, and for how long.
-const MAX_PACES: usize = 16;
-const LATELY: Duration = Duration::from_secs(10);
 /// Chunks sent at once while it is not known how fast the link is.
 const FIRST_SLOTS: usize = 2;
 
@@ -50,14 +42,15 @@ pub(super) struct Uploads {
     last_order: Order,
     /// Who got which chunk from here: those BUSY names, because they surely have it. Naming peers that
     /// only have other chunks of the stripe closes rings of nodes that all wait for each other.
-    recent: BTreeMap<ChunkId, Vec<(PeerId, Duration)>>,
+    pub(super) recent: BTreeMap<ChunkId, Vec<(PeerId, Duration)>>,
     recent_order: VecDeque<ChunkId>,
     /// Whether a timer repeats WAIT to those queued and being sent to.
     repeats: bool,
     /// When a chunk last was on its way entirely.
     moved_at: Duration,
-    /// How long the link took for a chunk to each of those who got one last, and when that was.
-    paces: BTreeMap<PeerId, (Duration, Duration)>,
+    uplink: Uplink,
+    /// When the tracker was told last that it is slow.
+    pub(super) told_slow_at: Option<Duration>,
     /// Slots beyond the least, as many as the link was found to carry.
     more_slots: usize,
 }
@@ -109,38 +102,27 @@ impl Uploads {
 
     /// A chunk of `len` bytes is on its way entirely, which was given to the connection at `since`.
     fn moved(&mut self, now: Duration, peer: PeerId, since: Duration, len: u64) {
-        let beside = u32::try_from(self.active.len()).unwrap_or(u32::MAX);
-        let mut took = now.saturating_sub(since) / beside.saturating_add(1);
-        if len > USUAL_LEN {
-            let usual = u32::try_from(USUAL_LEN).unwrap_or(u32::MAX);
-            took = took * usual / u32::try_from(len).unwrap_or(u32::MAX);
-        }
         self.moved_at = now;
-        self.paces.insert(peer, (took, now));
-        if self.paces.len() > MAX_PACES {
-            let oldest = self.paces.iter().min_by_key(|(_, (_, at))| *at);
-            if let Some(oldest) = oldest.map(|(&peer, _)| peer) {
-                self.paces.remove(&oldest);
-            }
-        }
+        let took = now.saturating_sub(since);
+        self.uplink.carried(now, peer, len, took, self.active.len());
     }
 
-    /// By how many receivers the link is known, and how long it takes for a chunk: as long as to whoever takes them
-    /// fastest.
+    /// By how many receivers the link is known, and how long it takes for a chunk of the usual length.
     fn pace(&self, now: Duration) -> (usize, Duration) {
-        let lately = |at: Duration| now.saturating_sub(at) < LATELY;
-        let paces = self.paces.values().filter(|(_, at)| lately(*at));
-        let fold = |(count, fastest): (usize, Duration), &(took, _): &(Duration, Duration)| {
-            (count + 1, fastest.min(took))
-        };
-        let (count, fastest) = paces.fold((0, Duration::MAX), fold);
-        (count, if count > 0 { fastest } else { Duration::ZERO })
+        let active = self.active.iter();
+        self.uplink
+            .pace(now, active.map(|(&(peer, _), of)| (peer, of.since)))
     }
 
     /// Whether the link is slow to all. Of one receiver alone nobody knows whether it is its link or ours.
-    fn is_slow(&self, now: Duration) -> bool {
+    pub(super) fn is_slow(&self, now: Duration) -> bool {
         let (count, pace) = self.pace(now);
         count > 1 && pace > SLOW_LINK
+    }
+
+    /// Whether the link is slow and in use.
+    pub(super) fn is_full(&self, now: Duration) -> bool {
+        !self.active.is_empty() && self.is_slow(now)
     }
 
     /// Whether one more in the queue would wait too long.
@@ -172,7 +154,10 @@ impl Node {
     /// A chunk that waited for its arrival: it was promised, so no bound of the queue counts. One that
     /// the store has no room for must go now.
     pub(super) fn deliver(&mut self, now: Duration, child: Child, chunk: ChunkId, kept: bool) {
-        if kept && !self.has_slot(now, chunk, child.class) {
+        if self.spares_link(now, child.peer, chunk) {
+            return self.refuse_upload(now, child, chunk);
+        }
+        if kept && !self.has_slot(now, child) {
             self.enqueue(now, child, chunk);
         } else {
             self.send_data(
@@ -187,7 +172,10 @@ impl Node {
     }
 
     pub(super) fn upload(&mut self, now: Duration, child: Child, chunk: ChunkId) {
-        if self.has_slot(now, chunk, child.class) {
+        if self.spares_link(now, child.peer, chunk) {
+            return self.refuse_upload(now, child, chunk);
+        }
+        if self.has_slot(now, child) {
             return self.send_data(
                 now,
                 Upload {
@@ -221,43 +209,26 @@ impl Node {
         self.send_busy(now, child.peer, child.request, &chunk.blob, &named);
     }
 
-    /// Whether somebody besides the asker has a chunk, as far as is known here: one that got it from here, or a parent
-    /// that it came from. Whoever asks the only one that has it waits, however slow that is.
-    fn is_elsewhere(&self, now: Duration, asker: PeerId, chunk: ChunkId) -> bool {
-        let recent = self.uploads.recent.get(&chunk).into_iter().flatten();
-        let mut recent = recent.filter(|(peer, _)| *peer != asker);
-        let stripe = self.stripe(self.stripe_of(chunk));
-        let is_parent = |peer: PeerId| peer != asker && self.peers.is_usable(now, &peer);
-        recent.next().is_some()
-            || stripe.is_some_and(|stripe| match &stripe.route {
-                Route::Parents { parents, .. } => {
-                    parents.iter().any(|parent| is_parent(parent.peer))
-                }
-                _ => false,
-            })
-    }
-
-    /// Whether others have a chunk from nobody but this node, however slow its link is.
-    fn is_first_of(&self, chunk: ChunkId) -> bool {
-        let stripe = self.stripe(self.stripe_of(chunk));
-        stripe.is_some_and(|stripe| matches!(stripe.route, Route::Lease(_) | Route::Direct))
-    }
-
-    fn has_slot(&self, now: Duration, chunk: ChunkId, class: Class) -> bool {
-        if self.uploads.is_slow(now) && !self.is_first_of(chunk) {
-            return self.uploads.active.is_empty();
+    /// Whether a chunk may go to a peer now. Over a slow link one at a time: each is there sooner. Of one receiver alone nobody knows
+    /// whose link is slow, so that another need not wait for it.
+    fn has_slot(&self, now: Duration, child: Child) -> bool {
+        let active = &self.uploads.active;
+        let (receivers, pace) = self.uploads.pace(now);
+        if pace > SLOW_LINK {
+            let is_another = active.keys().all(|&(peer, _)| peer != child.peer);
+            return active.is_empty() || (receivers < 2 && active.len() < 2 && is_another);
         }
-        let slots = if self.uploads.paces.is_empty() {
+        let slots = if receivers == 0 {
             self.options.upload_slots.min(FIRST_SLOTS)
         } else {
             self.options.upload_slots + self.uploads.more_slots
         };
-        let slots = if class == Class::Demand {
+        let slots = if child.class == Class::Demand {
             slots + slots.div_ceil(2)
         } else {
             slots
         };
-        self.uploads.active.len() < slots
+        active.len() < slots
     }
 
     fn enqueue(&mut self, now: Duration, child: Child, chunk: ChunkId) {
@@ -309,6 +280,7 @@ impl Node {
             let len = self.chunk_len(chunk);
             self.counters.bytes_sent += len;
             self.uploads.moved(now, peer, since, len);
+            self.tell_slow(now, chunk);
             self.fill_slots(now);
         }
     }
@@ -335,7 +307,13 @@ impl Node {
 
     pub(super) fn fill_slots(&mut self, now: Duration) {
         while let Some((&(class, order), next)) = self.uploads.queue.first_key_value() {
-            if !self.has_slot(now, next.chunk, class) {
+            let (child, chunk) = (next.child, next.chunk);
+            if self.spares_link(now, child.peer, chunk) {
+                self.uploads.queue.remove(&(class, order));
+                self.refuse_upload(now, child, chunk);
+                continue;
+            }
+            if !self.has_slot(now, child) {
                 return;
             }
             if let Some(upload) = self.uploads.queue.remove(&(class, order)) {
@@ -346,6 +324,11 @@ impl Node {
 
     /// Peers whose chunk is queued here or on its way through a slow link are told for how long.
     pub(super) fn repeat_upload_wait(&mut self, now: Duration) {
+        let active = self.uploads.active.values();
+        if let Some(chunk) = active.map(|of| of.chunk).next() {
+            self.tell_slow(now, chunk);
+        }
+        self.fill_slots(now);
         let all = self
             .uploads
             .active

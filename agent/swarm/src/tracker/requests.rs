@@ -157,7 +157,7 @@ impl Tracker {
         }
     }
 
-    /// REPORT: what one member says of another. One alone only keeps the two apart.
+    /// REPORT: what one member says of another. One alone only keeps the two apart, but for its word that it is slow itself.
     pub(super) fn report(&mut self, now: Duration, by: MemberNo, fault: Fault, of: MemberNo) {
         match fault {
             Fault::WrongChunk => {
@@ -168,9 +168,13 @@ impl Tracker {
                 }
             }
             Fault::Slow => {
-                self.members.note_goodput(of, by, 0);
-                let accusers = self.slowness.add(now, by, of, self.options.slow);
-                if accusers >= 2 && self.members.find_slow(now, of, self.options.slow) {
+                let is_enough = if by == of {
+                    true
+                } else {
+                    self.members.note_goodput(of, by, 0);
+                    self.slowness.add(now, by, of, self.options.slow) >= 2
+                };
+                if is_enough && self.members.find_slow(now, of, self.options.slow) {
                     self.step_down(now, of);
                 }
             }

@@ -1,6 +1,6 @@
 //! What to answer when peers ask.
 
-use tranship_format::wire::TrackerRequest;
+use tranship_format::wire::{Fault, TrackerRequest};
 
 use super::*;
 
@@ -141,11 +141,7 @@ fn slots_and_queue_are_bounded_and_busy_names_who_has_the_chunk() {
     let mut bench = Bench::routed();
     bench.hold(0..64);
     bench.tell(Input::PeerUp { member: member(60) });
-    assert_eq!(sent(&bench.asked(60, 1, 40, Class::Prefetch)).len(), 1);
-    bench.tell(Input::Sent {
-        peer: peer(60),
-        request: 1,
-    });
+    send_quickly(&mut bench, 60);
     let mut started = 0;
     let mut queued = 0;
     for request in 0..20 {
@@ -159,10 +155,21 @@ fn slots_and_queue_are_bounded_and_busy_names_who_has_the_chunk() {
         [(51, vec![60])]
     );
     assert_eq!(
-        busy(&bench.asked(51, 2, 41, Class::Prefetch)),
+        busy(&bench.asked(51, 2, 45, Class::Prefetch)),
         [(51, vec![])]
     );
     assert_eq!(bench.node.load_permille(), 1_000);
+}
+
+/// Sends a peer as much as shows how fast the link is: that of a machine of 100 Mbit/s.
+fn send_quickly(bench: &mut Bench, name: u8) {
+    let peer = peer(name);
+    for request in 100..103 {
+        let asked = bench.asked(name, request, request - 60, Class::Prefetch);
+        assert_eq!(sent(&asked).len(), 1);
+        bench.pass(21);
+        bench.tell(Input::Sent { peer, request });
+    }
 }
 
 /// The node with all of stripe 0 and so much time for each of eight chunks that it sent.
@@ -205,7 +212,7 @@ fn what_nobody_else_has_is_waited_for_however_slow_the_link() {
             expires_ms: 500,
         },
     );
-    assert_eq!(asked_for_thirty(&mut bench), (4, 16, 10));
+    assert_eq!(asked_for_thirty(&mut bench), (1, 16, 13));
     let mut bench = sent_before(420);
     for name in [1, 2] {
         bench.tell(Input::PeerGone { peer: peer(name) });
@@ -218,11 +225,49 @@ fn a_link_of_which_nothing_is_known_is_given_little_until_it_is() {
     let mut bench = Bench::routed();
     bench.hold(0..64);
     assert_eq!(asked_for_thirty(&mut bench), (2, 16, 12));
-    let known = bench.tell(Input::Sent {
-        peer: peer(50),
+    let mut sent_after = |request| {
+        bench.pass(21);
+        let peer = peer(50);
+        sent(&bench.tell(Input::Sent { peer, request })).len()
+    };
+    assert_eq!([1, 2].map(&mut sent_after), [1, 3]);
+}
+
+// A link of a fiftieth took seconds to find out: the first chunks to each peer went into what the kernel holds, and a short
+// one was as quick as if it were long. By then ten were on their way, and it was the last of all by twice the time.
+#[test]
+fn a_slow_link_is_known_before_the_first_chunks_are_through() {
+    let mut bench = Bench::routed();
+    bench.hold(0..64);
+    assert_eq!(sent(&bench.asked(60, 1, 40, Class::Demand)).len(), 1);
+    bench.pass(2);
+    let (peer_60, peer_61) = (peer(60), peer(61));
+    bench.tell(Input::Sent {
+        peer: peer_60,
         request: 1,
     });
-    assert_eq!(sent(&known).len(), 3);
+    assert_eq!(sent(&bench.asked(60, 2, 41, Class::Demand)).len(), 1);
+    assert_eq!(sent(&bench.asked(61, 1, 40, Class::Demand)).len(), 1);
+    assert_eq!(waits(&bench.asked(60, 3, 42, Class::Prefetch)), 1);
+    let told = bench.pass(900);
+    let slow = |action: &Action| match action {
+        Action::Report { fault, peer, .. } => Some((*fault, *peer)),
+        _ => None,
+    };
+    let said: Vec<_> = told.iter().filter_map(slow).collect();
+    assert_eq!(said, [(Fault::Slow, peer(0))], "of itself, once");
+    assert_eq!(busy(&told), [(60, vec![])], "somebody else has it");
+    assert_eq!(busy(&bench.asked(62, 1, 40, Class::Demand)).len(), 1);
+    bench.tell(Input::Sent {
+        peer: peer_60,
+        request: 2,
+    });
+    bench.tell(Input::Sent {
+        peer: peer_61,
+        request: 1,
+    });
+    assert_eq!(sent(&bench.asked(62, 2, 43, Class::Demand)).len(), 1);
+    assert_eq!(busy(&bench.asked(63, 1, 44, Class::Demand)).len(), 1);
 }
 
 // A receiver whose own link is slow looks like a slow link from here.
@@ -240,10 +285,7 @@ fn one_that_takes_long_keeps_nobody_else_waiting() {
         bench.tell(Input::Sent { peer, request });
     }
     assert_eq!(sent(&bench.asked(60, 9, 20, Class::Prefetch)).len(), 1);
-    let (peer, request) = (peer(61), 1);
-    assert_eq!(sent(&bench.asked(61, 1, 0, Class::Prefetch)).len(), 1);
-    bench.pass(21);
-    bench.tell(Input::Sent { peer, request });
+    send_quickly(&mut bench, 61);
     for name in 62..65 {
         assert_eq!(sent(&bench.asked(name, 1, 0, Class::Prefetch)).len(), 1);
     }
@@ -261,11 +303,7 @@ fn a_request_for_what_was_asked_before_takes_its_place_unless_it_is_being_sent()
         "the first is missed"
     );
     bench.hold(0..64);
-    bench.asked(60, 1, 40, Class::Prefetch);
-    bench.tell(Input::Sent {
-        peer: peer(60),
-        request: 1,
-    });
+    send_quickly(&mut bench, 60);
     assert_eq!(sent(&bench.asked(9, 1, 10, Class::Prefetch)), [(9, 1)]);
     assert_eq!(misses(&bench.asked(9, 2, 10, Class::Demand)), 1);
     for request in 6..=8 {

@@ -266,6 +266,20 @@ fn children_of_a_slow_parent_are_told_of_another_once_two_say_so() {
     assert_eq!(again.len(), 1, "it is known");
 }
 
+// Two had to wait for it in vain each time, and the next sixteenth of the image was given to it meanwhile.
+#[test]
+fn who_says_of_itself_that_it_is_slow_is_believed() {
+    let mut tracker = swarm(7);
+    for name in 1..=6 {
+        lookup(&mut tracker, START, name);
+    }
+    let told = find_slow(&mut tracker, 2, 2);
+    assert!(told.iter().any(|(to, _)| *to != peer(2)), "{told:?}");
+    let again = find_slow(&mut tracker, 2, 2);
+    assert_eq!(again.len(), 1, "it is known");
+    assert!(!parents(&lookup(&mut tracker, ms(2), 7)).starts_with(&[2]));
+}
+
 // The first of sixteen hosts was the slow one, and held every lease: it read as fast as the registry gave, and nobody got
 // anything of it. Eight times as long as it takes, and two and a half pulls.
 #[test]
