@@ -5,6 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let protos = [
         "containerd/content.proto",
         "containerd/diff.proto",
+        "containerd/events.proto",
         "containerd/images.proto",
         "containerd/leases.proto",
         "containerd/namespaces.proto",

@@ -139,9 +139,9 @@ impl Agent {
         let (servers, stop) = (TaskTracker::new(), CancellationToken::new());
         let mut snapshots = None;
         if let Some(listener) = snapshot_listener {
-            let settings = &config.snapshotter;
-            let lazy = LazyImages::new(images, Arc::clone(&devices), settings);
-            let (snapshotter, lazy) = open_snapshots(settings.root.clone(), lazy).await?;
+            let lazy = LazyImages::new(images, Arc::clone(&devices), config);
+            let root = config.snapshotter.root.clone();
+            let (snapshotter, lazy) = open_snapshots(root, lazy).await?;
             let serving = tranship_snapshotter::serve(listener, snapshotter.clone(), stop.clone());
             servers.spawn(watch("snapshotter", serving));
             snapshots = Some((snapshotter, lazy));

@@ -1,7 +1,9 @@
 //! The agent as the snapshotter sees it: which images can be shown, and showing them.
 //!
-//! containerd asks about each layer of a pull; the agent decides once an image, says so in one line of its log, and counts it: lazy or not, and
-//! why.
+//! containerd asks about each layer of a pull; the agent decides once an image, says so in one line of its log and one event, and counts it:
+//! lazy or not, and why.
+
+mod events;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -20,10 +22,12 @@ use tranship_snapshotter::{
 use tranship_source::ImageReference;
 use tranship_source::places;
 
+use crate::config::Config;
 use crate::control::{QuarantinedSnapshot, SnapshotImages, SnapshotStatus};
 use crate::devices::{DeviceError, Devices, Holding};
 use crate::image::{Images, LazyForm, NotLazy};
 use crate::sentence::sentence;
+use events::{Decided, Events};
 
 /// Decisions that are remembered.
 const MAX_DECISIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(255);
@@ -49,14 +53,13 @@ pub(crate) struct LazyImages {
     decisions: Mutex<LruCache<Key, Arc<OnceCell<Decision>>>>,
     /// Images by whether they were shown, and why.
     decided: Mutex<BTreeMap<(bool, &'static str), u64>>,
+    events: Events,
 }
 
 impl LazyImages {
-    pub(crate) fn new(
-        images: Arc<Images>,
-        devices: Arc<Devices>,
-        settings: &crate::config::Snapshotter,
-    ) -> Self {
+    /// Must be called within a runtime.
+    pub(crate) fn new(images: Arc<Images>, devices: Arc<Devices>, config: &Config) -> Self {
+        let settings = &config.snapshotter;
         Self {
             images,
             devices,
@@ -64,6 +67,7 @@ impl LazyImages {
             trust_referrers: settings.trust_referrers.clone(),
             decisions: Mutex::new(LruCache::new(MAX_DECISIONS)),
             decided: Mutex::default(),
+            events: Events::to(&config.image_service.containerd),
         }
     }
 
@@ -115,18 +119,25 @@ impl LazyImages {
             .lazy_form(reference, manifest, with_referrers)
             .await;
         let took = began.elapsed();
-        let (lazy, reason) = match &form {
+        let (is_lazy, reason, why) = match &form {
             Ok(form) => {
                 tracing::info!(reference, manifest = %form.manifest, why = form.how, ?took, "an image is shown lazily");
-                (true, form.how)
+                (true, form.how, form.how.to_owned())
             }
             Err(why) => {
                 tracing::info!(reference, %why, ?took, "an image is not lazy");
-                (false, why.word())
+                (false, why.word(), why.to_string())
             }
         };
+        self.events.tell(Decided {
+            namespace: &wanted.namespace,
+            reference,
+            is_lazy,
+            reason,
+            why: &why,
+        });
         let mut decided = self.decided.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = decided.entry((lazy, reason)).or_default();
+        let count = decided.entry((is_lazy, reason)).or_default();
         *count = count.saturating_add(1);
         Decision {
             form,

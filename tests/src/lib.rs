@@ -18,6 +18,7 @@ pub mod command;
 pub mod compare;
 pub mod containerd;
 pub mod debian;
+pub mod events;
 pub mod gate;
 pub mod guest;
 pub mod independent;

@@ -17,7 +17,8 @@ use serde_json::Value;
 use image::{AppImage, DATA_LEN};
 use tranship_tests::Node;
 use tranship_tests::command::tranship_output;
-use tranship_tests::containerd::mounts_below;
+use tranship_tests::containerd::{mounts_below, until};
+use tranship_tests::events::Events;
 use tranship_tests::run;
 
 /// An image in its registry, and a node that runs it.
@@ -64,6 +65,7 @@ impl DerefMut for Scene {
 #[test]
 fn an_image_starts_lazily_by_its_own_reference_and_by_its_originals() {
     let node = Scene::start();
+    let events = Events::of(&node.containerd);
     let (lazy, both) = (node.image.converted(), node.image.beside());
     for (reference, how) in [(&lazy, "converted"), (&both, "sibling")] {
         let before = node.image.registry.sent_len();
@@ -82,6 +84,8 @@ fn an_image_starts_lazily_by_its_own_reference_and_by_its_originals() {
         assert!(fetched < DATA_LEN / 2, "{how}: {fetched} bytes is not lazy");
         assert!(node.images(how) >= 1.0);
     }
+    told(&events, "test", &lazy, ["true", "converted"]);
+    told(&events, "test", &both, ["true", "sibling"]);
     // By its original's reference in a second namespace, to which nobody asks the registry for a layer.
     let pulled = node.pull("other", &both);
     assert_eq!(pulled["lazy"], 2, "{pulled}");
@@ -90,9 +94,26 @@ fn an_image_starts_lazily_by_its_own_reference_and_by_its_originals() {
     node.remove_all(&[("test", &lazy), ("test", &both), ("other", &both)]);
 }
 
+/// Of each image there is one event, in the namespace that asked first.
+fn told(events: &Events, namespace: &str, image: &str, lazy_and_why: [&str; 2]) {
+    let of = || -> Vec<(String, Value)> {
+        let all = events.on("/tranship/image").into_iter();
+        all.filter(|(_, event)| event["name"] == *image).collect()
+    };
+    until("containerd passes an event on", || !of().is_empty());
+    let heard = of();
+    let labels = &heard[0].1["labels"];
+    assert_eq!(heard.len(), 1, "{heard:?}");
+    assert_eq!(heard[0].0, namespace, "{heard:?}");
+    assert_eq!(labels["tranship/lazy"], lazy_and_why[0], "{labels}");
+    assert_eq!(labels["tranship/reason"], lazy_and_why[1], "{labels}");
+    assert_ne!(labels["tranship/why"], Value::Null, "{labels}");
+}
+
 #[test]
 fn an_ordinary_image_is_unpacked_by_the_same_snapshotter() {
     let node = Scene::start();
+    let events = Events::of(&node.containerd);
     let plain = node.image.original();
     // Without a word of ours: containerd's own client knows nothing of lazy layers.
     let pull = [
@@ -113,6 +134,7 @@ fn an_ordinary_image_is_unpacked_by_the_same_snapshotter() {
         "{pulled}"
     );
     assert!(node.images("not-converted") >= 1.0);
+    told(&events, "test", &plain, ["false", "not-converted"]);
     assert_eq!(node.sum("test", &plain, "ours"), node.image.data_sum);
     let said = node.containerd.run(
         "test",

@@ -42,6 +42,13 @@ pub mod containerd {
                 tonic::include_proto!("containerd.services.diff.v1");
             }
         }
+        /// What happens.
+        pub mod events {
+            /// Version 1.
+            pub mod v1 {
+                tonic::include_proto!("containerd.services.events.v1");
+            }
+        }
         /// Names of images.
         pub mod images {
             /// Version 1.
@@ -93,5 +100,7 @@ pub mod cri {
     tonic::include_proto!("runtime.v1");
 }
 
-pub use containerd::services::{content, diff, images, leases, namespaces, snapshots, version};
+pub use containerd::services::{
+    content, diff, events, images, leases, namespaces, snapshots, version,
+};
 pub use containerd::types;

@@ -14,6 +14,8 @@ pub type ImageError = Box<dyn Error + Send + Sync>;
 /// A layer that containerd is about to unpack, as far as its labels tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
+    /// Who wants it: the namespace of containerd, empty where it is not said.
+    pub namespace: String,
     /// The image, as containerd was asked for it.
     pub reference: String,
     /// The digest of the manifest that it chose; old ones do not say.

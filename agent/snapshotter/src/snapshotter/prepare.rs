@@ -104,7 +104,10 @@ impl Snapshotter {
         let Some(reference) = request.labels.get(IMAGE_LABEL) else {
             return Ok(None);
         };
+        // containerd names snapshots `namespace/number/name`.
+        let (namespace, _) = request.key.split_once('/').unwrap_or_default();
         let wanted = Wanted {
+            namespace: namespace.to_owned(),
             reference: reference.clone(),
             manifest: request.labels.get(MANIFEST_LABEL).cloned(),
             layer: request.labels.get(LAYER_LABEL).cloned(),
