@@ -37,7 +37,7 @@ processes = true
 block_cache = "1MiB"
 END
 image=docker://10.0.2.2:PORT/test/faults:v1
-agent() { tranship-agent --config /tmp/agent.toml >>/tmp/agent.log 2>&1 & pid=$!; until [ -S /tmp/agent.sock ] && tranship devices --agent /tmp/agent.sock >/dev/null 2>&1; do usleep 50000; done; }
+agent() { : >/tmp/ready; tranship-agent --config /tmp/agent.toml --print-ready >/tmp/ready 2>>/tmp/agent.log & pid=$!; until [ -s /tmp/ready ]; do usleep 50000; done; }
 call() { verb=$1; shift; tranship $verb --agent /tmp/agent.sock "$@" || { echo "failed: $verb $*"; cat /tmp/agent.log; exit 1; }; }
 agent
 BODY
