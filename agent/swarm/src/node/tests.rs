@@ -6,6 +6,7 @@ mod reading;
 mod rights;
 mod serving;
 mod silent;
+mod slow;
 mod trackers;
 
 use std::sync::Arc;
