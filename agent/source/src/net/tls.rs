@@ -30,9 +30,9 @@ use rustls::{
 };
 use thiserror::Error;
 
-/// Bytes of one read of the socket. rustls asks for 4 KiB at a time, which is a
+/// Bytes of one read of the socket where nothing else is said. rustls asks for 4 KiB at a time, which is a
 /// system call for each quarter of a record.
-const READ_LEN: usize = 64 << 10;
+pub(super) const READ_LEN: usize = 64 << 10;
 /// What libp2p calls this upgrade when the two ends negotiate.
 const PROTOCOL: &str = "/tls/1.0.0";
 /// The application protocol that libp2p's TLS specification demands.
@@ -55,6 +55,7 @@ pub enum TlsError {
 pub struct Tls {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
+    read_len: usize,
 }
 
 impl Tls {
@@ -97,7 +98,15 @@ impl Tls {
         Ok(Self {
             client: Arc::new(client),
             server: Arc::new(server),
+            read_len: READ_LEN,
         })
+    }
+
+    /// The same, reading so many bytes of a socket at once; each connection holds room for them.
+    #[must_use]
+    pub const fn with_read_len(mut self, read_len: usize) -> Self {
+        self.read_len = read_len;
+        self
     }
 }
 
@@ -224,10 +233,6 @@ impl ClientCertVerifier for PeerCertificate {
     }
 }
 
-fn buffered<C: AsyncRead>(socket: C) -> BufReader<C> {
-    BufReader::with_capacity(READ_LEN, socket)
-}
-
 fn remote_peer(state: &CommonState) -> io::Result<PeerId> {
     match state.peer_certificates() {
         Some([one]) => certificate::parse(one)
@@ -257,7 +262,7 @@ where
     fn upgrade_inbound(self, socket: C, _: &'static str) -> Self::Future {
         Box::pin(async move {
             let stream = TlsAcceptor::from(self.server)
-                .accept(buffered(socket))
+                .accept(BufReader::with_capacity(self.read_len, socket))
                 .await?;
             let peer = remote_peer(stream.get_ref().1)?;
             Ok((peer, stream.into()))
@@ -279,7 +284,7 @@ where
             // address as name keeps it out of the hello.
             let name = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
             let stream = TlsConnector::from(self.client)
-                .connect(name, buffered(socket))
+                .connect(name, BufReader::with_capacity(self.read_len, socket))
                 .await?;
             let peer = remote_peer(stream.get_ref().1)?;
             Ok((peer, stream.into()))
