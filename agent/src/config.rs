@@ -312,7 +312,7 @@ impl Default for Snapshotter {
 pub struct ImageService {
     /// Unix socket on which the kubelet calls (`--image-service-endpoint`); without one nobody answers it.
     pub socket: Option<PathBuf>,
-    /// containerd's socket.
+    /// containerd's socket: calls are passed on to it, and events published there.
     pub containerd: PathBuf,
     /// Whether credentials with which a pull succeeded are kept, sealed, for the next start.
     pub keep_credentials: bool,

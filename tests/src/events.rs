@@ -32,7 +32,7 @@ impl Events {
         until("events are heard", || {
             count += 1;
             let label = format!("count={count}");
-            // Which namespace exists once it has a label, and which is an event each time.
+            // A label makes the namespace where there is none, and is an event each time.
             let _ = containerd.try_ctr("listening", &["namespaces", "label", "listening", &label]);
             events.text().contains("/namespaces/")
         });
