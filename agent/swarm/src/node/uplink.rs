@@ -99,41 +99,24 @@ impl Uplink {
         active: impl ExactSizeIterator<Item = (PeerId, Duration)>,
     ) -> (usize, Duration) {
         let share = in_u32(active.len() as u64).max(1);
-        let late = |(peer, since): (PeerId, Duration)| {
+        let known = |(&peer, receiver): (&PeerId, &Receiver)| {
+            let (pace, at) = receiver.pace?;
+            (now.saturating_sub(at) < LATELY).then_some((peer, pace))
+        };
+        let mut paces: Vec<(PeerId, Duration)> = self.receivers.iter().filter_map(known).collect();
+        for (peer, since) in active {
             let waited = now.saturating_sub(since);
             let alone = waited / share;
-            (alone > SLOW_LINK && waited < STALLED).then_some((peer, alone))
-        };
-        let late: Vec<(PeerId, Duration)> = active.filter_map(late).collect();
-        let so_far = |peer: PeerId| {
-            late.iter()
-                .find(|(to, _)| *to == peer)
-                .map(|(_, took)| *took)
-        };
-        let known = self.receivers.iter().filter_map(|(&peer, receiver)| {
-            let lately = |(_, at): &(Duration, Duration)| now.saturating_sub(*at) < LATELY;
-            let (pace, _) = receiver.pace.filter(lately)?;
-            Some(so_far(peer).map_or(pace, |took| took.max(pace)))
-        });
-        let is_new = |peer: &PeerId| {
-            self.receivers
-                .get(peer)
-                .is_none_or(|known| known.pace.is_none())
-        };
-        let mut others: Vec<(PeerId, Duration)> = late
-            .iter()
-            .copied()
-            .filter(|(peer, _)| is_new(peer))
-            .collect();
-        others.sort_unstable();
-        others.dedup_by_key(|(peer, _)| *peer);
-        let all = known.chain(others.into_iter().map(|(_, took)| took));
-        let fold =
-            |(count, fastest): (usize, Duration), took: Duration| (count + 1, fastest.min(took));
-        match all.fold((0, Duration::MAX), fold) {
-            (0, _) => (0, Duration::ZERO),
-            known => known,
+            if alone <= SLOW_LINK || waited >= STALLED {
+                continue;
+            }
+            match paces.iter_mut().find(|(to, _)| *to == peer) {
+                Some((_, pace)) => *pace = alone.max(*pace),
+                None => paces.push((peer, alone)),
+            }
         }
+        let fastest = paces.iter().map(|(_, pace)| *pace).min();
+        (paces.len(), fastest.unwrap_or_default())
     }
 }
 
@@ -144,4 +127,27 @@ pub(super) fn is_quick(len: u64, took: Duration) -> bool {
 
 fn in_u32(len: u64) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    // Whom the link was known by before a pause was not counted while the next chunk was under way.
+    #[test]
+    fn what_is_under_way_for_long_counts_whatever_was_known_long_ago() {
+        let mut uplink = Uplink::default();
+        let peers = [1, 2].map(|name| PeerId::from_bytes(&[name]).unwrap());
+        for peer in peers {
+            uplink.carried(500 * MS, peer, USUAL_LEN, 500 * MS, 0);
+        }
+        let now = Duration::from_mins(1);
+        assert_eq!(uplink.pace(now, [].into_iter()), (0, Duration::ZERO));
+        let active = peers.map(|peer| (peer, now.saturating_sub(700 * MS)));
+        assert_eq!(uplink.pace(now, active.into_iter()), (2, 350 * MS));
+        let stalled = peers.map(|peer| (peer, now.saturating_sub(STALLED)));
+        assert_eq!(uplink.pace(now, stalled.into_iter()), (0, Duration::ZERO));
+    }
 }
