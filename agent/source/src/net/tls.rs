@@ -30,9 +30,9 @@ use rustls::{
 };
 use thiserror::Error;
 
-/// Bytes of one read of the socket where nothing else is said. rustls asks for 4 KiB at a time, which is a
+/// Bytes of one read of the socket. rustls asks for 4 KiB at a time, which is a
 /// system call for each quarter of a record.
-pub(super) const READ_LEN: usize = 64 << 10;
+const READ_LEN: usize = 64 << 10;
 /// What libp2p calls this upgrade when the two ends negotiate.
 const PROTOCOL: &str = "/tls/1.0.0";
 /// The application protocol that libp2p's TLS specification demands.
@@ -55,7 +55,6 @@ pub enum TlsError {
 pub struct Tls {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
-    read_len: usize,
 }
 
 impl Tls {
@@ -98,15 +97,7 @@ impl Tls {
         Ok(Self {
             client: Arc::new(client),
             server: Arc::new(server),
-            read_len: READ_LEN,
         })
-    }
-
-    /// The same, reading so many bytes of a socket at once; each connection holds room for them.
-    #[must_use]
-    pub const fn with_read_len(mut self, read_len: usize) -> Self {
-        self.read_len = read_len;
-        self
     }
 }
 
@@ -233,6 +224,10 @@ impl ClientCertVerifier for PeerCertificate {
     }
 }
 
+fn buffered<C: AsyncRead>(socket: C) -> BufReader<C> {
+    BufReader::with_capacity(READ_LEN, socket)
+}
+
 fn remote_peer(state: &CommonState) -> io::Result<PeerId> {
     match state.peer_certificates() {
         Some([one]) => certificate::parse(one)
@@ -262,7 +257,7 @@ where
     fn upgrade_inbound(self, socket: C, _: &'static str) -> Self::Future {
         Box::pin(async move {
             let stream = TlsAcceptor::from(self.server)
-                .accept(BufReader::with_capacity(self.read_len, socket))
+                .accept(buffered(socket))
                 .await?;
             let peer = remote_peer(stream.get_ref().1)?;
             Ok((peer, stream.into()))
@@ -284,7 +279,7 @@ where
             // address as name keeps it out of the hello.
             let name = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
             let stream = TlsConnector::from(self.client)
-                .connect(name, BufReader::with_capacity(self.read_len, socket))
+                .connect(name, buffered(socket))
                 .await?;
             let peer = remote_peer(stream.get_ref().1)?;
             Ok((peer, stream.into()))

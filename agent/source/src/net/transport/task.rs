@@ -20,7 +20,7 @@ use super::single::Single;
 use super::streams::{Opening, Streams};
 use super::{Arrival, TransportError};
 use crate::net::identity::Identity;
-use crate::net::tls::{READ_LEN, Tls};
+use crate::net::tls::Tls;
 
 /// A connection whose stream was not opened is closed after this time.
 const IDLE: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ const MAX_PENDING: u32 = 512;
 /// and no more, for whatever waits there is out of reach of our order of what is urgent, and counts as sent.
 const UNSENT_LEN: u32 = 128 << 10;
 
-/// How many connections a node holds at once, what comes beyond is closed; and what each may hold.
+/// How many connections a node holds at once; what comes beyond is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// With one peer: demand and bulk that each of the two dialled, the tracker's
@@ -44,8 +44,6 @@ pub struct Limits {
     pub incoming: u32,
     /// In all.
     pub total: u32,
-    /// Bytes read of a connection at once, for which it has room all the time.
-    pub read_len: usize,
 }
 
 impl Limits {
@@ -54,15 +52,12 @@ impl Limits {
         per_peer: 8,
         incoming: 2048,
         total: 4096,
-        read_len: READ_LEN,
     };
     /// A tracker's, which has one for each member, and a seed beside it.
     pub const TRACKER: Self = Self {
         per_peer: 8,
         incoming: 24_000,
         total: 26_000,
-        // Its members send words, and no chunks: a record of TLS.
-        read_len: 16 << 10,
     };
 }
 
@@ -97,7 +92,7 @@ pub(super) fn swarm(
     tasks: &TaskTracker,
     arrived: mpsc::Sender<Arrival>,
 ) -> Result<Swarm<Behaviour>, TransportError> {
-    let tls = Tls::new(identity.keypair())?.with_read_len(limits.read_len);
+    let tls = Tls::new(identity.keypair())?;
     let transport = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .map(|stream, _| {
             keep_little_unsent(&stream.0);
