@@ -20,7 +20,7 @@ use crate::errno::{Refusal, refusal};
 
 use abi::{SECTOR_LEN, command};
 use control::Control;
-use queue::Shared;
+use queue::{Held, Shared, Taker};
 
 /// Places of a device's queue: most requests in progress at one time.
 const DEPTH: u16 = 64;
@@ -101,6 +101,9 @@ pub struct Ublk {
     number: u32,
     path: PathBuf,
     shared: Arc<Shared>,
+    /// Until it is told to leave.
+    taker: Option<Taker>,
+    /// Those who read.
     crew: Crew,
     grace: Duration,
 }
@@ -175,10 +178,12 @@ impl Ublk {
         let crew = Crew::default();
         let begun = open(&node)
             .and_then(|device| queue::begin(device, depth, content, options.worker_count, &crew));
+        let (shared, taker) = begun.map_err(refused("open", number))?;
         Ok(Self {
             number,
             path: path_of(number),
-            shared: begun.map_err(refused("open", number))?,
+            shared,
+            taker: Some(taker),
             crew,
             grace: options.stop_grace,
         })
@@ -198,9 +203,10 @@ impl Ublk {
     }
 
     /// Ends this process's part: readers wait for a successor, which gets what was not answered.
-    pub fn leave(self) -> Result<(), UblkError> {
-        self.shared.leave();
+    pub fn leave(mut self) -> Result<(), UblkError> {
+        let held = self.end_queue();
         let reading = self.crew.dismiss(self.grace);
+        drop(held);
         self.shared.close();
         match reading {
             0 => Ok(()),
@@ -209,9 +215,18 @@ impl Ublk {
     }
 }
 
+impl Ublk {
+    /// Has no more requests taken; what keeps the queue open towards the driver, if that was not done before.
+    fn end_queue(&mut self) -> Option<Held> {
+        let taker = self.taker.take()?;
+        self.shared.leave();
+        taker.join()
+    }
+}
+
 impl Drop for Ublk {
     fn drop(&mut self) {
-        self.shared.leave();
+        drop(self.end_queue());
         self.shared.close();
     }
 }

@@ -15,6 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::thread::{Builder, JoinHandle};
 
 use io_uring::{IoUring, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
@@ -37,6 +38,20 @@ pub(super) struct Shared {
     device: Mutex<Option<Arc<File>>>,
     bell: OwnedFd,
     state: Mutex<State>,
+}
+
+/// The thread of a queue, and in the end what it had.
+///
+/// A queue's ring is closed only once its thread is gone. Closing it cancels what the driver was asked for, and a request that the driver
+/// has in hand just then is still given to a thread that lives, in a ring that nobody looks into any more: it is never answered nor given
+/// to a successor, and the driver waits for it with the device locked (Linux 6.12). From a thread that is gone it comes back.
+pub(super) struct Taker(JoinHandle<Option<Held>>);
+
+/// What keeps a queue open towards the driver.
+pub(super) struct Held {
+    _ring: IoUring,
+    _descriptions: Descriptions,
+    _device: Arc<File>,
 }
 
 #[derive(Default)]
@@ -98,7 +113,7 @@ pub(super) fn begin(
     content: Arc<dyn BlockRead>,
     worker_count: usize,
     crew: &Crew,
-) -> io::Result<Arc<Shared>> {
+) -> io::Result<(Arc<Shared>, Taker)> {
     let descriptions = Descriptions::map(&device, depth)?;
     let device = Arc::new(device);
     let shared = Arc::new(Shared {
@@ -116,18 +131,34 @@ pub(super) fn begin(
         })?;
     }
     let in_thread = Arc::clone(&shared);
-    crew.spawn("ublk-queue".to_owned(), move || {
-        // Made on this thread, which is the one whose commands the driver takes.
-        let outcome =
-            Queue::new(&in_thread, device, descriptions, sender, depth).and_then(Queue::run);
-        if let Err(error) = outcome {
-            tracing::error!(
-                error = &error as &dyn Error,
-                "a ublk device is not served any more"
-            );
-        }
-    })?;
-    Ok(shared)
+    let thread = Builder::new()
+        .name("ublk-queue".to_owned())
+        .spawn(move || {
+            // Made on this thread, which is the one whose commands the driver takes.
+            let outcome = Queue::new(&in_thread, device, descriptions, sender, depth);
+            let (outcome, held) = match outcome {
+                Ok(mut queue) => (queue.run(), Some(queue.into_held())),
+                Err(error) => (Err(error), None),
+            };
+            if let Err(error) = outcome {
+                tracing::error!(
+                    error = &error as &dyn Error,
+                    "a ublk device is not served any more"
+                );
+            }
+            held
+        })?;
+    Ok((shared, Taker(thread)))
+}
+
+impl Taker {
+    /// Waits until the thread is gone, which has been told to leave.
+    pub(super) fn join(self) -> Option<Held> {
+        self.0.join().unwrap_or_else(|_| {
+            tracing::error!("the thread of a ublk queue panicked");
+            None
+        })
+    }
 }
 
 impl Shared {
@@ -228,7 +259,7 @@ impl<'a> Queue<'a> {
         Ok(queue)
     }
 
-    fn run(mut self) -> io::Result<()> {
+    fn run(&mut self) -> io::Result<()> {
         while self.open_count > 0 {
             match self.ring.submit_and_wait(1) {
                 Err(error) if refusal(&error) != Refusal::Interrupted => return Err(error),
@@ -257,6 +288,14 @@ impl<'a> Queue<'a> {
             }
         }
         Ok(())
+    }
+
+    fn into_held(self) -> Held {
+        Held {
+            _ring: self.ring,
+            _descriptions: self.descriptions,
+            _device: self.device,
+        }
     }
 
     /// Gives back what is done; whether to leave.
@@ -294,7 +333,7 @@ impl<'a> Queue<'a> {
 
     fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
         // SAFETY: none of these commands names a buffer of this process; their descriptors are `shared`'s and `self`'s, which
-        // outlive the ring, or are closed with it.
+        // are open as long as anything is pushed.
         let pushed = unsafe { self.ring.submission().push(entry) };
         pushed.map_err(io::Error::other)
     }

@@ -2,18 +2,23 @@
 
 use std::env;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tranship_device::{Memory, Ublk, UblkError, UblkOptions, ublk};
 
 use crate::doomed::{Doomed, LEN, NeverAnswers, content, reader, serve_until_killed};
-use crate::ground::{Gate, Gated, pattern};
+use crate::ground::{Gate, Gated, opened_direct, page, pattern};
 
 /// Names the number of the device that a process is to make.
 const MAKE: &str = "TRANSHIP_TEST_UBLK";
+/// Times a device goes from one process to the next: of fifty, one or two went wrong.
+const HANDOVERS: usize = 50;
 
 /// Whether there is a driver here; a word on standard error where there is none.
 fn has_driver() -> bool {
@@ -64,6 +69,41 @@ fn the_ublk_device_of_a_process_that_left_is_gone_on_with() {
     let reading = reader(&path, 8192);
     let device = Ublk::take_over(2, content(), options()).unwrap();
     assert!(reading.join().unwrap().unwrap());
+    device.detach().unwrap();
+}
+
+/// A request that the driver had in hand while the one process let go of the device was given to nobody, now and then: its reader hung,
+/// and the driver waited for it with the device locked, so that no successor came in, and nobody could take the device away.
+#[test]
+fn a_ublk_device_that_is_read_all_the_time_is_handed_over_often() {
+    if !has_driver() {
+        return;
+    }
+    let mut device = Ublk::attach(6, content(), options()).unwrap();
+    let path = device.path().to_owned();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let reading: Vec<_> = (0..4)
+        .map(|place| {
+            let offset = place << 20;
+            let (file, is_over) = (opened_direct(&path), Arc::clone(&is_over));
+            let wanted = pattern(LEN)[offset..offset + 4096].to_vec();
+            thread::spawn(move || {
+                let mut buf = page();
+                while !is_over.load(Ordering::Relaxed) {
+                    file.read_exact_at(&mut buf, offset as u64).unwrap();
+                    assert!(buf[..] == wanted, "wrong bytes");
+                }
+            })
+        })
+        .collect();
+    for _ in 0..HANDOVERS {
+        device.leave().unwrap();
+        device = Ublk::take_over(6, content(), options()).unwrap();
+    }
+    is_over.store(true, Ordering::Relaxed);
+    for one in reading {
+        one.join().unwrap();
+    }
     device.detach().unwrap();
 }
 
