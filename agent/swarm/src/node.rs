@@ -13,6 +13,7 @@ mod counters;
 mod input;
 mod introduce;
 mod leave;
+mod lookup;
 mod options;
 mod pace;
 mod patience;

@@ -53,7 +53,6 @@ impl Node {
         lookups: &mut BTreeMap<Digest, Vec<u32>>,
     ) -> Step {
         let bulk_is_full = self.engaged.len() >= self.options.bulk_stripes;
-        let asked_until = now + self.options.lookup_patience;
         let tracker_up = self.tracker.is_some();
         let right_awaited = self.is_right_awaited(&id.blob);
         let engaged = self.engaged.contains(&id);
@@ -87,10 +86,8 @@ impl Node {
                 if class > Class::Demand && bulk_is_full && !engaged && !for_child {
                     return Step::Park(Park::Window);
                 }
-                stripe.route = Route::Asked { until: asked_until };
                 self.engaged.insert(id);
-                lookups.entry(id.blob).or_default().push(id.number);
-                self.timers.insert((asked_until, Timer::Lookup(id)));
+                self.look_up(now, id, lookups.entry(id.blob).or_default());
                 Step::Park(Park::Route)
             }
             Route::Unknown => {

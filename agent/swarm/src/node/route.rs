@@ -330,28 +330,4 @@ impl Node {
         }
         self.lease_changed(now, id);
     }
-
-    pub(super) fn lookup_failed(&mut self, now: Duration, blob: Digest, stripes: Vec<u32>) {
-        let is_unheard = |known: &Blob| known.right.is_unheard(now);
-        if self.tracker.is_some()
-            && self
-                .blobs
-                .get(&blob)
-                .is_some_and(|known| !is_unheard(known))
-        {
-            self.actions
-                .push_back(Action::OpenBlobs { blobs: vec![blob] });
-        }
-        for number in stripes {
-            let id = StripeId { blob, number };
-            if let Some(stripe) = self.stripe_mut(id)
-                && matches!(stripe.route, Route::Asked { .. })
-            {
-                stripe.unanswered += 1;
-                let until = now + Duration::from_millis(50) * stripe.unanswered.min(20);
-                stripe.route = Route::Hold { until };
-                self.timers.insert((until, Timer::Hold(id)));
-            }
-        }
-    }
 }

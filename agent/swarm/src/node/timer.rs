@@ -5,17 +5,15 @@
 use std::time::Duration;
 
 use tranship_format::Digest;
-use tranship_format::wire::{ChunkId, PeerId};
+use tranship_format::wire::ChunkId;
 
-use super::action::{Action, FailReason};
+use super::action::FailReason;
 use super::blob::{Park, Route};
 use super::choose::Choice;
 use super::patience::MISSED_WAITS;
 use super::wanted::{Attempt, Wanted};
 use super::{Node, StripeId};
 
-/// Questions to the tracker without an answer before a stripe does without it.
-const MAX_UNANSWERED: u32 = 1;
 /// What a moment is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
@@ -217,53 +215,5 @@ impl Node {
             }
         }
         self.ask_for_others(now, chunk, attempt.peer);
-    }
-
-    /// Asks the tracker for other parents than this one, or works them out where it is away.
-    pub(super) fn ask_for_others(&mut self, now: Duration, chunk: ChunkId, peer: PeerId) {
-        let id = self.stripe_of(chunk);
-        let until = now + self.options.lookup_patience;
-        let tracker_up = self.tracker.is_some();
-        let Some(stripe) = self.stripe_mut(id) else {
-            return;
-        };
-        // Once for all chunks that this peer keeps waiting.
-        let (is_its_child, is_of_the_tracker) = match &stripe.route {
-            Route::Parents {
-                parents,
-                by_tracker: true,
-            } => (parents.iter().any(|parent| parent.peer == peer), true),
-            Route::Unknown => (false, true),
-            _ => (false, false),
-        };
-        if !tracker_up && is_of_the_tracker {
-            // Nobody will name others: those whom the members known make parents stand in.
-            return self.route_by_tree(now, id);
-        }
-        if !tracker_up || !is_its_child {
-            return;
-        }
-        stripe.route = Route::Asked { until };
-        self.timers.insert((until, Timer::Lookup(id)));
-        self.counters.lookups += 1;
-        let (blob, stripes) = (id.blob, vec![id.number]);
-        self.actions.push_back(Action::Lookup { blob, stripes });
-    }
-
-    fn lookup_late(&mut self, now: Duration, id: StripeId) {
-        let tracker_up = self.tracker.is_some();
-        let Some(stripe) = self.stripe_mut(id) else {
-            return;
-        };
-        if !matches!(stripe.route, Route::Asked { until } if until <= now) || !tracker_up {
-            return;
-        }
-        stripe.unanswered += 1;
-        let without = stripe.unanswered > MAX_UNANSWERED;
-        stripe.route = Route::Unknown;
-        if without {
-            self.route_by_tree(now, id);
-        }
-        self.unpark(id, &[Park::Route]);
     }
 }
