@@ -213,7 +213,7 @@ impl Tracker {
                 .get(number)
                 .is_some_and(|known| known.boot_id == boot_id);
             if known && let Some(standing) = self.members.get_mut(number) {
-                standing.member = member;
+                standing.move_to(member);
                 standing.seen_at = now;
                 return;
             }

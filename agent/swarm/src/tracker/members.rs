@@ -23,6 +23,8 @@ const SLOW_REPORTERS: usize = 3;
 #[derive(Debug)]
 pub(super) struct Standing {
     pub(super) member: Member,
+    /// Where it is, to be compared with where others are.
+    pub(super) site: Site,
     pub(super) boot_id: [u8; 16],
     pub(super) joined_at: Duration,
     pub(super) seen_at: Duration,
@@ -35,6 +37,32 @@ pub(super) struct Standing {
     /// Blobs it has open, by digest.
     pub(super) blobs: BTreeMap<Digest, Held>,
     goodputs: BTreeMap<MemberNo, u64>,
+}
+
+/// A member's zone and rack by their names' hashes: a thousand are compared for each question about a stripe. Two names with one hash would
+/// make two places seem one, which costs nothing but a longer way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Site {
+    zone: u64,
+    rack: Option<u64>,
+}
+
+impl Site {
+    fn of(member: &Member) -> Self {
+        Self {
+            zone: short_hash(member.zone.as_bytes()),
+            rack: (!member.rack.is_empty()).then(|| short_hash(member.rack.as_bytes())),
+        }
+    }
+
+    pub(super) const fn is_in_zone_of(self, other: Self) -> bool {
+        self.zone == other.zone
+    }
+
+    /// Whether both are in one rack, and say so.
+    pub(super) fn is_in_rack_of(self, other: Self) -> bool {
+        self.is_in_zone_of(other) && self.rack.is_some() && self.rack == other.rack
+    }
 }
 
 /// A member's right to a blob.
@@ -97,6 +125,7 @@ impl Members {
         self.due.insert((due_at, number));
         let standing = Standing {
             rank: rank(&member.peer),
+            site: Site::of(&member),
             member,
             boot_id,
             joined_at: now,
@@ -229,6 +258,12 @@ impl Members {
 }
 
 impl Standing {
+    /// It is the same member, as it describes itself now.
+    pub(super) fn move_to(&mut self, member: Member) {
+        self.site = Site::of(&member);
+        self.member = member;
+    }
+
     pub(super) const fn is_seed(&self) -> bool {
         matches!(self.member.role, Role::Seed)
     }
@@ -240,7 +275,11 @@ fn median(values: &mut [u64]) -> u64 {
 }
 
 fn rank(peer: &PeerId) -> u64 {
-    let digest = Digest::of(peer.as_bytes());
+    short_hash(peer.as_bytes())
+}
+
+fn short_hash(bytes: &[u8]) -> u64 {
+    let digest = Digest::of(bytes);
     digest
         .bytes()
         .first_chunk()

@@ -72,7 +72,7 @@ impl Tracker {
                 continue;
             }
             let is_holder = stripe.is_holder(joiner.member);
-            let is_near = theirs.member.zone == mine.member.zone;
+            let is_near = theirs.site.is_in_zone_of(mine.site);
             let bad = u16::from(theirs.slow_until > now) * 2 + u16::from(!is_near);
             if !is_entered {
                 // Nobody counts whose child it becomes, so all such would go to the same best: each goes where chance
@@ -235,9 +235,8 @@ impl Tracker {
             tree,
             was,
         } = seen;
-        let (me, them) = (&mine.member, &theirs.member);
-        let same_zone = me.zone == them.zone;
-        let same_rack = same_zone && !me.rack.is_empty() && me.rack == them.rack;
+        let same_zone = mine.site.is_in_zone_of(theirs.site);
+        let same_rack = mine.site.is_in_rack_of(theirs.site);
         let seeds = theirs.is_seed() && theirs.load_permille < self.options.seed_load_permille;
         let (distance, fan_out) = if seeds {
             (0, self.options.seed_fan_out)

@@ -190,6 +190,24 @@ fn the_near_come_before_the_far_and_the_seed_before_all() {
 }
 
 #[test]
+fn a_member_that_joins_again_is_near_those_who_are_where_it_says() {
+    let of_three = |second: [&str; 2]| {
+        let mut tracker = swarm(1);
+        lookup(&mut tracker, START, 1);
+        let [before, after] = second;
+        join(&mut tracker, member(2, before, Role::Agent));
+        lookup(&mut tracker, START, 2);
+        join(&mut tracker, member(2, after, Role::Agent));
+        join(&mut tracker, member(3, "b", Role::Agent));
+        parents(&lookup(&mut tracker, START, 3))
+    };
+    let [near, far] = [["b", "b"], ["c", "c"]].map(of_three);
+    assert_ne!(near, far);
+    assert_eq!(of_three(["c", "b"]), near);
+    assert_eq!(of_three(["b", "c"]), far);
+}
+
+#[test]
 fn who_three_find_slow_is_nobodys_parent_for_a_while() {
     let mut tracker = swarm(6);
     announce(&mut tracker, START, 1, StripeState::Complete);
