@@ -21,6 +21,8 @@ use super::transport::ByteStream;
 const READ_LEN: usize = 16 << 10;
 /// A batch is written once it has so many bytes: a record of TLS.
 const BATCH_LEN: usize = 16 << 10;
+/// Room for what comes next that a stream with nothing to write keeps.
+const IDLE_LEN: usize = 4 << 10;
 /// A stream of which the other end takes nothing for so long is given up: what is
 /// on its way to it holds memory, and a place that others wait for.
 const STALL: Duration = Duration::from_secs(15);
@@ -239,6 +241,8 @@ async fn write(mut stream: WriteHalf<ByteStream>, mut queue: Queue) -> Result<()
         }
         if queue.is_empty() {
             within(stream.flush()).await?;
+            // A long answer now and then: a thousand streams would hold the room for one each.
+            batch.shrink_to(IDLE_LEN);
         }
     }
     within(stream.shutdown()).await
