@@ -12,7 +12,8 @@ use super::readers::Readers;
 const FOLDER: &str = "TRANSHIP_TEST_READ";
 const FRONT_END: &str = "TRANSHIP_TEST_FRONT_END";
 
-/// Shell that starts the readers (`begin FRONT-END`, with `deaths` for the table), waits until all have read some more (`go`), prints a line of the table (`row FAULT`) and
+/// Shell that starts the readers (`begin FRONT-END`, with `deaths` for the table), waits until all have read some more (`go`; where they do not,
+/// what hangs in the kernel is shown, and what the agent said last), prints a line of the table (`row FAULT`) and
 /// ends them (`over`).
 pub(crate) const SHELL: &str = r#"
 begin() {
@@ -23,7 +24,13 @@ begin() {
     go
     row begin >/dev/null
 }
-go() { echo go >&3; read -r said <&4; [ "$said" = gone ] || { echo "readers: $said"; cat <&4; exit 1; }; }
+go() { echo go >&3; read -r said <&4; [ "$said" = gone ] || { stuck; echo "readers: $said"; cat <&4; exit 1; }; }
+stuck() {
+    for task in /proc/[0-9]*/task/[0-9]*; do
+        if grep -q '^State:.*D' $task/status 2>/dev/null; then cat $task/comm $task/stack; fi
+    done
+    tail -n 20 /tmp/agent.log
+}
 row() { echo "$1" >&3; read -r said <&4; echo "$said"; }
 over() { echo over >&3; wait $reading || { echo "readers failed"; cat /tmp/read; exit 1; }; exec 3>&- 4<&-; rm /tmp/ask /tmp/said; }
 "#;
