@@ -133,10 +133,12 @@ fn stale_dirs(run_dir: &Path, is_stale: impl Fn(&str) -> bool) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Those of them that have a ublk device, each with its number.
+/// Those of them that have a ublk device which no other process serves, each with its number.
 fn ublk_devices(run_dir: &Path, is_stale: impl Fn(&str) -> bool) -> Vec<(PathBuf, u32)> {
     let dirs = stale_dirs(run_dir, is_stale).into_iter();
     dirs.filter_map(|dir| numbered::number_in(&dir).map(|number| (dir, number)))
+        // Else the number was given to another since.
+        .filter(|(_, number)| !ublk::is_anothers(*number))
         .collect()
 }
 

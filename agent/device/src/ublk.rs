@@ -256,6 +256,18 @@ pub fn is_there(number: u32) -> bool {
     Path::new(&format!("/dev/ublkc{number}")).exists()
 }
 
+/// Whether another process, which lives, serves the device of that number.
+pub fn is_anothers(number: u32) -> bool {
+    let info = control()
+        .ok()
+        .and_then(|mut control| control.info(number).ok());
+    info.is_some_and(|info| {
+        info.state() == abi::LIVE
+            && info.process() != std::process::id()
+            && Path::new(&format!("/proc/{}", info.process())).exists()
+    })
+}
+
 /// Takes a device away that this process need not serve.
 pub fn delete(number: u32) -> Result<(), UblkError> {
     let mut control = control()?;

@@ -1,7 +1,7 @@
 //! Devices of the ublk driver, which knows them by numbers alone: which number is a device's stands in the device's directory.
 //!
-//! It is written down before the device is made. A crash in between leaves a number that nobody has, or that another has taken since; the
-//! latter is told by its process, which lives.
+//! It is written down before the device is made, with the boot in which that was: numbers begin anew with each. A crash in between leaves a
+//! number that nobody has, or that another has taken since; the latter is told by its process, which lives, and is left alone.
 
 use std::fs;
 use std::io;
@@ -12,14 +12,30 @@ use tranship_device::{BlockRead, Ublk, UblkError, UblkOptions, ublk};
 
 use super::{FrontEndError, FrontEndOptions, Presented};
 
-/// Name of the file with the number.
+/// Name of the file with the number and the boot.
 const NUMBER: &str = "ublk.number";
+/// Where the kernel tells which boot this is.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The number of the device that an earlier agent made for the device's directory `dir`, if the driver has one of that number.
 pub(crate) fn number_in(dir: &Path) -> Option<u32> {
+    noted(dir).filter(|number| ublk::is_there(*number))
+}
+
+/// The number that was written down in this boot.
+fn noted(dir: &Path) -> Option<u32> {
     let text = fs::read_to_string(dir.join(NUMBER)).ok()?;
-    let number = text.trim().parse().ok()?;
-    ublk::is_there(number).then_some(number)
+    let mut words = text.split_whitespace();
+    let number = words.next()?.parse().ok()?;
+    // An older agent did not note the boot.
+    let is_of_this_boot = words.next().is_none_or(|noted| noted == boot());
+    is_of_this_boot.then_some(number)
+}
+
+fn boot() -> String {
+    // Where the kernel does not tell, all boots are one.
+    let boot = fs::read_to_string(BOOT).unwrap_or_default();
+    boot.trim().to_owned()
 }
 
 /// Forgets the number.
@@ -47,7 +63,11 @@ pub(super) fn begin(
                     error = &error as &dyn std::error::Error,
                     "a device of an earlier run is made anew, and its readers get errors"
                 );
-                ublk::delete(number)?;
+                if ublk::is_anothers(number) {
+                    tracing::warn!(number, "the device of that number is another's by now");
+                } else {
+                    ublk::delete(number)?;
+                }
             }
         }
     }
@@ -70,5 +90,25 @@ pub(super) fn begin(
 }
 
 fn note(dir: &Path, number: u32) -> io::Result<()> {
-    fs::write(dir.join(NUMBER), format!("{number}\n"))
+    fs::write(dir.join(NUMBER), format!("{number} {}\n", boot()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_another_boot_is_anybodys() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(noted(dir.path()), None);
+        note(dir.path(), 7).unwrap();
+        assert_eq!(noted(dir.path()), Some(7));
+        let place = dir.path().join(NUMBER);
+        fs::write(&place, "7\n").unwrap();
+        assert_eq!(noted(dir.path()), Some(7), "an older agent's");
+        fs::write(&place, "7 another\n").unwrap();
+        assert_eq!(noted(dir.path()), None);
+        fs::write(&place, "no number\n").unwrap();
+        assert_eq!(noted(dir.path()), None);
+    }
 }

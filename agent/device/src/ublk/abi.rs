@@ -40,6 +40,8 @@ const IOCTL_ENCODED: u64 = 1 << 6;
 pub(super) const USER_COPY: u64 = 1 << 7;
 pub(super) const FEATURES: u64 = USER_RECOVERY | RECOVERY_REISSUES | IOCTL_ENCODED | USER_COPY;
 
+/// State of a device that a process serves.
+pub(super) const LIVE: u16 = 1;
 /// State of a device whose process is gone.
 pub(super) const QUIESCED: u16 = 2;
 
@@ -94,6 +96,11 @@ impl Info {
 
     pub(super) fn state(&self) -> u16 {
         u16::from_ne_bytes(self.field(4))
+    }
+
+    /// The process that said it serves the device.
+    pub(super) fn process(&self) -> u32 {
+        u32::from_ne_bytes(self.field(16))
     }
 
     pub(super) fn features(&self) -> u64 {

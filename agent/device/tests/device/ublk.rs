@@ -144,6 +144,7 @@ fn readers_of_a_ublk_device_survive_the_death_of_its_process() {
     let making = [(MAKE, "4".to_owned())];
     let (mut process, _) = Doomed::start(name, &making, Stdio::null());
     let path = ublk::path_of(4);
+    assert!(ublk::is_anothers(4), "its process lives");
     assert!(reader(&path, 4096).join().unwrap().unwrap());
     let readers: Vec<_> = (2..4).map(|place| reader(&path, place << 20)).collect();
     for _ in &readers {
@@ -152,6 +153,7 @@ fn readers_of_a_ublk_device_survive_the_death_of_its_process() {
     process.kill();
     let killed_at = Instant::now();
     let device = Ublk::take_over(4, content(), options()).unwrap();
+    assert!(!ublk::is_anothers(4), "it is this process's now");
     for reader in readers {
         assert!(reader.join().unwrap().unwrap(), "wrong bytes");
     }
