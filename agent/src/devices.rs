@@ -240,7 +240,12 @@ impl Devices {
         let run_dir = run_dir.canonicalize()?;
         let tasks = TaskTracker::new();
         let supply = if options.processes {
-            Some(Supply::begin(&run_dir, reads, &tasks)?)
+            Some(Supply::begin(
+                &run_dir,
+                reads,
+                options.agent_patience,
+                &tasks,
+            )?)
         } else {
             None
         };

@@ -52,7 +52,7 @@ pub(crate) struct Description {
     pub(crate) block_cache_len: u64,
     pub(crate) worker_count: usize,
     pub(crate) read_ahead: u32,
-    /// How long a read waits for a chunk, the agent's absence included.
+    /// How long a read waits for a chunk, the agent's absence included, until the agent says otherwise.
     pub(crate) deadline: Duration,
     pub(crate) stop_grace: Duration,
 }

@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tranship_format::Digest;
 use tranship_source::fetch::FetchError;
@@ -21,6 +22,8 @@ const TOLD_AFTER: Duration = Duration::from_secs(5);
 const TOLD_EVERY: Duration = Duration::from_mins(1);
 /// How long a read waits for sources that do not answer at all where it should fail and not wait.
 const ERROR_PATIENCE: Duration = Duration::from_secs(10);
+/// How much longer a device process waits there for an agent that is being started anew, or upgraded.
+const ERROR_ABSENCE: Duration = Duration::from_secs(20);
 
 /// See the module's words.
 #[derive(Debug)]
@@ -29,12 +32,12 @@ pub(crate) struct Waits {
     deadline: Duration,
     /// Whom the image's chunks are asked of, in words.
     sources: String,
+    unserved: watch::Sender<Unserved>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    unserved: Unserved,
     waiting: BTreeMap<u64, Waiting>,
     next: u64,
 }
@@ -52,8 +55,8 @@ impl Waits {
         Arc::new(Self {
             deadline,
             sources: format!("peers, the seed and the registry {registry}"),
+            unserved: watch::Sender::new(unserved),
             state: Mutex::new(State {
-                unserved,
                 waiting: BTreeMap::new(),
                 next: 0,
             }),
@@ -62,7 +65,21 @@ impl Waits {
 
     /// What reads do from now on that nobody serves.
     pub(crate) fn set_unserved(&self, unserved: Unserved) {
-        self.state().unserved = unserved;
+        self.unserved.send_replace(unserved);
+    }
+
+    /// Changes when somebody says what reads do that nobody serves.
+    pub(crate) fn policy(&self) -> watch::Receiver<Unserved> {
+        self.unserved.subscribe()
+    }
+
+    /// How long a device process has its reads wait, for an agent that is away for up to `absence` among other things: the agent tells those that it
+    /// knows of sooner.
+    pub(crate) fn patience_of_process(&self, absence: Duration) -> Duration {
+        match *self.unserved.borrow() {
+            Unserved::Error => ERROR_PATIENCE.saturating_add(absence.min(ERROR_ABSENCE)),
+            Unserved::Wait(deadline) => deadline.unwrap_or(self.deadline).saturating_add(absence),
+        }
     }
 
     /// A read needs a chunk that is not here.
@@ -77,7 +94,7 @@ impl Waits {
             last: None,
         };
         state.waiting.insert(number, waiting);
-        let (deadline, fails_at_once) = match state.unserved {
+        let (deadline, fails_at_once) = match *self.unserved.borrow() {
             Unserved::Error => (self.deadline.min(ERROR_PATIENCE), true),
             Unserved::Wait(deadline) => (deadline.unwrap_or(self.deadline), false),
         };
@@ -195,6 +212,10 @@ mod tests {
         waits.set_unserved(Unserved::Error);
         let wait = waits.begin(blob, 1);
         assert!(wait.deadline == ERROR_PATIENCE && wait.fails_at_once);
+        let away = Duration::from_mins(10);
+        assert_eq!(waits.patience_of_process(away), Duration::from_secs(30));
+        waits.set_unserved(Unserved::Wait(Some(Duration::from_hours(1))));
+        assert_eq!(waits.patience_of_process(away), Duration::from_mins(70));
     }
 
     #[test]

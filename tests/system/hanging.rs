@@ -99,3 +99,30 @@ fn a_read_that_hangs_goes_on_with_the_next_agent() {
     assert!(bytes == content(FILE), "other bytes");
     scene.end_with(|| ());
 }
+
+/// What the reads of an image are to do was known to the agent alone: while that was away, its device's process had them wait for as long as any.
+#[test]
+fn a_read_that_nobody_serves_fails_in_time_while_the_agent_is_away() {
+    let settings = "[device]\nread_deadline = \"1h\"\nagent_patience = \"2s\"\n";
+    let mut scene = Scene::set("fuse-loop", settings);
+    let (socket, reference) = (scene.agent().socket(), scene.reference.clone());
+    let policy = ["--front-end", "fuse-loop", "--unserved", "wait=1s"];
+    tranship(&[&["attach", "--agent", &socket], &policy[..], &[&reference]].concat());
+    scene.registry.stand_still();
+    let read = |scene: &Scene, file| fs::read(scene.target.path().join(name(file)));
+    read(&scene, FILE - 1).expect_err("the agent knows by then, and so does the process");
+    scene.agent().kill();
+    let begun = Instant::now();
+    read(&scene, FILE).expect_err("nobody has it");
+    let took = begun.elapsed();
+    assert!(
+        took >= Duration::from_secs(3),
+        "an agent may come back: {took:?}"
+    );
+    assert!(took < Duration::from_mins(1), "{took:?}");
+    scene.registry.go_on();
+    scene.agent().restart();
+    let bytes = read(&scene, FILE).expect("no error");
+    assert!(bytes == content(FILE), "other bytes");
+    tranship(&["detach", "--agent", &socket, "--force", &reference]);
+}

@@ -230,11 +230,9 @@ impl Devices {
                 block_cache_len: self.images.options().block_cache_len,
                 worker_count: self.options.bounds.worker_count,
                 read_ahead: self.images.options().read_ahead,
-                deadline: self
-                    .images
-                    .options()
-                    .read_deadline
-                    .saturating_add(self.options.agent_patience),
+                deadline: image
+                    .waits()
+                    .patience_of_process(self.options.agent_patience),
                 stop_grace: self.options.bounds.stop_grace,
             },
         }))

@@ -19,6 +19,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long a frame may take to be taken.
 const WRITE_PATIENCE: Duration = Duration::from_secs(1);
+/// When the log first speaks of a read that waits without an agent, how often again, and how often it is looked at beyond that.
+const TOLD_AFTER: Duration = Duration::from_secs(5);
+const TOLD_EVERY: Duration = Duration::from_mins(1);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Reads and chunks that are noted before they are told, and how long they may wait for others.
 const NOTES_MAX: usize = 512;
 const NOTES_PATIENCE: Duration = Duration::from_millis(100);
@@ -28,7 +32,6 @@ const NOTES_PATIENCE: Duration = Duration::from_millis(100);
 pub(super) struct Link {
     agent: PathBuf,
     device: String,
-    deadline: Duration,
     state: Mutex<State>,
     changed: Condvar,
     /// Apart from the rest, since a write may take a while.
@@ -36,10 +39,13 @@ pub(super) struct Link {
     notes: Mutex<Notes>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     next: u64,
     waiting: BTreeMap<u64, Waiting>,
+    /// How long a read waits.
+    patience: Duration,
+    is_connected: bool,
     is_serving: bool,
     is_leaving: bool,
 }
@@ -59,17 +65,23 @@ struct Notes {
 }
 
 impl Link {
-    /// Begins to look for the agent at `agent`.
+    /// Begins to look for the agent at `agent`. Reads wait for `patience` until that says otherwise.
     pub(super) fn begin(
         agent: PathBuf,
         device: String,
-        deadline: Duration,
+        patience: Duration,
     ) -> io::Result<Arc<Self>> {
         let link = Arc::new(Self {
             agent,
             device,
-            deadline,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                next: 0,
+                waiting: BTreeMap::new(),
+                patience,
+                is_connected: false,
+                is_serving: false,
+                is_leaving: false,
+            }),
             changed: Condvar::new(),
             writer: Mutex::default(),
             notes: Mutex::new(Notes {
@@ -112,20 +124,35 @@ impl Link {
 
     fn wait(&self, request: u64) -> Result<Option<Vec<u8>>, AskError> {
         let begun = Instant::now();
+        let mut told_at = TOLD_AFTER;
         let mut state = self.state();
         loop {
-            let answer = state
-                .waiting
-                .get_mut(&request)
-                .and_then(|waiting| waiting.answer.take());
-            let left = self.deadline.saturating_sub(begun.elapsed());
+            let waiting = state.waiting.get_mut(&request);
+            let answer = waiting.and_then(|waiting| waiting.answer.take());
+            let waited = begun.elapsed();
+            let left = state.patience.saturating_sub(waited);
             if answer.is_some() || left.is_zero() {
                 state.waiting.remove(&request);
                 return answer.unwrap_or(Err(AskError::TimedOut));
             }
+            // Of one that has an agent the agent tells.
+            if waited >= told_at && !state.is_connected {
+                told_at = waited.saturating_add(TOLD_EVERY);
+                if let Some(Waiting { layer, chunk, .. }) = state.waiting.get(&request) {
+                    tracing::warn!(
+                        device = self.device,
+                        layer,
+                        chunk,
+                        ?waited,
+                        ?left,
+                        "a read hangs because there is no agent to ask for its chunk"
+                    );
+                }
+            }
+            let until_told = told_at.saturating_sub(waited).max(LOOK_AGAIN);
             state = self
                 .changed
-                .wait_timeout(state, left)
+                .wait_timeout(state, left.min(until_told))
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
@@ -205,7 +232,9 @@ impl Link {
         loop {
             if let Ok(stream) = self.connect() {
                 pause = FIRST_PAUSE;
+                self.state().is_connected = true;
                 self.listen(stream);
+                self.state().is_connected = false;
                 *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = None;
             }
             thread::sleep(pause);
@@ -248,6 +277,11 @@ impl Link {
                 Some(ToProcess::Kept { request }) => (request, Ok(None)),
                 Some(ToProcess::Bytes { request, bytes }) => (request, Ok(Some(bytes))),
                 Some(ToProcess::Failed { request, error }) => (request, Err(error)),
+                Some(ToProcess::Patience { millis }) => {
+                    self.state().patience = Duration::from_millis(millis);
+                    self.changed.notify_all();
+                    continue;
+                }
                 Some(ToProcess::Leave) => {
                     self.state().is_leaving = true;
                     self.changed.notify_all();

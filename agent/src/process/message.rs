@@ -8,6 +8,7 @@
 //! to the process   K kept: request (8)                       the chunk is in the store now
 //!                  B bytes: request (8), the chunk           it is not kept
 //!                  F failed: request (8), why (1), words
+//!                  P patience: milliseconds (8)              how long reads wait from now on, those that wait already among them
 //!                  L leave                                   answer what is in progress and end
 //! ```
 //!
@@ -64,6 +65,7 @@ pub(super) enum ToProcess {
     Kept { request: u64 },
     Bytes { request: u64, bytes: Vec<u8> },
     Failed { request: u64, error: AskError },
+    Patience { millis: u64 },
     Leave,
 }
 
@@ -157,6 +159,7 @@ impl ToProcess {
                 };
                 frame(b'F', &[&request.to_le_bytes(), &[why], words.as_bytes()])
             }
+            Self::Patience { millis } => frame(b'P', &[&millis.to_le_bytes()]),
             Self::Leave => frame(b'L', &[]),
         }
     }
@@ -182,6 +185,9 @@ impl ToProcess {
                         reason: String::from_utf8_lossy(rest).into_owned(),
                     },
                 },
+            },
+            b'P' => Self::Patience {
+                millis: u64::from_le_bytes(take(rest)?),
             },
             b'L' => Self::Leave,
             _ => return None,
@@ -276,6 +282,7 @@ mod tests {
                     reason: "no".to_owned(),
                 },
             },
+            ToProcess::Patience { millis: 90_000 },
             ToProcess::Leave,
         ] {
             let bytes = sent.encode();
@@ -297,7 +304,7 @@ mod tests {
         ] {
             assert_eq!(ToAgent::decode(frame), None, "{frame:?}");
         }
-        for frame in [&b"K123"[..], b"X", b"B", b"F12345678"] {
+        for frame in [&b"K123"[..], b"X", b"B", b"F12345678", b"P1"] {
             assert_eq!(ToProcess::decode(frame), None, "{frame:?}");
         }
     }

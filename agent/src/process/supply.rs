@@ -32,6 +32,8 @@ pub(crate) struct Supply {
     reads: Arc<Reads>,
     /// What device processes run.
     program: PathBuf,
+    /// How long device processes wait for an agent that is away.
+    absence: Duration,
     /// How many there were so far.
     connections: AtomicU64,
 }
@@ -53,6 +55,7 @@ impl Supply {
     pub(crate) fn begin(
         run_dir: &Path,
         reads: Arc<Reads>,
+        absence: Duration,
         tasks: &TaskTracker,
     ) -> io::Result<Arc<Self>> {
         let socket = run_dir.join(SOCKET);
@@ -62,6 +65,7 @@ impl Supply {
             devices: Mutex::default(),
             reads,
             program: std::env::current_exe()?.with_file_name(PROGRAM),
+            absence,
             connections: AtomicU64::new(0),
         });
         let accepting = Arc::clone(&supply);
@@ -175,6 +179,7 @@ impl Supply {
         let outcome = tokio::select! {
             outcome = self.listen(&mut from, &supplied, (connection, process), &answers) => outcome,
             () = left => Ok(()),
+            () = self.tell_patience(&supplied, &answers) => Ok(()),
         };
         supplied.serving.send_if_modified(|serving| {
             let is_gone = serving.is_some_and(|(other, _)| other == connection);
@@ -184,6 +189,20 @@ impl Supply {
             is_gone
         });
         outcome
+    }
+
+    /// Tells a process how long its reads wait, and again whenever that changes; ends when nobody hears it any more.
+    async fn tell_patience(&self, supplied: &Supplied, answers: &mpsc::Sender<ToProcess>) {
+        let waits = supplied.image.waits();
+        let mut policy = waits.policy();
+        loop {
+            let patience = waits.patience_of_process(self.absence);
+            let millis = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+            let told = answers.send(ToProcess::Patience { millis }).await;
+            if told.is_err() || policy.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Whether a process runs another program than the one that is there now, as after an upgrade. It is asked once whether it does: a
