@@ -264,12 +264,14 @@ pub enum RegistryFailure {
 }
 
 impl RegistryFailure {
-    /// How long the registry, or its token service, asks to be left alone, if it does.
+    /// How long the registry, or its token service, is to be left alone, if it asks for that.
     pub fn asked_pause(&self) -> Option<Duration> {
         match self {
-            Self::TooManyRequests { retry_after, .. } | Self::Server { retry_after, .. } => {
-                *retry_after
+            // Too many requests are too many whether it says how long or not: whoever read on would be refused as well.
+            Self::TooManyRequests { retry_after, .. } => {
+                Some(retry_after.unwrap_or(PAUSE_AFTER_FAILURE))
             }
+            Self::Server { retry_after, .. } => *retry_after,
             Self::Token(error) => error.failure.asked_pause(),
             _ => None,
         }

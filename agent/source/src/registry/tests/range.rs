@@ -130,7 +130,11 @@ async fn pauses_that_a_registry_asks_for_are_known() {
         assert_eq!(*retry_after, wanted);
         let after = wanted.unwrap_or(Duration::from_secs(1));
         assert_eq!(error.verdict(), Verdict::TryAgain { after });
+        assert_eq!(error.failure().asked_pause(), Some(after));
     }
+    // A server that fails asks for nothing: the next reader may fare better.
+    let error = failure_of(move |_| answer_with(503, &[date], "")).await;
+    assert_eq!(error.failure().asked_pause(), None);
 }
 
 #[tokio::test]
