@@ -4,6 +4,7 @@
 //! Both sides of a ratio are measured after each other in the same run, by the same reader, and the median of the runs' ratios is the
 //! figure: what else the machine does takes part in both.
 
+mod nbd;
 mod reader;
 mod scene;
 
@@ -13,14 +14,14 @@ use serde_json::{Map, Value, json};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+
 use std::thread;
 use std::time::{Duration, Instant};
 use tranship_agent::control::{Client, DeviceInfo, FrontEndChoice, MountRequest};
 use tranship_device::{LoopDevice, mount};
 
 use self::reader::Files;
-use self::scene::{Ended, Scene};
+use self::scene::Scene;
 use crate::cost::median;
 
 /// Readers of the figures that have many.
@@ -86,7 +87,7 @@ pub fn measure(options: &Options) -> Result<Value> {
         options.runs,
         &mut figures,
     )?;
-    through_nbd(&scene, &plain, device.size, options.runs, &mut figures)?;
+    nbd::measure(&scene, &plain, device.size, options.runs, &mut figures)?;
     attach_times(&scene, &device, options.runs, &mut figures)?;
     let lazy = scene.path("attached");
     idle(&scene, &device.id, &mut figures)?;
@@ -196,63 +197,6 @@ fn from_file(
     }
     scene.call(scene.client().detach_by_force(&device.id))?;
     Ok(())
-}
-
-/// Our NBD server and nbdkit's over the plain bytes, each read by nbdcopy.
-fn through_nbd(
-    scene: &Scene,
-    plain: &Path,
-    len: u64,
-    runs: usize,
-    figures: &mut Figures,
-) -> Result<()> {
-    let device = scene.attach(FrontEndChoice::Nbd)?;
-    let socket = scene.path("nbdkit.sock");
-    let child = Command::new("nbdkit")
-        .args(["--foreground", "--readonly", "--unix"])
-        .arg(&socket)
-        .arg("file")
-        .arg(plain)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("start nbdkit; is it installed?")?;
-    let server = Ended(child);
-    let begun = Instant::now();
-    while !socket.exists() {
-        ensure!(
-            begun.elapsed() < Duration::from_secs(30),
-            "nbdkit does not listen"
-        );
-        thread::sleep(Duration::from_millis(5));
-    }
-    for _ in 0..runs {
-        let alone = nbdcopy(&socket, len)?;
-        let ours = nbdcopy(&device.path, len)?;
-        figures.note("nbdkit_seq_mb_per_s", alone);
-        figures.note("nbd_seq_mb_per_s", ours);
-        figures.note("nbd_seq_ratio", ours / alone);
-    }
-    drop(server);
-    scene.call(scene.client().detach(&device.id))?;
-    Ok(())
-}
-
-/// Megabytes a second of a copy to nowhere.
-fn nbdcopy(socket: &Path, len: u64) -> Result<f64> {
-    let begun = Instant::now();
-    let output = Command::new("nbdcopy")
-        .arg(format!("nbd+unix:///?socket={}", socket.display()))
-        .arg("null:")
-        .output()
-        .context("start nbdcopy; is libnbd-bin installed?")?;
-    ensure!(
-        output.status.success(),
-        "nbdcopy fails: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    #[expect(clippy::cast_precision_loss, reason = "less than 2^52 bytes")]
-    Ok(len as f64 / 1e6 / begun.elapsed().as_secs_f64())
 }
 
 /// From the request to a mounted filesystem, when everything is here. The device is mounted at `attached` after it.

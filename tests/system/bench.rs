@@ -39,7 +39,7 @@ fn namespaces_of(process: u32) -> usize {
 
 #[test]
 fn devices_are_measured_and_nothing_is_left_over() {
-    need_tools(&["docker-registry", "nbdkit", "nbdcopy"]);
+    need_tools(&["docker-registry", "nbdkit", "nbdcopy", "qemu-io"]);
     let said = run(
         binary("tranship-bench"),
         &["device", "--own", "64", "--runs", "1", "--crowd", "4"],
@@ -53,6 +53,7 @@ fn devices_are_measured_and_nothing_is_left_over() {
         "erofs_file_random_ratio",
         "erofs_file_random_32_ratio",
         "nbd_seq_ratio",
+        "nbd_random_ratio",
         "attach_ms",
         "attach_100_s",
         "pause_kill_ms",
