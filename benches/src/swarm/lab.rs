@@ -272,36 +272,40 @@ fn namespaces() -> Result<Vec<String>> {
 
 /// Kills what runs in the namespaces whose names begin so, and deletes them.
 fn sweep(prefix: &str) -> Result<()> {
-    let ours = namespaces()?;
-    let ours: Vec<_> = ours
-        .iter()
-        .filter(|name| name.starts_with(prefix))
-        .collect();
-    for namespace in ours {
-        let deadline = Instant::now() + END;
-        loop {
-            let pids = output(Command::new("ip").args(["netns", "pids", namespace]))?;
-            let pids: Vec<Pid> = pids
-                .lines()
-                .filter_map(|line| Pid::from_raw(line.trim().parse().ok()?))
-                .collect();
-            if pids.is_empty() {
-                break;
-            }
-            for pid in &pids {
-                // One that has just ended is as good.
-                let _ = kill_process(*pid, Signal::KILL);
-            }
-            ensure!(Instant::now() < deadline, "{pids:?} do not end");
-            thread::park_timeout(Duration::from_millis(10));
+    let mut outcome = Ok(());
+    for namespace in namespaces()? {
+        if !namespace.starts_with(prefix) {
+            continue;
         }
-        // The signal's way out and a destructor may both be at it.
-        let deleted = output(Command::new("ip").args(["netns", "del", namespace]));
-        if namespaces()?.contains(namespace) {
-            deleted?;
+        // The signal's way out and a destructor may both be at it: what the other has taken away meanwhile is no failure. Nor does one
+        // that stays keep the others.
+        let ended = end(&namespace);
+        if ended.is_err() && namespaces()?.contains(&namespace) {
+            outcome = outcome.and(ended);
         }
     }
-    Ok(())
+    outcome
+}
+
+fn end(namespace: &str) -> Result<()> {
+    let deadline = Instant::now() + END;
+    loop {
+        let pids = output(Command::new("ip").args(["netns", "pids", namespace]))?;
+        let pids: Vec<Pid> = pids
+            .lines()
+            .filter_map(|line| Pid::from_raw(line.trim().parse().ok()?))
+            .collect();
+        if pids.is_empty() {
+            break;
+        }
+        for pid in &pids {
+            // One that has just ended is as good.
+            let _ = kill_process(*pid, Signal::KILL);
+        }
+        ensure!(Instant::now() < deadline, "{pids:?} do not end");
+        thread::park_timeout(Duration::from_millis(10));
+    }
+    output(Command::new("ip").args(["netns", "del", namespace])).map(drop)
 }
 
 /// Takes down all that this process has up: for the way out that runs no destructors.
