@@ -1,7 +1,5 @@
 //! What a node says to its tracker while it starts an image.
 
-use std::collections::VecDeque;
-
 use tranship_format::Digest;
 use tranship_format::wire::{
     BlobInfo, ImageSource, LeaseState, Member, Open, PeerId, PullProof, Role, Route, STRIPE_CHUNKS,
@@ -12,8 +10,6 @@ use super::Load;
 
 /// Bytes of a stripe: chunks of 256 KiB.
 const STRIPE_LEN: u64 = 256 * 1024 * STRIPE_CHUNKS as u64;
-/// Stripes that a node asks about at a time: the one it wants, and those behind it.
-const ASKED: u32 = 4;
 /// A heartbeat after so many stripes.
 const HEARTBEAT_EVERY: u32 = 16;
 
@@ -22,8 +18,6 @@ const HEARTBEAT_EVERY: u32 = 16;
 pub(super) struct Script {
     load: Load,
     next: u32,
-    /// The routes of that stripe and those behind it, as far as they are known.
-    routes: VecDeque<Route>,
     step: Step,
 }
 
@@ -43,7 +37,6 @@ impl Script {
         Self {
             load,
             next: 0,
-            routes: VecDeque::new(),
             step: Step::Open,
         }
     }
@@ -63,9 +56,7 @@ impl Script {
             })),
             Step::Lookup => TrackerRequest::Lookup {
                 blob,
-                stripes: (self.next..self.load.stripes)
-                    .take(ASKED as usize)
-                    .collect(),
+                stripes: vec![self.next],
             },
             Step::Reading(lease) => TrackerRequest::Progress {
                 lease,
@@ -97,11 +88,11 @@ impl Script {
         self.step = match (self.step, reply) {
             (Step::Open, TrackerReply::Opened { .. }) => Step::Lookup,
             (Step::Lookup, TrackerReply::Routes { routes, .. }) => {
-                if routes.is_empty() {
-                    return false;
+                match routes.first().map(|route| &route.route) {
+                    Some(Route::Origin { lease, .. }) => Step::Reading(*lease),
+                    Some(Route::Parents(_) | Route::Wait { .. }) => Step::Announce,
+                    None => return false,
                 }
-                self.routes = routes.iter().map(|route| route.route.clone()).collect();
-                self.begin()
             }
             // A lease may have been lost meanwhile: the stripe is got from somebody else then.
             (Step::Reading(lease), TrackerReply::ProgressAck { .. }) => Step::Resting(lease),
@@ -112,22 +103,11 @@ impl Script {
             (Step::Announce, TrackerReply::Ack)
             | (Step::Heartbeat, TrackerReply::HeartbeatAck { .. }) => {
                 self.next += 1;
-                self.begin()
+                Step::Lookup
             }
             _ => return false,
         };
         true
-    }
-}
-
-impl Script {
-    /// How the next stripe begins.
-    fn begin(&mut self) -> Step {
-        match self.routes.pop_front() {
-            Some(Route::Origin { lease, .. }) => Step::Reading(lease),
-            Some(Route::Parents(_) | Route::Wait { .. }) => Step::Announce,
-            None => Step::Lookup,
-        }
     }
 }
 
