@@ -12,10 +12,12 @@ mod event;
 mod leases;
 mod members;
 mod options;
+mod outline;
 mod parents;
 mod requests;
 mod rights;
 mod routing;
+mod search;
 mod seed;
 mod stripe;
 #[cfg(test)]
@@ -32,7 +34,7 @@ use accusation::Accusations;
 use blobs::Blobs;
 use leases::Leases;
 use members::Members;
-use stripe::MemberNo;
+use stripe::{FanOut, MemberNo};
 
 pub use census::{BlobView, Census, MemberView, StripeCount, StripeView};
 pub use event::{Action, Input, Rights};
@@ -78,6 +80,10 @@ impl Tracker {
     ) -> Self {
         let mut bans: VecDeque<PeerId> = bans.into_iter().collect();
         bans.drain(..bans.len().saturating_sub(MAX_REMEMBERED_BANS));
+        let fan_out = FanOut {
+            anywhere: options.fan_out,
+            in_rack: options.rack_fan_out,
+        };
         Self {
             grace_until: options.grace,
             review_at: options.heartbeat,
@@ -85,7 +91,7 @@ impl Tracker {
             options,
             epoch,
             members: Members::default(),
-            blobs: Blobs::default(),
+            blobs: Blobs::new(fan_out),
             leases: Leases::default(),
             expiries: BTreeSet::new(),
             ends: BTreeSet::new(),
@@ -212,9 +218,11 @@ impl Tracker {
                 .members
                 .get(number)
                 .is_some_and(|known| known.boot_id == boot_id);
-            if known && let Some(standing) = self.members.get_mut(number) {
-                standing.move_to(member);
-                standing.seen_at = now;
+            if known {
+                self.members.move_to(number, member);
+                if let Some(standing) = self.members.get_mut(number) {
+                    standing.seen_at = now;
+                }
                 return;
             }
             self.remove_member(now, number);

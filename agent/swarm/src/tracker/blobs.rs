@@ -11,7 +11,7 @@ use tranship_format::Digest;
 
 use tranship_format::wire::BlobInfo;
 
-use super::stripe::{MemberNo, Stripe};
+use super::stripe::{FanOut, MemberNo, Stripe};
 use crate::StripeId;
 
 /// A blob.
@@ -37,12 +37,20 @@ pub(super) fn key(registry: &str, blob: &Digest) -> Digest {
 }
 
 /// All blobs, by key.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Blobs {
     blobs: BTreeMap<Digest, Blob>,
+    fan_out: FanOut,
 }
 
 impl Blobs {
+    pub(super) fn new(fan_out: FanOut) -> Self {
+        Self {
+            blobs: BTreeMap::new(),
+            fan_out,
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.blobs.len()
     }
@@ -99,12 +107,10 @@ impl Blobs {
 
     /// The stripe, made if its blob is open.
     pub(super) fn stripe_mut(&mut self, id: StripeId) -> Option<&mut Stripe> {
-        Some(
-            self.get_mut(&id.blob)?
-                .stripes
-                .entry(id.number)
-                .or_default(),
-        )
+        let fan_out = self.fan_out;
+        let stripes = &mut self.get_mut(&id.blob)?.stripes;
+        let stripe = stripes.entry(id.number);
+        Some(stripe.or_insert_with(|| Stripe::new(fan_out)))
     }
 
     pub(super) fn forget_if_empty(&mut self, id: StripeId) {

@@ -96,13 +96,18 @@ impl Tracker {
 
     /// The members with how they fare, by identity.
     pub fn standings(&self, now: Duration) -> impl Iterator<Item = MemberView<'_>> {
-        self.members.iter().map(move |(_, standing)| MemberView {
-            member: &standing.member,
-            load_permille: standing.load_permille,
-            is_slow: standing.slow_until > now,
-            is_shunned: self.is_shunned(&standing.member.peer),
-            blob_count: standing.blobs.len(),
-        })
+        self.members
+            .iter()
+            .map(move |(number, standing)| MemberView {
+                member: &standing.member,
+                load_permille: self
+                    .members
+                    .outline(number)
+                    .map_or(0, |outline| outline.load_permille),
+                is_slow: self.members.is_slow(now, number),
+                is_shunned: self.is_shunned(&standing.member.peer),
+                blob_count: standing.blobs.len(),
+            })
     }
 
     /// The blobs that were opened; one digest comes once for each registry.

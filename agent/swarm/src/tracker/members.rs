@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tranship_format::Digest;
-use tranship_format::wire::{Member, PeerId, Role};
+use tranship_format::wire::{Member, PeerId};
 
+use super::outline::{Outline, short_hash};
 use super::stripe::MemberNo;
 use crate::StripeId;
 
@@ -23,13 +24,9 @@ const SLOW_REPORTERS: usize = 3;
 #[derive(Debug)]
 pub(super) struct Standing {
     pub(super) member: Member,
-    /// Where it is, to be compared with where others are.
-    pub(super) site: Site,
     pub(super) boot_id: [u8; 16],
     pub(super) joined_at: Duration,
     pub(super) seen_at: Duration,
-    pub(super) load_permille: u16,
-    pub(super) slow_until: Duration,
     /// Place among all members that nobody chooses: who is told of when not all can be.
     pub(super) rank: u64,
     /// Stripes it is registered in.
@@ -37,32 +34,6 @@ pub(super) struct Standing {
     /// Blobs it has open, by digest.
     pub(super) blobs: BTreeMap<Digest, Held>,
     goodputs: BTreeMap<MemberNo, u64>,
-}
-
-/// A member's zone and rack by their names' hashes: a thousand are compared for each question about a stripe. Two names with one hash would
-/// make two places seem one, which costs nothing but a longer way.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Site {
-    zone: u64,
-    rack: Option<u64>,
-}
-
-impl Site {
-    fn of(member: &Member) -> Self {
-        Self {
-            zone: short_hash(member.zone.as_bytes()),
-            rack: (!member.rack.is_empty()).then(|| short_hash(member.rack.as_bytes())),
-        }
-    }
-
-    pub(super) const fn is_in_zone_of(self, other: Self) -> bool {
-        self.zone == other.zone
-    }
-
-    /// Whether both are in one rack, and say so.
-    pub(super) fn is_in_rack_of(self, other: Self) -> bool {
-        self.is_in_zone_of(other) && self.rack.is_some() && self.rack == other.rack
-    }
 }
 
 /// A member's right to a blob.
@@ -78,6 +49,8 @@ pub(super) struct Held {
 #[derive(Debug, Default)]
 pub(super) struct Members {
     slots: Vec<Option<Standing>>,
+    /// Of each slot.
+    outlines: Vec<Outline>,
     free: Vec<MemberNo>,
     numbers: BTreeMap<PeerId, MemberNo>,
     /// When to look whether a member is still there; it may have been seen since.
@@ -103,6 +76,33 @@ impl Members {
         self.slots.get_mut(number as usize)?.as_mut()
     }
 
+    pub(super) fn outline(&self, number: MemberNo) -> Option<&Outline> {
+        self.outlines.get(number as usize)
+    }
+
+    pub(super) fn outline_mut(&mut self, number: MemberNo) -> Option<&mut Outline> {
+        self.outlines.get_mut(number as usize)
+    }
+
+    pub(super) fn is_slow(&self, now: Duration, number: MemberNo) -> bool {
+        self.outline(number)
+            .is_some_and(|outline| outline.slow_until > now)
+    }
+
+    pub(super) fn is_seed(&self, number: MemberNo) -> bool {
+        self.outline(number).is_some_and(|outline| outline.is_seed)
+    }
+
+    /// It is the same member, as it describes itself now.
+    pub(super) fn move_to(&mut self, number: MemberNo, member: Member) {
+        if let Some(outline) = self.outline_mut(number) {
+            outline.describe(&member);
+        }
+        if let Some(standing) = self.get_mut(number) {
+            standing.member = member;
+        }
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (MemberNo, &Standing)> {
         self.numbers
             .values()
@@ -121,17 +121,20 @@ impl Members {
             self.slots.push(None);
             MemberNo::try_from(self.slots.len() - 1).unwrap_or(MemberNo::MAX)
         });
+        let outline = Outline::of(&member);
+        if let Some(slot) = self.outlines.get_mut(number as usize) {
+            *slot = outline;
+        } else {
+            self.outlines.push(outline);
+        }
         self.numbers.insert(member.peer, number);
         self.due.insert((due_at, number));
         let standing = Standing {
             rank: rank(&member.peer),
-            site: Site::of(&member),
             member,
             boot_id,
             joined_at: now,
             seen_at: now,
-            load_permille: 0,
-            slow_until: Duration::ZERO,
             stripes: BTreeSet::new(),
             blobs: BTreeMap::new(),
             goodputs: BTreeMap::new(),
@@ -217,8 +220,8 @@ impl Members {
             .take_while(|&(rate, _)| rate < all / 4)
             .take(room);
         for (_, number) in slow {
-            if let Some(standing) = self.get_mut(number) {
-                standing.slow_until = now + slow_for;
+            if let Some(outline) = self.outline_mut(number) {
+                outline.slow_until = now + slow_for;
             }
         }
         for standing in self.slots.iter_mut().flatten() {
@@ -235,37 +238,19 @@ impl Members {
         number: MemberNo,
         slow_for: Duration,
     ) -> bool {
-        let is_news = self
-            .get(number)
-            .is_some_and(|known| known.slow_until <= now);
-        if !is_news || self.room_for_slow(now) == 0 {
+        if self.get(number).is_none() || self.is_slow(now, number) || self.room_for_slow(now) == 0 {
             return false;
         }
-        if let Some(standing) = self.get_mut(number) {
-            standing.slow_until = now + slow_for;
+        if let Some(outline) = self.outline_mut(number) {
+            outline.slow_until = now + slow_for;
         }
         true
     }
 
     fn room_for_slow(&self, now: Duration) -> usize {
-        let is_slow = |standing: &Standing| standing.slow_until > now;
-        let already = self
-            .iter()
-            .filter(|(_, standing)| is_slow(standing))
-            .count();
+        let already = self.numbers.values();
+        let already = already.filter(|&&number| self.is_slow(now, number)).count();
         (self.len() / 10).max(1).saturating_sub(already)
-    }
-}
-
-impl Standing {
-    /// It is the same member, as it describes itself now.
-    pub(super) fn move_to(&mut self, member: Member) {
-        self.site = Site::of(&member);
-        self.member = member;
-    }
-
-    pub(super) const fn is_seed(&self) -> bool {
-        matches!(self.member.role, Role::Seed)
     }
 }
 
@@ -276,12 +261,4 @@ fn median(values: &mut [u64]) -> u64 {
 
 fn rank(peer: &PeerId) -> u64 {
     short_hash(peer.as_bytes())
-}
-
-fn short_hash(bytes: &[u8]) -> u64 {
-    let digest = Digest::of(bytes);
-    digest
-        .bytes()
-        .first_chunk()
-        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }

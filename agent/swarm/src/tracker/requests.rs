@@ -142,8 +142,8 @@ impl Tracker {
         load_permille: u16,
         goodputs: &[Goodput],
     ) -> TrackerReply {
-        if let Some(standing) = self.members.get_mut(me) {
-            standing.load_permille = load_permille.min(1_000);
+        if let Some(outline) = self.members.outline_mut(me) {
+            outline.load_permille = load_permille.min(1_000);
         }
         for goodput in goodputs {
             if let Some(of) = self.members.number(&goodput.peer) {

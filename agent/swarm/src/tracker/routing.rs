@@ -5,6 +5,7 @@ use std::time::Duration;
 use tranship_format::Digest;
 use tranship_format::wire::{Route, StripeRoute, TrackerReply};
 
+use super::outline::Outline;
 use super::stripe::{Lease, MemberNo, Stripe, TREES};
 use super::{Action, Tracker};
 use crate::StripeId;
@@ -58,8 +59,11 @@ impl Tracker {
         };
         let full = stripe.joiners().len() >= self.options.stripe_members
             || self.registrations >= self.options.registrations;
-        if !full && let Some(standing) = self.members.get_mut(me) {
-            stripe.join(me, complete);
+        let place = self.members.outline(me).map(Outline::place);
+        if let Some(place) = place.filter(|_| !full)
+            && let Some(standing) = self.members.get_mut(me)
+        {
+            stripe.join(me, complete, place);
             standing.stripes.insert(id);
             self.registrations += 1;
         }
@@ -115,10 +119,7 @@ impl Tracker {
 
     /// Whether a holder of a lease is slow and another that asks is not.
     fn is_too_slow_for(&self, now: Duration, holder: MemberNo, me: MemberNo) -> bool {
-        let is_slow = |number| {
-            let member = self.members.get(number);
-            member.is_some_and(|known| known.slow_until > now && !known.is_seed())
-        };
+        let is_slow = |number| self.members.is_slow(now, number) && !self.members.is_seed(number);
         is_slow(holder) && !is_slow(me)
     }
 
@@ -243,11 +244,8 @@ impl Tracker {
 
     /// A member that was found to be slow has no children any more: they are told of other parents, and it comes last.
     pub(super) fn step_down(&mut self, now: Duration, number: MemberNo) {
-        let Some(standing) = self
-            .members
-            .get(number)
-            .filter(|standing| !standing.is_seed())
-        else {
+        let standing = self.members.get(number);
+        let Some(standing) = standing.filter(|_| !self.members.is_seed(number)) else {
             return;
         };
         let stripes: Vec<StripeId> = standing.stripes.iter().copied().collect();
@@ -259,6 +257,7 @@ impl Tracker {
                 continue;
             };
             let (is_complete, has_children) = (mine.complete, mine.all_children() > 0);
+            let place = mine.place;
             let lease = stripe.lease.filter(|lease| lease.holder == number);
             let may_go = if lease.is_some() {
                 stripe.first_in_flight(Some(number)).is_some()
@@ -269,7 +268,7 @@ impl Tracker {
                 continue;
             }
             let orphans = stripe.leave(number);
-            stripe.join(number, is_complete);
+            stripe.join(number, is_complete, place);
             self.orphans
                 .extend(orphans.into_iter().map(|orphan| (id, orphan)));
             if let Some(lease) = lease {

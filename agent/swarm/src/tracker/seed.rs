@@ -25,10 +25,7 @@ impl Tracker {
         }
         let Some(seed) = self.blobs.get(&id.blob).and_then(|blob| {
             let numbers = blob.members.iter().map(|&(_, number)| number);
-            let is_seed = |number: &MemberNo| {
-                let standing = self.members.get(*number);
-                standing.is_some_and(super::members::Standing::is_seed)
-            };
+            let is_seed = |number: &MemberNo| self.members.is_seed(*number);
             numbers.into_iter().find(is_seed)
         }) else {
             return;

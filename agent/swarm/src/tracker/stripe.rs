@@ -16,6 +16,9 @@ pub(super) type MemberNo = u32;
 
 const NOBODY: MemberNo = MemberNo::MAX;
 
+/// Numbers that are compared at a time.
+const PIECE: usize = 64;
+
 /// Trees of a stripe: one for its even chunks, one for the odd.
 pub(super) const TREES: usize = 2;
 
@@ -33,6 +36,42 @@ pub(super) struct Joiner {
     /// The tree in which it has children, once that is settled.
     pub(super) inner: Option<u8>,
     pub(super) complete: bool,
+    /// Whose rack it is in, and whether it is the seed, as when it joined.
+    pub(super) place: Place,
+}
+
+/// What a stripe's table knows of where a joiner stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It is the seed: how many children it may have is not this table's to say.
+    Seed,
+    /// In the rack of this tag, which is neither of the two that mean nobody and anybody.
+    Rack(Room),
+}
+
+/// For whom a joiner may have room, as far as its stripe's table tells: a short name of a rack, nobody, or anybody. Names may be those of two
+/// racks, which costs a look more.
+pub(super) type Room = u16;
+/// It has its children.
+const FOR_NOBODY: Room = 0;
+/// It has room for any child.
+const FOR_ANYBODY: Room = Room::MAX;
+
+/// How many children a joiner may have.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct FanOut {
+    /// Wherever they are.
+    pub(super) anywhere: usize,
+    /// If they are in its rack.
+    pub(super) in_rack: usize,
+}
+
+impl Place {
+    /// That of a member of a rack.
+    pub(super) fn in_rack(hash: u64) -> Self {
+        let tag = Room::try_from(hash % u64::from(FOR_ANYBODY - 1)).unwrap_or(0) + 1;
+        Self::Rack(tag)
+    }
 }
 
 impl Joiner {
@@ -40,6 +79,37 @@ impl Joiner {
     pub(super) fn all_children(&self) -> u16 {
         let [even, odd] = self.children;
         even.saturating_add(odd)
+    }
+
+    /// For whom it may have room.
+    fn room(&self, fan_out: FanOut) -> Room {
+        let Place::Rack(tag) = self.place else {
+            return FOR_ANYBODY;
+        };
+        let has = if self.complete {
+            usize::from(self.all_children()).div_ceil(TREES)
+        } else {
+            let inner = self
+                .inner
+                .and_then(|tree| self.children.get(usize::from(tree)));
+            inner.map_or(usize::MAX, |count| usize::from(*count))
+        };
+        if has < fan_out.anywhere {
+            FOR_ANYBODY
+        } else if has < fan_out.in_rack {
+            tag
+        } else {
+            FOR_NOBODY
+        }
+    }
+
+    /// Whether it may have a child in each tree that has this place in its order.
+    pub(super) fn may_be_parent(&self, order: [u32; TREES]) -> [bool; TREES] {
+        let mut may = [self.complete; TREES];
+        for (may, (mine, theirs)) in may.iter_mut().zip(self.order.iter().zip(order)) {
+            *may |= *mine < theirs;
+        }
+        may
     }
 }
 
@@ -61,6 +131,11 @@ pub(super) struct Lease {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stripe {
     joiners: Vec<Joiner>,
+    /// The member of each: one is looked for among a thousand several times for each answer.
+    numbers: Vec<MemberNo>,
+    /// For whom each may have room, which most have for nobody.
+    rooms: Vec<Room>,
+    fan_out: FanOut,
     last_order: u32,
     pub(super) lease: Option<Lease>,
     /// Hand-overs since somebody last made progress: a slow registry must not send the lease round
@@ -69,6 +144,13 @@ pub(super) struct Stripe {
 }
 
 impl Stripe {
+    pub(super) fn new(fan_out: FanOut) -> Self {
+        Self {
+            fan_out,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn joiners(&self) -> &[Joiner] {
         &self.joiners
     }
@@ -78,13 +160,65 @@ impl Stripe {
     }
 
     pub(super) fn get(&self, member: MemberNo) -> Option<&Joiner> {
-        self.joiners.iter().find(|joiner| joiner.member == member)
+        self.joiners.get(self.index(member)?)
     }
 
     fn get_mut(&mut self, member: MemberNo) -> Option<&mut Joiner> {
-        self.joiners
-            .iter_mut()
-            .find(|joiner| joiner.member == member)
+        let index = self.index(member)?;
+        self.joiners.get_mut(index)
+    }
+
+    fn index(&self, member: MemberNo) -> Option<usize> {
+        // Piece by piece, without a branch for each number: one is looked for forty times for an answer.
+        let pieces = self.numbers.chunks(PIECE).enumerate();
+        let is_in = |piece: &[MemberNo]| {
+            let same = piece.iter().map(|number| *number == member);
+            same.fold(false, |any, same| any | same)
+        };
+        let (piece, numbers) = { pieces }.find(|(_, piece)| is_in(piece))?;
+        let within = numbers.iter().position(|number| *number == member)?;
+        Some(piece * PIECE + within)
+    }
+
+    /// Notes for whom a member may have room, after something about it changed.
+    fn look_at_room_of(&mut self, member: MemberNo) {
+        if let Some(index) = self.index(member)
+            && let Some(joiner) = self.joiners.get(index)
+            && let Some(room) = self.rooms.get_mut(index)
+        {
+            *room = joiner.room(self.fan_out);
+        }
+    }
+
+    /// Those who may have room for one that is in that place, with their indices: at most so many of those with room for anybody, and of those
+    /// with room for their rack, the earliest.
+    pub(super) fn with_room_for(
+        &self,
+        place: Place,
+        most: usize,
+    ) -> impl Iterator<Item = (usize, &Joiner)> {
+        let rack = match place {
+            Place::Seed => FOR_NOBODY,
+            Place::Rack(tag) => tag,
+        };
+        let (mut anywhere, mut in_rack) = (0_usize, 0_usize);
+        let rooms = self.rooms.iter().zip(&self.joiners).enumerate();
+        rooms.filter_map(move |(index, (&room, joiner))| {
+            let count = match room {
+                FOR_NOBODY => return None,
+                FOR_ANYBODY => &mut anywhere,
+                _ if room == rack => &mut in_rack,
+                _ => return None,
+            };
+            *count += 1;
+            (*count <= most).then_some((index, joiner))
+        })
+    }
+
+    /// A member with its index.
+    pub(super) fn find(&self, member: MemberNo) -> Option<(usize, &Joiner)> {
+        let index = self.index(member)?;
+        Some((index, self.joiners.get(index)?))
     }
 
     /// The parents of a member, by tree.
@@ -100,8 +234,9 @@ impl Stripe {
     }
 
     /// Appends a member that is not in the table yet.
-    pub(super) fn join(&mut self, member: MemberNo, complete: bool) {
+    pub(super) fn join(&mut self, member: MemberNo, complete: bool, place: Place) {
         self.last_order = self.last_order.wrapping_add(1);
+        self.numbers.push(member);
         self.joiners.push(Joiner {
             member,
             parents: [NOBODY; TREES],
@@ -110,7 +245,10 @@ impl Stripe {
             children: [0; TREES],
             inner: None,
             complete,
+            place,
         });
+        self.rooms.push(FOR_NOBODY);
+        self.look_at_room_of(member);
     }
 
     /// Gives `member` these parents, one a tree; `None` leaves it without.
@@ -133,9 +271,11 @@ impl Stripe {
             }
             if let Some(count) = self.children_mut(before, tree) {
                 *count = count.saturating_sub(1);
+                self.look_at_room_of(before);
             }
             if let Some(count) = self.children_mut(after, tree) {
                 *count = count.saturating_add(1);
+                self.look_at_room_of(after);
             }
         }
     }
@@ -144,10 +284,12 @@ impl Stripe {
         self.get_mut(member)?.children.get_mut(tree)
     }
 
-    /// Settles in which tree a member has children; false if that was settled before.
-    pub(super) fn settle_inner(&mut self, member: MemberNo, tree: u8) -> bool {
-        let joiner = self.get_mut(member).filter(|joiner| joiner.inner.is_none());
-        joiner.is_some_and(|joiner| joiner.inner.replace(tree).is_none())
+    /// Settles in which tree a member has children.
+    pub(super) fn settle_inner(&mut self, member: MemberNo, tree: usize) {
+        if let Some(joiner) = self.get_mut(member) {
+            joiner.inner = u8::try_from(tree).ok();
+        }
+        self.look_at_room_of(member);
     }
 
     /// Marks a member complete: it needs no parent, and its lease is done.
@@ -156,6 +298,7 @@ impl Stripe {
         if let Some(joiner) = self.get_mut(member) {
             joiner.complete = true;
         }
+        self.look_at_room_of(member);
         if self.is_holder(member) {
             self.lease = None;
             self.handovers = 0;
@@ -165,14 +308,21 @@ impl Stripe {
     /// Takes a member out and gives its children, who now have no parent. Its lease is *not* touched.
     pub(super) fn leave(&mut self, member: MemberNo) -> Vec<MemberNo> {
         self.set_parents(member, [None; TREES]);
-        self.joiners.retain(|joiner| joiner.member != member);
+        if let Some(index) = self.index(member) {
+            self.numbers.remove(index);
+            self.rooms.remove(index);
+            self.joiners.remove(index);
+        }
         self.orphan_children_of(member)
     }
 
     /// Moves a member behind all others, in flight, and gives its former children.
     pub(super) fn send_to_end(&mut self, member: MemberNo) -> Vec<MemberNo> {
+        let place = self.get(member).map(|joiner| joiner.place);
         let orphans = self.leave(member);
-        self.join(member, false);
+        if let Some(place) = place {
+            self.join(member, false, place);
+        }
         orphans
     }
 
@@ -204,25 +354,26 @@ impl Stripe {
     pub(super) fn candidates(
         &self,
         member: MemberNo,
-    ) -> impl Iterator<Item = (usize, &Joiner, [bool; TREES])> {
-        let order = self
-            .get(member)
-            .map_or([u32::MAX; TREES], |joiner| joiner.order);
+    ) -> impl DoubleEndedIterator<Item = (usize, &Joiner, [bool; TREES])> {
+        let order = self.order(member);
         let others = self.joiners.iter().enumerate();
-        others.filter_map(move |(place, joiner)| {
-            let mut may = [joiner.complete; TREES];
-            for (may, (theirs, mine)) in may.iter_mut().zip(joiner.order.iter().zip(order)) {
-                *may |= *theirs < mine;
-            }
+        others.filter_map(move |(index, joiner)| {
+            let may = joiner.may_be_parent(order);
             let any = joiner.member != member && may.contains(&true);
-            any.then_some((place, joiner, may))
+            any.then_some((index, joiner, may))
         })
+    }
+
+    /// A member's place in each tree's order; behind all if it is not in the table.
+    pub(super) fn order(&self, member: MemberNo) -> [u32; TREES] {
+        self.get(member)
+            .map_or([u32::MAX; TREES], |joiner| joiner.order)
     }
 
     /// Whether `member` may have `other` as its parent in either tree.
     pub(super) fn is_before(&self, other: MemberNo, member: MemberNo) -> bool {
-        let mut candidates = self.candidates(member);
-        candidates.any(|(_, joiner, may)| joiner.member == other && may == [true; TREES])
+        let joiner = self.get(other).filter(|_| other != member);
+        joiner.is_some_and(|joiner| joiner.may_be_parent(self.order(member)) == [true; TREES])
     }
 
     /// A leaf of a tree that may make room for a newcomer: nobody waits for it there.

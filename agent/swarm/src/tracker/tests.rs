@@ -11,6 +11,7 @@ mod bounds;
 mod leases;
 mod members;
 mod rights;
+mod search;
 mod trees;
 
 /// A right without an end.
