@@ -21,6 +21,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SocketFlags, accept_with};
 
 use crate::errno::{Refusal, refusal};
+use crate::speaks::Speaks;
 
 use message::{Request, Status};
 
@@ -40,7 +41,13 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 /// After `patience` without any client everything is let go of: then nobody comes back, and readers that wait get errors instead of
 /// waiting for ever.
 pub fn keep(listener: OwnedFd, patience: Duration) -> io::Result<()> {
+    keep_speaking(listener, patience, message::SPEAKS)
+}
+
+/// The same as a keeper that speaks those versions, as one of another release does.
+pub fn keep_speaking(listener: OwnedFd, patience: Duration, speaks: Speaks) -> io::Result<()> {
     Keeper {
+        speaks,
         listener,
         clients: Vec::new(),
         held: BTreeMap::new(),
@@ -54,6 +61,7 @@ pub fn keep(listener: OwnedFd, patience: Duration) -> io::Result<()> {
 }
 
 struct Keeper {
+    speaks: Speaks,
     listener: OwnedFd,
     clients: Vec<OwnedFd>,
     held: BTreeMap<String, OwnedFd>,
@@ -139,20 +147,24 @@ impl Keeper {
         let Ok(Some((message, fd))) = packet::receive(client.as_fd()) else {
             return false;
         };
-        let (status, text, given) = self.answer(&message, fd);
+        let (version, request) = message::parse_request(&message, self.speaks);
+        let (reply, given) = match request {
+            Ok(request) => {
+                let (status, text, given) = self.answer(request, fd);
+                (message::reply(version, status, text), given)
+            }
+            Err(Status::OtherVersion) => (message::reply_of_other_version(self.speaks), None),
+            Err(status) => (message::reply(version, status, ""), None),
+        };
         // One that does not take its answers is not waited for: the others would wait with it.
-        packet::send(client.as_fd(), &message::reply(status, text), given).is_ok()
+        packet::send(client.as_fd(), &reply, given).is_ok()
     }
 
     fn answer(
         &mut self,
-        message: &[u8],
+        request: Request<'_>,
         fd: Option<OwnedFd>,
     ) -> (Status, &str, Option<BorrowedFd<'_>>) {
-        let request = match message::parse_request(message) {
-            Ok(request) => request,
-            Err(status) => return (status, "", None),
-        };
         match (request, fd) {
             (Request::Keep(name), Some(fd)) => {
                 if self.held.len() >= HELD_MAX && !self.held.contains_key(name) {
@@ -175,6 +187,7 @@ impl Keeper {
                 self.is_over = true;
                 (Status::Done, "", None)
             }
+            (Request::Version, None) => (Status::Done, "", None),
             (Request::NameAfter(name), None) => {
                 let after = (std::ops::Bound::Excluded(name), std::ops::Bound::Unbounded);
                 match self.held.range::<str, _>(after).next() {

@@ -32,6 +32,7 @@ mod memory;
 pub mod mount;
 mod nbd;
 mod socket;
+mod speaks;
 pub mod ublk;
 mod vhost_user;
 
@@ -45,5 +46,6 @@ pub use memory::Memory;
 pub use mount::{BackingIo, MountError};
 pub use nbd::kernel as kernel_nbd;
 pub use nbd::{Export, NbdError, NbdOptions, NbdServer};
+pub use speaks::Speaks;
 pub use ublk::{Ublk, UblkError, UblkOptions};
 pub use vhost_user::{VhostUserError, VhostUserOptions, VhostUserServer};

@@ -12,8 +12,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 use crate::crew::locked;
 use crate::errno::{Refusal, refusal};
+use crate::speaks::Speaks;
 
-use super::message::{self, Request, Status, VERSION};
+use super::message::{self, BASE, Request, SPEAKS, Status};
 use super::packet;
 
 /// How long the keeper may take to answer. It answers from memory; one that is late is stopped or gone.
@@ -48,11 +49,15 @@ pub enum KeeperError {
         #[source]
         source: io::Error,
     },
-    /// It speaks another version.
-    #[error("the keeper speaks version {found} of its protocol, and this process {VERSION}")]
+    /// There is no version that both speak. Whatever a hand-over takes is understood nevertheless, so it can be replaced.
+    #[error(
+        "the keeper speaks {theirs} of its protocol and this process {ours}: install all programs of one release and restart the agent, which replaces the keeper"
+    )]
     OtherVersion {
+        /// This process's.
+        ours: Speaks,
         /// The keeper's.
-        found: u8,
+        theirs: Speaks,
     },
     /// It holds as many descriptors as it takes.
     #[error("the keeper takes no more descriptors")]
@@ -67,18 +72,41 @@ pub enum KeeperError {
 #[derive(Debug)]
 pub struct KeeperClient {
     path: PathBuf,
+    speaks: Speaks,
     /// Behind a lock, so that an answer goes to whoever asked.
-    socket: Mutex<Option<OwnedFd>>,
+    connection: Mutex<Option<Connection>>,
 }
+
+#[derive(Debug)]
+struct Connection {
+    socket: OwnedFd,
+    /// The version in which requests are said: the newest, until the keeper says that it does not speak it.
+    version: u8,
+}
+
+/// A reply: its version, the status, the name, and the descriptor.
+type Reply = (u8, Status, String, Option<OwnedFd>);
 
 impl KeeperClient {
     /// Connects to the keeper that listens at `path`.
     pub fn connect(path: &Path) -> Result<Self, KeeperError> {
-        let socket = connected(path)?;
+        Self::connect_speaking(path, SPEAKS)
+    }
+
+    /// The same as a process that speaks those versions, as one of another release does.
+    pub fn connect_speaking(path: &Path, speaks: Speaks) -> Result<Self, KeeperError> {
+        let connection = Connection::open(path, speaks)?;
         Ok(Self {
             path: path.to_owned(),
-            socket: Mutex::new(Some(socket)),
+            speaks,
+            connection: Mutex::new(Some(connection)),
         })
+    }
+
+    /// The newest version that both speak; [`KeeperError::OtherVersion`] when there is none.
+    pub fn version(&self) -> Result<u8, KeeperError> {
+        let (version, ..) = self.ask_without_base(Request::Version, None)?;
+        Ok(version)
     }
 
     /// Has a duplicate of `fd` held under `name`, in the place of what was held under it. A name is `DEVICE/PART` and has at most
@@ -135,7 +163,11 @@ impl KeeperClient {
     /// Has it let go of everything and end. One that does not know how ends when it has neither anything to hold nor a client.
     pub fn end(self) -> Result<(), KeeperError> {
         for name in self.names()? {
-            self.let_go(&name)?;
+            match self.let_go(&name) {
+                // It knows how to end.
+                Err(KeeperError::OtherVersion { .. }) => break,
+                outcome => outcome?,
+            };
         }
         self.ask(Request::End, None).map(drop)
     }
@@ -145,23 +177,88 @@ impl KeeperClient {
         request: Request<'_>,
         fd: Option<BorrowedFd<'_>>,
     ) -> Result<(Status, String, Option<OwnedFd>), KeeperError> {
-        let talk_error = |source| KeeperError::Talk { source };
-        let mut connection = locked(&self.socket);
-        let socket = match connection.take() {
-            Some(socket) => socket,
-            None => connected(&self.path)?,
+        let reply = match self.ask_without_base(request, fd) {
+            Err(KeeperError::OtherVersion { .. }) if request.is_of_base() => {
+                self.ask_in(Some(BASE), request, fd)
+            }
+            reply => reply,
         };
-        packet::send(socket.as_fd(), &message::request(request), fd).map_err(talk_error)?;
-        let (bytes, fd) = packet::receive(socket.as_fd())
+        reply.map(|(_, status, name, fd)| (status, name, fd))
+    }
+
+    /// Asks in the newest version that both speak.
+    fn ask_without_base(
+        &self,
+        request: Request<'_>,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> Result<Reply, KeeperError> {
+        match self.ask_in(None, request, fd) {
+            Err(KeeperError::OtherVersion { ours, theirs }) => {
+                let Some(common) = ours.common(theirs) else {
+                    return Err(KeeperError::OtherVersion { ours, theirs });
+                };
+                let reply = self.ask_in(Some(common), request, fd)?;
+                if let Some(connection) = locked(&self.connection).as_mut() {
+                    connection.version = common;
+                }
+                Ok(reply)
+            }
+            reply => reply,
+        }
+    }
+
+    /// Asks in `version`, or in that of the connection.
+    fn ask_in(
+        &self,
+        version: Option<u8>,
+        request: Request<'_>,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> Result<Reply, KeeperError> {
+        let mut held = locked(&self.connection);
+        let connection = match held.take() {
+            Some(connection) => connection,
+            // It may lead to another keeper, which speaks other versions.
+            None => Connection::open(&self.path, self.speaks)?,
+        };
+        let version = version.unwrap_or(connection.version);
+        let (found, status, name, fd) = connection.exchange(version, request, fd)?;
+        if status != Status::OtherVersion && found != version {
+            return Err(KeeperError::NotUnderstood);
+        }
+        *held = Some(connection);
+        if status == Status::OtherVersion {
+            return Err(KeeperError::OtherVersion {
+                ours: self.speaks,
+                theirs: message::told_versions(found, &name),
+            });
+        }
+        Ok((found, status, name, fd))
+    }
+}
+
+impl Connection {
+    fn open(path: &Path, speaks: Speaks) -> Result<Self, KeeperError> {
+        Ok(Self {
+            socket: connected(path)?,
+            version: speaks.newest,
+        })
+    }
+
+    fn exchange(
+        &self,
+        version: u8,
+        request: Request<'_>,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> Result<Reply, KeeperError> {
+        let talk_error = |source| KeeperError::Talk { source };
+        let bytes = message::request(version, request);
+        packet::send(self.socket.as_fd(), &bytes, fd).map_err(talk_error)?;
+        let (bytes, fd) = packet::receive(self.socket.as_fd())
             .map_err(talk_error)?
             .ok_or_else(|| talk_error(io::ErrorKind::UnexpectedEof.into()))?;
         let reply = message::parse_reply(&bytes);
         let (found, status, name) = reply.ok_or(KeeperError::NotUnderstood)?;
-        if status == Status::OtherVersion || found != VERSION {
-            return Err(KeeperError::OtherVersion { found });
-        }
-        *connection = Some(socket);
-        Ok((status, name.to_owned(), fd))
+        Ok((found, status, name.to_owned(), fd))
     }
 }
 

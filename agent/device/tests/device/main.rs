@@ -15,6 +15,7 @@ mod doomed;
 mod fuse_file;
 mod ground;
 mod keeper;
+mod keeper_versions;
 mod kernel_nbd;
 mod loop_device;
 mod mounts;
