@@ -58,14 +58,20 @@ pub(super) fn begin(
         match Ublk::take_over(number, Arc::clone(content), bounds) {
             Ok(device) => return Ok(Presented::Ublk { device }),
             Err(error) => {
-                tracing::warn!(
-                    number,
-                    error = &error as &dyn std::error::Error,
-                    "a device of an earlier run is made anew, and its readers get errors"
-                );
+                let error = &error as &dyn std::error::Error;
                 if ublk::is_anothers(number) {
-                    tracing::warn!(number, "the device of that number is another's by now");
+                    // It has no readers of ours: the device of an earlier run went before another could have its number.
+                    tracing::warn!(
+                        number,
+                        error,
+                        "the number of a device of an earlier run is another's by now; a free one is taken"
+                    );
                 } else {
+                    tracing::warn!(
+                        number,
+                        error,
+                        "a device of an earlier run is made anew, and its readers get errors"
+                    );
                     ublk::delete(number)?;
                 }
             }
