@@ -13,8 +13,8 @@ use std::time::Duration;
 use tranship_device::front_end::Probed;
 use tranship_device::{
     FrontEnd, FuseConnection, FuseError, FuseOptions, KernelNbd, KernelNbdError, LoopDevice,
-    LoopError, MountError, NbdError, NbdServer, Ublk, UblkError, VhostUserError, VhostUserServer,
-    front_end, mount,
+    LoopError, MountError, NbdError, NbdServer, Speaks, Ublk, UblkError, VhostUserError,
+    VhostUserServer, front_end, mount,
 };
 
 use crate::control::{FrontEndChoice, FrontEndName};
@@ -84,6 +84,16 @@ pub enum FrontEndError {
     NoProcess {
         /// How long was waited.
         patience: Duration,
+    },
+    /// It has no version in common with this agent.
+    #[error(
+        "the program of device processes speaks {theirs} and this agent {ours}: install all programs of one release and restart the agent"
+    )]
+    OtherProcess {
+        /// The agent's.
+        ours: Speaks,
+        /// The program's.
+        theirs: Speaks,
     },
     /// Only EROFS is mounted from a file.
     #[error("the front end erofs-file shows EROFS only, and this image holds {filesystem}")]

@@ -79,20 +79,30 @@ impl Keeping {
         Ok(())
     }
 
-    /// Puts a keeper of this agent's version in the place of an older one.
+    /// Puts a keeper of this agent's release in the place of an older or a newer one: what that takes, keepers of all versions understand.
     fn upgrade(&self, state: &mut State) {
-        let Some(old) = state.keeper.take_if(|keeper| self.is_outdated(keeper)) else {
-            return;
-        };
+        if let Some(old) = state.keeper.take_if(|keeper| self.is_outdated(keeper)) {
+            self.replace(state, old);
+        }
+        // The program beside the agent's own may be of another release, too.
+        if let Some(Err(error)) = state.keeper.as_ref().map(KeeperClient::version) {
+            tracing::warn!(
+                error = &error as &dyn Error,
+                "the keeper holds what devices consist of, and lets go of nothing before it ends"
+            );
+        }
+    }
+
+    fn replace(&self, state: &mut State, old: KeeperClient) {
         match keeper::replace(old, &self.program, self.patience, &self.socket) {
             Ok(new) => {
-                tracing::info!("the keeper was of another version; there is a new one");
+                tracing::info!("the keeper was of another release; there is a new one");
                 state.keeper = Some(new);
             }
             Err(error) => {
                 tracing::warn!(
                     error = &error as &dyn Error,
-                    "the keeper of another version is not replaced"
+                    "the keeper of another release is not replaced"
                 );
                 let connected = self.connect(state);
                 if let Err(error) = connected {
@@ -103,12 +113,17 @@ impl Keeping {
     }
 
     fn is_outdated(&self, keeper: &KeeperClient) -> bool {
-        let there = keeper::identity(&self.program);
-        match (there, keeper.program()) {
-            (Ok(there), Ok(running)) => running.as_ref() != Some(&there),
-            // Nobody knows: it does its work.
-            (Err(_), _) | (_, Err(_)) => false,
-        }
+        let error: Box<dyn Error> = match (keeper::identity(&self.program), keeper.program()) {
+            (Ok(there), Ok(running)) => return running.as_ref() != Some(&there),
+            (Err(error), _) => error.into(),
+            (_, Err(error)) => error.into(),
+        };
+        // It does its work.
+        tracing::warn!(
+            error = &*error,
+            "the keeper stays, since it cannot be told whether it is of this agent's release"
+        );
+        false
     }
 
     fn watch(&self) {

@@ -6,10 +6,12 @@
 //! descriptor from the keeper, and never gives it back: when it dies, the agent starts another, which goes on.
 
 mod content;
+mod greeting;
 mod link;
 mod message;
 mod second;
 mod serve;
+mod supplied;
 mod supply;
 mod watch;
 
@@ -22,6 +24,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use tranship_format::Digest;
 
+pub(crate) use message::SPEAKS;
 pub use serve::{ServeError, serve};
 pub(crate) use supply::Supply;
 pub(crate) use watch::Watch;

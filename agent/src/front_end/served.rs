@@ -133,6 +133,12 @@ impl Processes {
             served.stop()?;
             return Err(FrontEndError::NoProcess { patience: PATIENCE });
         }
+        // Of one that was there before, readers have at least what is here.
+        if let Some(theirs) = self.supply.foreign(device).filter(|_| is_fresh) {
+            served.stop()?;
+            let ours = process::SPEAKS;
+            return Err(FrontEndError::OtherProcess { ours, theirs });
+        }
         served.mount.set_read_ahead(options.fuse().read_ahead_len);
         Ok(Served::Process(served))
     }

@@ -11,8 +11,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tranship_device::Speaks;
+
 use super::AskError;
-use super::message::{Class, ReadNote, ToAgent, ToProcess, VERSION, read_frame};
+use super::message::{Class, ReadNote, ToAgent, ToProcess, read_frame};
 
 /// Pauses between tries to reach the agent.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -32,6 +34,7 @@ const NOTES_PATIENCE: Duration = Duration::from_millis(100);
 pub(super) struct Link {
     agent: PathBuf,
     device: String,
+    speaks: Speaks,
     state: Mutex<State>,
     changed: Condvar,
     /// Apart from the rest, since a write may take a while.
@@ -45,6 +48,8 @@ struct State {
     waiting: BTreeMap<u64, Waiting>,
     /// How long a read waits.
     patience: Duration,
+    /// The version that this line is in.
+    version: u8,
     is_connected: bool,
     is_serving: bool,
     is_leaving: bool,
@@ -65,19 +70,22 @@ struct Notes {
 }
 
 impl Link {
-    /// Begins to look for the agent at `agent`. Reads wait for `patience` until that says otherwise.
+    /// Begins to look for the agent at `agent`, as a process that speaks those versions. Reads wait for `patience` until that says otherwise.
     pub(super) fn begin(
         agent: PathBuf,
         device: String,
+        speaks: Speaks,
         patience: Duration,
     ) -> io::Result<Arc<Self>> {
         let link = Arc::new(Self {
             agent,
             device,
+            speaks,
             state: Mutex::new(State {
                 next: 0,
                 waiting: BTreeMap::new(),
                 patience,
+                version: speaks.oldest,
                 is_connected: false,
                 is_serving: false,
                 is_leaving: false,
@@ -245,11 +253,14 @@ impl Link {
     fn connect(&self) -> io::Result<UnixStream> {
         let mut stream = UnixStream::connect(&self.agent)?;
         stream.set_write_timeout(Some(WRITE_PATIENCE))?;
+        // The next agent may be of another release than the last.
+        self.state().version = self.speaks.oldest;
         let hello = ToAgent::Hello {
-            version: VERSION,
+            version: self.speaks.oldest,
             device: self.device.clone(),
         };
-        stream.write_all(&hello.encode())?;
+        let versions = ToAgent::Versions(self.speaks);
+        stream.write_all(&[hello.encode(), versions.encode()].concat())?;
         let own = stream.try_clone()?;
         // Whoever asks from now on writes to this one; what waits already is sent by this thread.
         *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(own);
@@ -274,6 +285,8 @@ impl Link {
     fn listen(&self, mut stream: UnixStream) {
         while let Ok(frame) = read_frame(&mut stream) {
             let (request, answer) = match ToProcess::decode(&frame) {
+                Some(ToProcess::Agreed { version }) if self.agree(version) => continue,
+                Some(ToProcess::Agreed { .. }) => return,
                 Some(ToProcess::Kept { request }) => (request, Ok(None)),
                 Some(ToProcess::Bytes { request, bytes }) => (request, Ok(Some(bytes))),
                 Some(ToProcess::Failed { request, error }) => (request, Err(error)),
@@ -297,6 +310,22 @@ impl Link {
         }
     }
 
+    /// Speaks the version that the agent has chosen; whether this process can.
+    fn agree(&self, version: u8) -> bool {
+        let (device, ours) = (&self.device, self.speaks);
+        if !ours.includes(version) {
+            tracing::error!(device, version, %ours, "the agent chooses a version that this process does not speak");
+            return false;
+        }
+        let mut state = self.state();
+        if state.version != version {
+            tracing::debug!(device, version, "another version is spoken with the agent");
+            state.version = version;
+            self.changed.notify_all();
+        }
+        true
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -313,3 +342,6 @@ impl Waiting {
         .encode()
     }
 }
+
+#[cfg(test)]
+mod tests;

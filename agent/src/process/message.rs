@@ -1,26 +1,32 @@
 //! What a device process and the agent say to each other: frames on a unix stream, `length (4), kind (1), fields`, little-endian.
 //!
 //! ```text
-//! to the agent     H hello: version (1), device              first, once
+//! to the agent     H hello: the oldest version (1), device   first, once
+//!                  V versions: oldest (1), newest (1)        second, once
 //!                  S serving                                 the process answers the kernel
 //!                  W want: request (8), class (1), layer (2), chunk (4)
 //!                  R reads: count (4), then for each: length (4), microseconds (4), done (1); then chunks touched: layer (2), chunk (4)
-//! to the process   K kept: request (8)                       the chunk is in the store now
+//! to the process   A agreed: version (1)                     the newest that both speak, if the process said V
+//!                  K kept: request (8)                       the chunk is in the store now
 //!                  B bytes: request (8), the chunk           it is not kept
 //!                  F failed: request (8), why (1), words
 //!                  P patience: milliseconds (8)              how long reads wait from now on, those that wait already among them
 //!                  L leave                                   answer what is in progress and end
 //! ```
 //!
-//! Either side may be of another version than the other, since a device process outlives an upgrade of the agent: the hello says
-//! which, and an agent that does not know it sends `L` and puts a process of its own in the place.
+//! Either side may be of another release than the other, since a device process outlives an upgrade of the agent. Both speak the newest version
+//! that both know, and until `A` comes the one of the hello: the first agents and processes had neither `V` nor `A`, speak version 1, and pass over
+//! words that they do not know. An agent without a common version sends `L`, and puts a process of its own in the place. So frames, `H`, `V`, `S`, `A`
+//! and `L` are the same in all versions.
 
 use std::io::{self, Read};
 
+use tranship_device::Speaks;
+
 use super::AskError;
 
-/// The version that this code speaks.
-pub(super) const VERSION: u8 = 1;
+/// The versions that this code speaks.
+pub(crate) const SPEAKS: Speaks = Speaks::only(1);
 /// Longest frame: a chunk of 4 MiB and what stands before it.
 pub(super) const FRAME_LEN_MAX: usize = (4 << 20) + 64;
 
@@ -46,6 +52,7 @@ pub(super) enum ToAgent {
         version: u8,
         device: String,
     },
+    Versions(Speaks),
     Serving,
     Want {
         request: u64,
@@ -62,6 +69,7 @@ pub(super) enum ToAgent {
 /// What the agent says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ToProcess {
+    Agreed { version: u8 },
     Kept { request: u64 },
     Bytes { request: u64, bytes: Vec<u8> },
     Failed { request: u64, error: AskError },
@@ -73,6 +81,7 @@ impl ToAgent {
     pub(super) fn encode(&self) -> Vec<u8> {
         match self {
             Self::Hello { version, device } => frame(b'H', &[&[*version], device.as_bytes()]),
+            Self::Versions(speaks) => frame(b'V', &[&[speaks.oldest, speaks.newest]]),
             Self::Serving => frame(b'S', &[]),
             Self::Want {
                 request,
@@ -114,6 +123,10 @@ impl ToAgent {
                 version: take::<1>(rest)?[0],
                 device: std::str::from_utf8(rest).ok()?.to_owned(),
             },
+            b'V' => {
+                let [oldest, newest] = take(rest)?;
+                Self::Versions(Speaks { oldest, newest })
+            }
             b'S' => Self::Serving,
             b'W' => Self::Want {
                 request: u64::from_le_bytes(take(rest)?),
@@ -149,6 +162,7 @@ impl ToAgent {
 impl ToProcess {
     pub(super) fn encode(&self) -> Vec<u8> {
         match self {
+            Self::Agreed { version } => frame(b'A', &[&[*version]]),
             Self::Kept { request } => frame(b'K', &[&request.to_le_bytes()]),
             Self::Bytes { request, bytes } => frame(b'B', &[&request.to_le_bytes(), bytes]),
             Self::Failed { request, error } => {
@@ -169,6 +183,10 @@ impl ToProcess {
         let (kind, mut rest) = frame.split_first()?;
         let rest = &mut rest;
         Some(match kind {
+            b'A' => {
+                let [version] = take(rest)?;
+                Self::Agreed { version }
+            }
             b'K' => Self::Kept {
                 request: u64::from_le_bytes(take(rest)?),
             },
@@ -254,6 +272,10 @@ mod tests {
                 version: 1,
                 device: "0123-fuse-loop".to_owned(),
             },
+            ToAgent::Versions(Speaks {
+                oldest: 1,
+                newest: 3,
+            }),
             ToAgent::Serving,
             ToAgent::Want {
                 request: 7,
@@ -271,6 +293,7 @@ mod tests {
             assert_eq!(ToAgent::decode(&frame), Some(sent));
         }
         for sent in [
+            ToProcess::Agreed { version: 3 },
             ToProcess::Kept { request: 1 },
             ToProcess::Bytes {
                 request: 2,
@@ -301,10 +324,11 @@ mod tests {
             b"R\xff\xff\xff\xff1",
             b"H",
             b"H\x01\xff",
+            b"V\x01",
         ] {
             assert_eq!(ToAgent::decode(frame), None, "{frame:?}");
         }
-        for frame in [&b"K123"[..], b"X", b"B", b"F12345678", b"P1"] {
+        for frame in [&b"K123"[..], b"X", b"A", b"B", b"F12345678", b"P1"] {
             assert_eq!(ToProcess::decode(frame), None, "{frame:?}");
         }
     }

@@ -18,6 +18,7 @@ use tranship_store::StoreError;
 use super::Description;
 use super::content::Content;
 use super::link::Link;
+use super::message::SPEAKS;
 use super::second::SecondHolder;
 use crate::front_end::{FUSE_PART, REQUESTS_PART};
 use crate::keeping::name;
@@ -76,8 +77,8 @@ pub fn serve(description: &Path, is_fresh: bool) -> Result<(), ServeError> {
         path: description.to_owned(),
         source,
     })?;
-    let link = Link::begin(told.supply.clone(), told.device.clone(), told.deadline)
-        .map_err(ServeError::Thread)?;
+    let (agent, device) = (told.supply.clone(), told.device.clone());
+    let link = Link::begin(agent, device, SPEAKS, told.deadline).map_err(ServeError::Thread)?;
     let content: Arc<dyn BlockRead> = Arc::new(Content::open(
         &told.store,
         &told.layers,

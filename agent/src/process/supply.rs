@@ -1,24 +1,25 @@
 //! The agent's side of the line to device processes: gives the chunks that they ask for.
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
+use tranship_device::Speaks;
 use tranship_device::keeper::identity;
 
-use super::message::{Class, ToAgent, ToProcess, VERSION, frame_len};
-use super::{AskError, PROGRAM, SOCKET};
+use super::greeting::{Greeting, next};
+use super::message::{SPEAKS, ToAgent, ToProcess};
+use super::supplied::Supplied;
+use super::{PROGRAM, SOCKET};
 use crate::image::Image;
-use crate::lazy::LazyReadError;
 use crate::metrics::Reads;
 
 /// Answers to one process that may wait to be written.
@@ -36,18 +37,6 @@ pub(crate) struct Supply {
     absence: Duration,
     /// How many there were so far.
     connections: AtomicU64,
-}
-
-#[derive(Clone, Debug)]
-struct Supplied {
-    image: Arc<Image>,
-    /// The process that answers the kernel, when there is one, and over which connection it said so: it may have begun another before the end
-    /// of the first is seen.
-    serving: watch::Sender<Option<(u64, Option<u32>)>>,
-    /// Whether what waits is left to the next agent; otherwise it is told when the image goes.
-    is_leaving: Arc<AtomicBool>,
-    /// Whether it was looked whether its first process is one of before an upgrade.
-    was_asked: Arc<AtomicBool>,
 }
 
 impl Supply {
@@ -82,12 +71,7 @@ impl Supply {
 
     /// Gives the chunks of `image` to the process of `device` from now on.
     pub(crate) fn add(&self, device: &str, image: &Arc<Image>) {
-        let supplied = Supplied {
-            image: Arc::clone(image),
-            serving: watch::Sender::default(),
-            is_leaving: Arc::default(),
-            was_asked: Arc::default(),
-        };
+        let supplied = Supplied::new(Arc::clone(image));
         self.devices().insert(device.to_owned(), supplied);
     }
 
@@ -109,6 +93,11 @@ impl Supply {
         devices
             .get(device)
             .and_then(|supplied| supplied.serving.borrow().and_then(|(_, process)| process))
+    }
+
+    /// What the program of device processes speaks, where that of `device` showed that it has no version in common with this agent.
+    pub(crate) fn foreign(&self, device: &str) -> Option<Speaks> {
+        self.devices().get(device)?.foreign.get().copied()
     }
 
     /// Waits until a process serves `device`, for `patience` at most; whether one does.
@@ -154,19 +143,20 @@ impl Supply {
             .and_then(|pid| u32::try_from(pid).ok());
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
         let (mut from, to) = stream.into_split();
-        let Some(ToAgent::Hello { version, device }) = next(&mut from).await? else {
-            return Err(io::Error::other("it does not say who it is"));
-        };
+        let greeting = Greeting::hear(&mut from, SPEAKS).await?;
         let (answers, pending) = mpsc::channel(ANSWERS_MAX);
-        let supplied = self.devices().get(&device).cloned();
+        let supplied = self.devices().get(&greeting.device).cloned();
         // One that is not known yet comes again.
         let Some(supplied) = supplied else {
             return Ok(());
         };
         let stop = supplied.image.stop_token().clone();
         supplied.image.tasks().spawn(write(to, pending));
-        if version != VERSION || self.is_outdated(&supplied, process) {
-            // There will be one of this agent's version, as soon as that one has left.
+        if let Some(agreed) = greeting.answer() {
+            let _ = answers.send(agreed).await;
+        }
+        if self.must_leave(&supplied, &greeting, process) {
+            // There will be one of this agent's release, as soon as that one has left.
             let _ = answers.send(ToProcess::Leave).await;
         }
         let left = async {
@@ -176,10 +166,17 @@ impl Supply {
                 std::future::pending::<()>().await;
             }
         };
+        let is_understood = greeting.common.is_some();
+        let patience = async {
+            if !is_understood {
+                std::future::pending::<()>().await;
+            }
+            self.tell_patience(&supplied, &answers).await;
+        };
         let outcome = tokio::select! {
-            outcome = self.listen(&mut from, &supplied, (connection, process), &answers) => outcome,
+            outcome = self.listen(&mut from, greeting, &supplied, (connection, process), &answers) => outcome,
             () = left => Ok(()),
-            () = self.tell_patience(&supplied, &answers) => Ok(()),
+            () = patience => Ok(()),
         };
         supplied.serving.send_if_modified(|serving| {
             let is_gone = serving.is_some_and(|(other, _)| other == connection);
@@ -205,28 +202,56 @@ impl Supply {
         }
     }
 
-    /// Whether a process runs another program than the one that is there now, as after an upgrade. It is asked once whether it does: a
-    /// machine that always says so must not have it replaced for ever.
-    fn is_outdated(&self, supplied: &Supplied, process: Option<u32>) -> bool {
-        let running = process.map(|pid| identity(Path::new(&format!("/proc/{pid}/exe"))));
-        let (Some(Ok(running)), Ok(there)) = (running, identity(&self.program)) else {
+    /// Whether a process is to make room for one of this agent's release.
+    fn must_leave(&self, supplied: &Supplied, greeting: &Greeting, process: Option<u32>) -> bool {
+        let is_other = self.is_other(process);
+        let Greeting { device, theirs, .. } = greeting;
+        if greeting.common.is_some() {
+            // It is asked once whether it is: a machine that always says so must not have it replaced for ever.
+            return is_other.is_some_and(|is_other| {
+                !supplied.was_asked.swap(true, Ordering::Relaxed) && is_other
+            });
+        }
+        if is_other == Some(false) {
+            // Its successor would be no other, and it reads what is here as well as that one would.
+            if supplied.foreign.set(*theirs).is_ok() {
+                let program = self.program.display();
+                tracing::error!(device, %program, %theirs, ours = %SPEAKS, "the program of device processes has no version in common with this agent: reads of what is not here wait; install all programs of one release and restart the agent");
+            }
             return false;
-        };
-        !supplied.was_asked.swap(true, Ordering::Relaxed) && running != there
+        }
+        tracing::warn!(device, process, %theirs, ours = %SPEAKS, "a device process has no version in common with this agent; another takes its place");
+        true
+    }
+
+    /// Whether a process runs another program than the one that is there now, as after an upgrade, if that can be told.
+    fn is_other(&self, process: Option<u32>) -> Option<bool> {
+        let running = identity(Path::new(&format!("/proc/{}/exe", process?))).ok()?;
+        let there = identity(&self.program).ok()?;
+        Some(running != there)
     }
 
     async fn listen(
         &self,
         from: &mut OwnedReadHalf,
+        greeting: Greeting,
         supplied: &Supplied,
         who: (u64, Option<u32>),
         answers: &mpsc::Sender<ToProcess>,
     ) -> io::Result<()> {
+        let is_understood = greeting.common.is_some();
+        let mut first = greeting.first;
         loop {
-            match next(from).await? {
+            let said = match first.take() {
+                None => next(from).await?,
+                said => said,
+            };
+            match said {
                 Some(ToAgent::Serving) => {
                     supplied.serving.send_replace(Some(who));
                 }
+                // What else it says without a common version, its successor says again.
+                _ if !is_understood => {}
                 Some(ToAgent::Want {
                     request,
                     class,
@@ -243,90 +268,10 @@ impl Supply {
                     }
                 }
                 // A newer process's word that this version does not know.
-                Some(ToAgent::Hello { .. }) | None => {}
+                Some(ToAgent::Hello { .. } | ToAgent::Versions(_)) | None => {}
             }
         }
     }
-}
-
-impl Supplied {
-    fn is_leaving(&self) -> bool {
-        self.is_leaving.load(Ordering::Acquire)
-    }
-
-    /// Gets a chunk and answers, beside everything else.
-    fn get(
-        &self,
-        request: u64,
-        class: Class,
-        (layer, chunk): (u16, u32),
-        answers: &mpsc::Sender<ToProcess>,
-    ) {
-        let number = usize::from(layer);
-        let layer = self.image.layer(number);
-        let found = layer.and_then(|layer| Some((layer, layer.blob().table().index(chunk)?)));
-        let Some((layer, index)) = found else {
-            return;
-        };
-        if class == Class::Prefetch {
-            layer.fetch_ahead(index);
-            return;
-        }
-        self.image.first_reads().note(number, chunk);
-        let (layer, answers) = (Arc::clone(layer), answers.clone());
-        let leaving = Arc::clone(&self.is_leaving);
-        self.image.tasks().spawn(async move {
-            // A blob that was found to be another is given to nobody, and each may be the one whose last chunk has just come.
-            let got = match layer.check_whole() {
-                Ok(()) => layer.demand(index).await,
-                Err(error) => Err(error),
-            };
-            let answer = match got.and_then(|bytes| layer.check_whole().map(|()| bytes)) {
-                Ok(_) if layer.blob().has(index) => ToProcess::Kept { request },
-                Ok(bytes) => ToProcess::Bytes {
-                    request,
-                    bytes: bytes.to_vec(),
-                },
-                Err(error) => ToProcess::Failed {
-                    request,
-                    error: refusal(&error),
-                },
-            };
-            let is_stopping = matches!(
-                answer,
-                ToProcess::Failed {
-                    error: AskError::Stopping,
-                    ..
-                }
-            );
-            if is_stopping && leaving.load(Ordering::Acquire) {
-                return;
-            }
-            // Nobody waits for the answers to one that is gone.
-            let _ = answers.send(answer).await;
-        });
-    }
-}
-
-fn refusal(error: &LazyReadError) -> AskError {
-    match error {
-        LazyReadError::TimedOut { .. } => AskError::TimedOut,
-        LazyReadError::Stopping => AskError::Stopping,
-        LazyReadError::Refused { .. } | LazyReadError::WrongProof { .. } => {
-            tracing::error!(error = error as &dyn Error, "a read of a device fails");
-            AskError::Refused {
-                reason: error.to_string(),
-            }
-        }
-    }
-}
-
-async fn next(from: &mut OwnedReadHalf) -> io::Result<Option<ToAgent>> {
-    let mut head = [0; 4];
-    from.read_exact(&mut head).await?;
-    let mut frame = vec![0; frame_len(head)?];
-    from.read_exact(&mut frame).await?;
-    Ok(ToAgent::decode(&frame))
 }
 
 async fn write(mut to: OwnedWriteHalf, mut answers: mpsc::Receiver<ToProcess>) {

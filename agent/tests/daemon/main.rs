@@ -16,3 +16,4 @@ mod refusals;
 mod registry;
 mod restart;
 mod settings;
+mod versions;

@@ -41,7 +41,7 @@ fn killed_daemon_brings_its_mounts_back_without_the_registry() {
 }
 
 /// Reads a file that has been open all along, past the page cache.
-fn assert_whole(file: &fs::File, content: &[u8]) {
+pub(crate) fn assert_whole(file: &fs::File, content: &[u8]) {
     rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
     let mut found = vec![0; content.len()];
     file.read_exact_at(&mut found, 0).unwrap();
