@@ -103,7 +103,13 @@ impl World {
         if self.tracker.is_none() {
             return;
         }
-        let at = self.tracker_free_at.max(self.now) + self.scenario.tracker.service;
+        let terms = &self.scenario.tracker;
+        let stripes = match &*message {
+            TrackerRequest::Lookup { stripes, .. } => u32::try_from(stripes.len()).unwrap_or(0),
+            _ => 0,
+        };
+        let service = terms.service + terms.stripe_service * stripes;
+        let at = self.tracker_free_at.max(self.now) + service;
         self.tracker_free_at = at;
         self.plan(at, Event::Serves(from, request, message));
     }
