@@ -40,6 +40,7 @@ use crate::process::Supply;
 use crate::records::Records;
 use crate::stale;
 use crate::trace::trace;
+use crate::waits::{deadline, millis};
 
 pub use error::DeviceError;
 pub(crate) use holding::Holding;
@@ -106,6 +107,8 @@ struct Work {
 struct Slot {
     id: String,
     work: tokio::sync::Mutex<Work>,
+    /// How long its reads wait where nobody said otherwise.
+    read_deadline: Duration,
     /// The last finished state, for those who only look.
     shown: Mutex<Option<Shown>>,
     /// How much room there must be before it is tried again to let the device graduate, in bytes.
@@ -128,6 +131,7 @@ impl Slot {
                 .map(|image| image.fill())
                 .unwrap_or_default(),
             waiting: shown.image.as_ref().and_then(|image| image.waits().look()),
+            deadline_ms: millis(deadline(shown.info.unserved, self.read_deadline)),
             ..shown.info.clone()
         })
     }
@@ -188,6 +192,7 @@ impl Slot {
                 fill: crate::control::FillInfo::default(),
                 graduated: attached.is_some_and(Attached::is_graduated),
                 unserved: record.unserved,
+                deadline_ms: 0,
                 waiting: None,
                 process: None,
             };
@@ -328,6 +333,7 @@ impl Devices {
             Arc::new(Slot {
                 id: id.to_owned(),
                 work: tokio::sync::Mutex::default(),
+                read_deadline: self.images.options().read_deadline,
                 shown: Mutex::default(),
                 room_wanted_len: AtomicU64::new(0),
             })

@@ -25,6 +25,14 @@ const ERROR_PATIENCE: Duration = Duration::from_secs(10);
 /// How much longer a device process waits there for an agent that is being started anew, or upgraded.
 const ERROR_ABSENCE: Duration = Duration::from_secs(20);
 
+/// How long a read may wait by this policy; `default` is for those of which nobody said how long.
+pub(crate) fn deadline(unserved: Unserved, default: Duration) -> Duration {
+    match unserved {
+        Unserved::Error => default.min(ERROR_PATIENCE),
+        Unserved::Wait(deadline) => deadline.unwrap_or(default),
+    }
+}
+
 /// See the module's words.
 #[derive(Debug)]
 pub(crate) struct Waits {
@@ -94,16 +102,13 @@ impl Waits {
             last: None,
         };
         state.waiting.insert(number, waiting);
-        let (deadline, fails_at_once) = match *self.unserved.borrow() {
-            Unserved::Error => (self.deadline.min(ERROR_PATIENCE), true),
-            Unserved::Wait(deadline) => (deadline.unwrap_or(self.deadline), false),
-        };
         drop(state);
+        let unserved = *self.unserved.borrow();
         Wait {
             waits: Arc::clone(self),
             number,
-            deadline,
-            fails_at_once,
+            deadline: deadline(unserved, self.deadline),
+            fails_at_once: unserved == Unserved::Error,
         }
     }
 
@@ -189,7 +194,7 @@ impl Drop for Wait {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -216,6 +221,16 @@ mod tests {
         assert_eq!(waits.patience_of_process(away), Duration::from_secs(30));
         waits.set_unserved(Unserved::Wait(Some(Duration::from_hours(1))));
         assert_eq!(waits.patience_of_process(away), Duration::from_mins(70));
+    }
+
+    #[test]
+    fn every_policy_has_a_deadline() {
+        let default = Duration::from_mins(5);
+        let shorter = Duration::from_secs(3);
+        assert_eq!(deadline(Unserved::default(), default), default);
+        assert_eq!(deadline(Unserved::Wait(Some(shorter)), default), shorter);
+        assert_eq!(deadline(Unserved::Error, default), ERROR_PATIENCE);
+        assert_eq!(deadline(Unserved::Error, shorter), shorter);
     }
 
     #[test]

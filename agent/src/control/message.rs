@@ -186,6 +186,10 @@ pub struct DeviceInfo {
     /// What its reads do that no source serves.
     #[serde(default)]
     pub unserved: Unserved,
+    /// How long such a read waits before it fails, in milliseconds: as the image's policy says, or the configuration where that does
+    /// not. 0 from daemons that do not tell.
+    #[serde(default)]
+    pub deadline_ms: u64,
     /// The id of the process that answers its reads, if it has one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<u32>,
