@@ -23,7 +23,7 @@ pub(crate) use served::{Processes, Served, Server};
 
 mod graduated;
 pub(crate) mod numbered;
-mod sockets;
+pub(crate) mod sockets;
 
 /// Name of the one file in a device's FUSE mount.
 pub(crate) const FILE: &str = "device";

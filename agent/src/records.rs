@@ -30,14 +30,28 @@ impl<T: Serialize + DeserializeOwned> Records<T> {
         })
     }
 
-    /// Writes or replaces a record, so that a crash leaves the old one or the new one.
+    /// Writes or replaces a record, so that a crash leaves the old one or the new one, and one of the machine, once this has returned,
+    /// the new one.
     pub(crate) fn save(&self, name: &str, record: &T) -> io::Result<()> {
         let path = self.path(name);
         let new = path.with_extension("new");
         let mut file = File::create(&new)?;
         file.write_all(&serde_json::to_vec_pretty(record)?)?;
         file.sync_data()?;
-        fs::rename(&new, &path)
+        fs::rename(&new, &path)?;
+        // Without this the disk learns of the name some seconds later.
+        File::open(&self.dir)?.sync_all()
+    }
+
+    /// Removes what a crash left half written. For the start, when nobody writes.
+    pub(crate) fn remove_unfinished(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|ending| ending == "new") {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
     }
 
     /// One record; `None` when there is none, or none that can be read.
@@ -115,5 +129,8 @@ mod tests {
             [("a".to_owned(), vec![3]), ("b".to_owned(), vec![2])]
         );
         assert_eq!(records.load("torn"), None);
+        records.remove_unfinished().unwrap();
+        assert!(!dir.path().join("kind/c.new").exists());
+        assert_eq!(records.load_all().unwrap(), found);
     }
 }

@@ -10,7 +10,7 @@ use crate::control::{
 };
 use crate::fill;
 use crate::front_end::{
-    self, FILE, FUSE_PARTS, Filesystem, LOOP_PART, Presented, Processes, Server, numbered,
+    self, FILE, FUSE_PARTS, Filesystem, LOOP_PART, Presented, Processes, Server, numbered, sockets,
 };
 use crate::image::{Image, Resolved};
 use crate::plain;
@@ -300,6 +300,7 @@ impl Devices {
         }
         plain::remove(&dir);
         numbered::forget(&dir);
+        sockets::forget(&dir);
         // Only empty directories: whatever else lies there is worth a look.
         for dir in [dir.join("fuse"), dir] {
             let _ = std::fs::remove_dir(dir);

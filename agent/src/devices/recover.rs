@@ -17,7 +17,7 @@ use crate::plain;
 use crate::process;
 use crate::stale;
 
-use super::{DeviceError, Devices, Slot};
+use super::{DeviceError, DeviceRecord, Devices, Slot};
 
 /// First pause between tries to bring a device back.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -82,6 +82,7 @@ impl Devices {
         for (id, _) in unused {
             self.forget(&id);
         }
+        self.forget_remains(&records);
         let mut tried = Vec::new();
         for (id, record) in records {
             let slot = self.slot_or_new(&id);
@@ -104,6 +105,21 @@ impl Devices {
             .is_err()
         {
             tracing::warn!("some devices are not back yet");
+        }
+    }
+
+    /// Forgets what a crash left on disk of devices that are on no record any more, or not yet.
+    fn forget_remains(&self, records: &[(String, DeviceRecord)]) {
+        if let Err(error) = self.records.remove_unfinished() {
+            tracing::warn!(%error, "a record that was half written stays");
+        }
+        let entries = std::fs::read_dir(&self.run_dir).into_iter().flatten();
+        for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+            if let Ok(id) = entry.file_name().into_string()
+                && !records.iter().any(|(known, _)| *known == id)
+            {
+                self.forget(&id);
+            }
         }
     }
 

@@ -17,6 +17,14 @@ use crate::control::FrontEndName;
 const NBD_SOCKET: &str = "nbd.sock";
 const VHOST_USER_SOCKET: &str = "vhost-user.sock";
 
+/// Takes away the sockets that an agent which died had here.
+pub(crate) fn forget(dir: &Path) {
+    for name in [NBD_SOCKET, VHOST_USER_SOCKET] {
+        // There may be none.
+        let _ = fs::remove_file(dir.join(name));
+    }
+}
+
 impl Presented {
     /// Serves `content` with a front end that is not [by FUSE](FrontEndName::is_by_fuse). A device of the kernel's that an earlier agent left
     /// is gone on with, under whoever uses it. `dir` is the device's directory, and `description` for people.
