@@ -23,6 +23,7 @@ pub mod gate;
 pub mod guest;
 pub mod independent;
 pub mod layout;
+pub mod leftovers;
 pub mod node;
 pub mod pods;
 pub mod registry;

@@ -5,6 +5,7 @@
 use crate::cluster::{AgentOptions, Cluster};
 use crate::command::tranship;
 use crate::containerd::{Containerd, mounts_below, until, until_none};
+use crate::leftovers::{loops, mounts};
 use rustix::process::Pid;
 use serde_json::Value;
 use std::fs;
@@ -173,31 +174,9 @@ fn noted(folder: &Path) -> String {
     )
 }
 
-/// Mounts below a folder, as the kernel tells of them.
-fn mounts(folder: &Path) -> Vec<String> {
-    let table = fs::read_to_string("/proc/self/mountinfo").expect("the table of mounts");
-    let is_below = |line: &&str| {
-        let target = line.split(' ').nth(4).unwrap_or_default();
-        Path::new(target).starts_with(folder)
-    };
-    table.lines().filter(is_below).map(str::to_owned).collect()
-}
-
 /// A process and what it was started with.
 fn process(pid: Pid) -> String {
     let path = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
     let line = fs::read_to_string(path).unwrap_or_default();
     format!("process {pid:?}: {}", line.replace('\0', " "))
-}
-
-/// Loop devices on files below a folder.
-fn loops(folder: &Path) -> Vec<String> {
-    let devices = fs::read_dir("/sys/block").expect("/sys/block").flatten();
-    let files = devices.filter_map(|device| {
-        let file = fs::read_to_string(device.path().join("loop/backing_file")).ok()?;
-        Path::new(file.trim())
-            .starts_with(folder)
-            .then(|| format!("{}: {}", device.path().display(), file.trim()))
-    });
-    files.collect()
 }

@@ -12,7 +12,8 @@ mod memory_limit;
 mod readers;
 mod scene;
 
-pub(crate) use image::{FILE_COUNT, content, convert, name};
+pub(crate) use happen::Chance;
+pub(crate) use image::{FILE_COUNT, content, convert, device_bytes, name};
 pub(crate) use readers::Readers;
 pub(crate) use scene::Scene;
 

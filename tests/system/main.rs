@@ -22,6 +22,7 @@ mod graduation;
 mod guests;
 mod hanging;
 mod image;
+mod midway;
 mod node;
 mod restart;
 mod stock;
