@@ -3,10 +3,12 @@
 
 use std::fs;
 use std::io;
+use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tranship_tests::containerd::until;
 use tranship_tests::tranship;
 
 use crate::faults::{FILE_COUNT, Scene, content, name};
@@ -26,6 +28,20 @@ impl Scene {
         reading
     }
 
+    /// Has a process of its own do the same, and waits until it is stuck in the kernel.
+    fn hang_a_process(&self) -> Child {
+        let process = Command::new("cat")
+            .arg(self.target.path().join(name(FILE - 1)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("cat starts");
+        until("a process that hangs in state D", || {
+            states_of(process.id()).contains('D')
+        });
+        process
+    }
+
     fn wait_for(&mut self, what: &str, is_there: impl Fn(&Value, &str) -> bool) -> Value {
         let begun = Instant::now();
         loop {
@@ -43,11 +59,27 @@ impl Scene {
     }
 }
 
+/// The states of a process's threads, one letter each; of none where there is no such process.
+fn states_of(pid: u32) -> String {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    let stats = threads
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|thread| {
+            // It may be gone by now.
+            let stat = fs::read_to_string(thread.path().join("stat")).ok()?;
+            stat.rsplit_once(") ")?.1.chars().next()
+        });
+    stats.collect()
+}
+
 #[test]
 fn reads_that_hang_are_seen_and_end_with_a_forced_detach() {
     for front_end in ["fuse-loop", "erofs-file"] {
         let mut scene = Scene::set(front_end, "[device]\nstop_grace = \"1s\"\n");
         let reading = scene.hang();
+        let mut process = scene.hang_a_process();
         let device = scene.wait_for("the log's word", |_, log| {
             log.contains("a read hangs because its chunk does not come")
         });
@@ -58,11 +90,24 @@ fn reads_that_hang_are_seen_and_end_with_a_forced_detach() {
         let (socket, reference) = (scene.agent().socket(), scene.reference.clone());
         let table = tranship(&["devices", "--agent", &socket]);
         assert!(table.contains("chunk"), "{table}");
+        // Nobody chose how long: what the settings say is shown all the same.
+        assert_eq!(device["deadline_ms"], 300_000, "{device}");
+        assert!(table.contains("wait=5m"), "{table}");
 
         let begun = Instant::now();
         tranship(&["detach", "--agent", &socket, "--force", &reference]);
         let took = begun.elapsed();
         assert!(reading.join().expect("a reader").is_err(), "it was told");
+        let pid = process.id();
+        until("the process that read ends", || {
+            process.try_wait().expect("a process").is_some()
+        });
+        let status = process.wait().expect("a process");
+        assert!(!status.success(), "it was told: {status}");
+        assert_eq!(states_of(pid), "", "the process is still there");
+        until("none of our threads is stuck", || {
+            !states_of(std::process::id()).contains('D')
+        });
         println!("{front_end}: detached by force under a read that hung, in {took:?}");
         let devices = scene.agent().call("GET", "/v1/devices", "");
         assert_eq!(devices, serde_json::json!([]));
