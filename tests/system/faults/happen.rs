@@ -282,7 +282,7 @@ fn flip_bits(path: &std::path::Path) {
 /// need some.
 fn kill_by_memory(scene: &mut Scene, pid: Pid, ask: impl Fn(&mut Scene)) -> bool {
     let Some(limit) = MemoryLimit::make() else {
-        println!("{}: left out: no group with a limit", scene.front_end);
+        scene.left_out = Some("no group whose memory may be limited, and nothing was killed");
         return false;
     };
     limit.put(pid);

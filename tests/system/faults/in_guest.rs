@@ -56,6 +56,7 @@ fn readers_do_as_they_are_told() {
                     front_end: front_end.clone(),
                     rounds: rounds_of(fault),
                     tells_readers: fault.starts_with("detach"),
+                    left_out: None,
                     seen: readers.take(),
                 };
                 eprintln!("{row}");

@@ -39,6 +39,8 @@ pub(crate) struct Row {
     pub(crate) seen: Seen,
     /// Whether readers are to get errors.
     pub(crate) tells_readers: bool,
+    /// Why the fault did not happen, where this machine does not let it: such a row says nothing of us.
+    pub(crate) left_out: Option<&'static str>,
 }
 
 /// How often processes are to die.
@@ -104,6 +106,7 @@ pub(crate) fn run(front_ends: &[&str]) {
                 rounds,
                 seen: readers.take(),
                 tells_readers: fault.tells_readers,
+                left_out: scene.left_out.take(),
             }
         };
         thread::scope(|scope| {
@@ -128,6 +131,7 @@ pub(crate) fn run(front_ends: &[&str]) {
         rounds,
         seen: readers.take(),
         tells_readers: false,
+        left_out: None,
     });
     rows.extend(away.inspect(|row| println!("{row}")));
     for (scene, readers) in scenes {
@@ -190,10 +194,18 @@ impl fmt::Display for Row {
             "{:40} {:14} {:>6} {errors:>6} {:>11} {:>10}",
             self.fault,
             self.front_end,
-            self.rounds,
+            if self.left_out.is_some() {
+                0
+            } else {
+                self.rounds
+            },
             self.seen.wrong_len,
             self.seen.longest.as_millis()
-        )
+        )?;
+        match self.left_out {
+            Some(why) => write!(f, "  DID NOT HAPPEN: {why}"),
+            None => Ok(()),
+        }
     }
 }
 

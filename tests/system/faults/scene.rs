@@ -28,6 +28,8 @@ pub(crate) struct Scene {
     pub(crate) registry: Arc<DockerRegistry>,
     /// What the device should hold, where it is read through a socket.
     bytes: Option<Arc<Vec<u8>>>,
+    /// Why the last fault did not happen, where this machine did not let it.
+    pub(crate) left_out: Option<&'static str>,
     /// The store's directory, where it has a filesystem of its own.
     small_disk: Option<PathBuf>,
 }
@@ -69,6 +71,7 @@ impl Scene {
             reference: reference.to_owned(),
             registry: Arc::clone(registry),
             bytes,
+            left_out: None,
             small_disk,
         };
         scene.attach();
