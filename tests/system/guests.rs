@@ -1,6 +1,7 @@
 //! What needs another kernel, or another machine: the device suite on Debian's two kernels, virtual machines whose root is an image that
 //! an agent serves, and an agent on kernels that have less.
 
+mod agent;
 mod faults;
 
 use std::fs::{self, File};

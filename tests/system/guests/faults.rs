@@ -5,45 +5,18 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 use tranship_tests::registry::DockerRegistry;
-use tranship_tests::{Agent, AgentOptions, Cluster, Guest, Kernel, binary};
+use tranship_tests::{Agent, AgentOptions, Cluster, Guest, Kernel};
 
-use super::{DEVICE_MODULES, DISK_MODULES, NETWORK_MODULES, printed_arguments};
+use super::agent::{script, with_agent};
+use super::{DISK_MODULES, printed_arguments};
 use crate::faults::convert;
 use crate::faults::in_guest::SHELL;
 use crate::faults::matrix::{HEAD, rounds, rounds_of};
 
+/// A disk for the store: enough for all of the image, and soon full.
+const SMALL_DISK: &str = "mount -t tmpfs -o size=48m store /tmp/store";
 /// What is answered between two faults, in bytes.
 const STEP_LEN: f64 = 4_194_304.0;
-
-/// How an agent in a guest is started and asked. The registry is the machine outside.
-const AGENT: &str = r#"
-set -e
-ip link set eth0 up
-ip addr add 10.0.2.15/24 dev eth0
-ip route add default via 10.0.2.2
-cat >/tmp/agent.toml <<END
-state_dir = "/tmp/state"
-control_socket = "/tmp/agent.sock"
-http_listen = "off"
-[registry]
-plain_http = ["10.0.2.2:PORT"]
-[store]
-dir = "/tmp/store"
-quota = "200MiB"
-free_floor = "0B"
-[device]
-detach_on_stop = false
-processes = true
-block_cache = "1MiB"
-END
-image=docker://10.0.2.2:PORT/test/faults:v1
-agent() { : >/tmp/ready; tranship-agent --config /tmp/agent.toml --print-ready >/tmp/ready 2>>/tmp/agent.log & pid=$!; until [ -s /tmp/ready ]; do usleep 50000; done; }
-call() { verb=$1; shift; tranship $verb --agent /tmp/agent.sock "$@" || { echo "failed: $verb $*"; cat /tmp/agent.log; exit 1; }; }
-agent
-BODY
-kill $pid
-wait $pid
-"#;
 
 /// What happens to a device with the front end `$1`; processes die more often than anything else happens.
 const FAULTS: &str = r#"
@@ -64,6 +37,18 @@ keeper_killed() { old=$(holder --stay); kill -9 $old; until new=$(holder --stay)
 process_killed() { old=$(holder tranship-device); kill -9 $old; until new=$(holder tranship-device) && [ -n "$new" ] && [ $new != $old ]; do usleep 50000; done; }
 truncated() { for file in $(find /tmp/store -name data); do truncate -s 1000000 $file; done; }
 rotten() { for file in $(find /tmp/store -name data); do for at in 30 300 1000 2000; do dd if=/dev/urandom of=$file bs=4096 seek=$at count=1 conv=notrunc 2>/dev/null; done; done; }
+emptied() { for file in $(find /tmp/store -name data); do : >$file; done; }
+full() { emptied; if dd if=/dev/zero of=/tmp/store/junk bs=1M 2>/dev/null; then echo "the disk is not full"; exit 1; fi; go; rm /tmp/store/junk; }
+deleted() { find /tmp/store -name data -exec rm {} +; go; agent_killed; }
+away() { ip link set eth0 down; emptied; sleep 3; ip link set eth0 up; ip route add default via 10.0.2.2; }
+all_killed() {
+    turn=$(($(od -An -N1 -tu1 /dev/urandom) % 3))
+    for time in 1 2 3; do
+        case $turn in 0) agent_killed ;; 1) process_killed ;; 2) keeper_killed ;; esac
+        turn=$(((turn + 1) % 3))
+        usleep $(($(od -An -N2 -tu2 /dev/urandom) * 8))
+    done
+}
 detached() { call detach --force $image; call mount --front-end $name $image /mnt; }
 faults() {
     name=$1
@@ -74,11 +59,16 @@ faults() {
     if [ $2 = fuse ]; then
         often process_killed; row "kill -9 of the device process"
         often keeper_killed; row "kill -9 of the keeper"
+        often all_killed; row "kill -9 of all in turn, by chance"
     fi
     seldom agent_still; row "agent stands still"
     seldom agent_upgraded; row "upgrade of the agent"
     seldom truncated; row "store file truncated"
     seldom rotten; row "store file rots"
+    seldom full; row "disk full"
+    seldom away; row "registry away for 3 s"
+    # Last of these: the agent that starts then looks at what its store holds.
+    seldom deleted; row "store file deleted"
     seldom detached; row "detach while reading"
     over
     echo "the readers of $name have ended"
@@ -94,30 +84,20 @@ faults() {
 fn run_agent(kernel: &Kernel, body: &str) -> String {
     let registry = DockerRegistry::start();
     convert(&registry);
-    let modules = [&DEVICE_MODULES[..], &NETWORK_MODULES[..]].concat();
-    let mut guest = Guest::with(kernel, &modules);
-    for name in [
-        "tranship-agent",
-        "tranship-keeper",
-        "tranship-device",
-        "tranship",
-    ] {
-        guest.program(&binary(name), name);
-    }
+    let mut guest = with_agent(kernel, &[]);
     with_readers(&mut guest);
-    guest.arguments(["-netdev", "user,id=net"]);
-    guest.arguments(["-device", "virtio-net-pci,netdev=net,romfile="]);
-    let host = registry.host();
-    let port = host.rsplit(':').next().expect("a port");
     let rounds = rounds();
     let faults = FAULTS
         .replace("ROUNDS", &rounds.to_string())
         .replace("SELDOM", &rounds_of("others").to_string())
         .replace("STILL", if rounds == 1 { "2" } else { "5" });
-    let script = AGENT
-        .replace("BODY", &[SHELL, &faults, body].concat())
-        .replace("PORT", port);
-    let said = guest.run(&script, 200 + rounds * 120).expect_success();
+    let script = script(
+        &registry,
+        "/tmp",
+        SMALL_DISK,
+        &[SHELL, &faults, body].concat(),
+    );
+    let said = guest.run(&script, 300 + rounds * 180).expect_success();
     println!("{HEAD}\n{}", said.text);
     said.text
 }
