@@ -3,6 +3,7 @@
 
 mod agent;
 mod faults;
+mod reboot;
 
 use std::fs::{self, File};
 use std::path::PathBuf;
