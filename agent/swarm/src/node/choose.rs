@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tranship_format::wire::{ChunkId, Class, Member, PeerId};
 
-use super::Node;
 use super::blob::Route;
 use super::wanted::Wanted;
+use super::{Node, StripeId};
 
 /// What to do about a chunk that needs a source.
 #[derive(Debug)]
@@ -159,6 +159,17 @@ impl Node {
         if self.peers.close_request(peer, request, len) {
             self.in_flight_len = self.in_flight_len.saturating_sub(len);
             self.unpark_all(super::blob::Park::Credit);
+        }
+    }
+
+    /// The parents of a stripe that this node worked out itself, for tests of what they may never form.
+    pub fn own_parents(&self, id: StripeId) -> Vec<PeerId> {
+        match self.stripe(id).map(|stripe| &stripe.route) {
+            Some(Route::Parents {
+                parents,
+                by_tracker: false,
+            }) => parents.iter().map(|parent| parent.peer).collect(),
+            _ => Vec::new(),
         }
     }
 

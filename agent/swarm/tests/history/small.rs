@@ -22,13 +22,14 @@ enum Trouble {
     TrackerAway,
     TrackerRestarts,
     RegistryFails,
+    Bans,
     SlowPeer,
     FullStores,
     Rights,
     Everything,
 }
 
-const TROUBLES: [Trouble; 12] = [
+const TROUBLES: [Trouble; 13] = [
     Trouble::Nothing,
     Trouble::Liar,
     Trouble::Crashes,
@@ -37,6 +38,7 @@ const TROUBLES: [Trouble; 12] = [
     Trouble::TrackerAway,
     Trouble::TrackerRestarts,
     Trouble::RegistryFails,
+    Trouble::Bans,
     Trouble::SlowPeer,
     Trouble::FullStores,
     Trouble::Rights,
@@ -161,7 +163,20 @@ fn harm(world: &mut World, random: &mut Random, trouble: Trouble, blobs: &[Diges
         }
     }
     if has(trouble, Trouble::RegistryFails) {
-        world.registry_fails = random.between(5, 30);
+        // Now and then, or most of the time.
+        world.registry_fails = if random.chance(60) {
+            random.between(5, 30)
+        } else {
+            random.between(60, 100)
+        };
+        world.registry_back_at(random.micros(100_000, 4_000_000));
+    }
+    if has(trouble, Trouble::Bans) {
+        for _ in 0..random.between(1, 2) {
+            let at = random.micros(10_000, 1_500_000);
+            let host = some(random, world);
+            world.ban_at(at, host);
+        }
     }
     if has(trouble, Trouble::SlowPeer) {
         let slow = some(random, world);
@@ -236,34 +251,25 @@ fn live(seed: u64) -> (Trouble, u64, u64, World) {
             "chunks never came: {:?}",
             host.open
         );
-        if !has(trouble, Trouble::RegistryFails) {
-            assert!(
-                host.failed.is_empty(),
-                "chunks failed though the registry is well"
-            );
-            assert_eq!(host.done, script, "not all that was wanted came");
-        }
+        assert!(host.failed.is_empty(), "chunks failed for good");
+        assert_eq!(host.done, script, "not all that was wanted came");
     }
-    if has(trouble, Trouble::Liar) {
-        for banned in world.banned.union(&world.shunned) {
-            let host = world
-                .hosts
-                .iter()
-                .find(|host| host.member.peer == *banned)
-                .unwrap();
-            assert!(host.lies, "an honest node was shunned");
-        }
-    } else {
-        assert!(
-            world.banned.is_empty() && world.shunned.is_empty(),
-            "an honest node was banned"
-        );
+    for shunned in &world.shunned {
+        let mut hosts = world.hosts.iter();
+        let host = hosts.find(|host| host.member.peer == *shunned).unwrap();
+        assert!(host.lies, "an honest node was shunned");
+    }
+    if !has(trouble, Trouble::Liar) {
         assert_eq!(
             world.sum(|c| c.wrong_chunks),
             0,
             "an honest node was refused"
         );
     }
+    assert!(
+        world.banned.is_empty() || has(trouble, Trouble::Bans),
+        "a node was banned by nobody"
+    );
     let unique_or_one = unique.max(1);
     if trouble == Trouble::Nothing {
         // With credit for a chunk or two, nodes may wait for each other in a ring until one loses patience and reads the

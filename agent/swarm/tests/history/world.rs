@@ -4,8 +4,14 @@
 //! after the other at the rate of its uplink; the registry answers after its latency at its own rate.
 //! Whatever the machines ask for is checked here against what may never happen.
 
+mod banning;
 mod doing;
+mod giving_up;
+mod happening;
+mod hedging;
 mod ledger;
+mod registry;
+mod rings;
 mod tracking;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +23,7 @@ use tranship_format::wire::{
     ChunkId, Class, Member, PeerId, Role, TrackerReply, TrackerRequest, Want,
 };
 use tranship_swarm::node::{self, Input, Node, NodeOptions};
-use tranship_swarm::tracker::{self, Tracker, TrackerOptions};
+use tranship_swarm::tracker::{Tracker, TrackerOptions};
 
 use crate::random::Random;
 
@@ -64,6 +70,8 @@ enum Event {
     EndLeaseHolder,
     TrackerDown,
     TrackerBack,
+    Ban(usize),
+    RegistryBack,
 }
 
 pub(crate) struct Host {
@@ -97,6 +105,7 @@ pub(crate) struct Host {
     wake_at: Option<Duration>,
     reads: BTreeMap<u64, (Digest, std::ops::Range<u32>)>,
     joined: bool,
+    joined_at: Duration,
     pub(crate) ledger: Ledger,
 }
 
@@ -112,7 +121,8 @@ pub(crate) struct World {
     pub(crate) tracker: Option<Tracker>,
     tracker_started_at: Duration,
     epoch: u64,
-    pub(crate) banned: BTreeSet<PeerId>,
+    /// Since when.
+    pub(crate) banned: BTreeMap<PeerId, Duration>,
     /// By this run of the tracker.
     pub(crate) shunned: BTreeSet<PeerId>,
     tracker_free_at: Duration,
@@ -121,6 +131,8 @@ pub(crate) struct World {
     registry_free_at: Duration,
     /// Chance in percent that a registry read fails.
     pub(crate) registry_fails: u64,
+    /// When it no longer does.
+    pub(super) registry_backs_at: Option<Duration>,
     pub(crate) registry_len: u64,
     pub(crate) tracker_messages: u64,
     pub(crate) all_start_by: Duration,
@@ -128,6 +140,7 @@ pub(crate) struct World {
     pub(crate) members_know_each_other: bool,
     /// What may be under way at once, if not what a node chooses.
     pub(crate) credit: Option<Credit>,
+    rings: rings::Rings,
     steps: u64,
     /// More events than this are a swarm that talks without getting anywhere.
     pub(crate) max_steps: u64,
@@ -152,18 +165,20 @@ impl World {
             tracker: None,
             tracker_started_at: Duration::ZERO,
             epoch: 0,
-            banned: BTreeSet::new(),
+            banned: BTreeMap::new(),
             shunned: BTreeSet::new(),
             tracker_free_at: Duration::ZERO,
             tracker_wake_at: None,
             last_at: BTreeMap::new(),
             registry_free_at: Duration::ZERO,
             registry_fails: 0,
+            registry_backs_at: None,
             registry_len: 0,
             tracker_messages: 0,
             all_start_by: Duration::ZERO,
             members_know_each_other: false,
             credit: None,
+            rings: rings::Rings::default(),
             steps: 0,
             max_steps: 50_000_000,
             tells: crate::number("TRANSHIP_SWARM_TELL").is_some(),
@@ -185,7 +200,7 @@ impl World {
         self.tracker = Some(Tracker::new(
             options,
             self.epoch,
-            self.banned.iter().copied(),
+            self.banned.keys().copied(),
         ));
         self.shunned.clear();
         self.tracker_started_at = self.now;
@@ -226,7 +241,7 @@ impl World {
         if let Some(credit) = self.credit {
             credit.set(&mut options);
         }
-        let ledger = Ledger::new(Credit::of(&options));
+        let ledger = Ledger::new(&options);
         self.hosts.push(Host {
             node: Node::new(options),
             member,
@@ -254,6 +269,7 @@ impl World {
             wake_at: None,
             reads: BTreeMap::new(),
             joined: false,
+            joined_at: Duration::ZERO,
             ledger,
         });
         self.by_peer.insert(peer, number);
@@ -314,155 +330,6 @@ impl World {
 
     pub(crate) fn tell_at(&mut self, at: Duration, host: usize, input: Input) {
         self.at(at, Event::ToNode(host, input));
-    }
-
-    /// Lives on until every living honest node has what it wants, or `limit` is over.
-    pub(crate) fn run(&mut self, limit: Duration) {
-        while let Some(((at, _), event)) = self.events.pop_first() {
-            if at > limit || self.is_over() {
-                return;
-            }
-            self.now = at;
-            self.steps += 1;
-            assert!(self.steps < self.max_steps, "the swarm talks without end");
-            if self.tells {
-                println!("{at:?} {event:?}");
-            }
-            self.happen(event);
-        }
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.hosts
-            .iter()
-            .all(|host| !host.alive || (host.script.is_empty() && host.open.is_empty()))
-    }
-
-    fn happen(&mut self, event: Event) {
-        match event {
-            Event::ToNode(host, input) => self.tell(host, input),
-            Event::ToTracker(from, request, message) => self.tracker_hears(from, request, message),
-            Event::FromTracker(to, epoch, request, reply) => {
-                self.node_hears_tracker(to, epoch, request, reply);
-            }
-            Event::Join(host) => self.join(host),
-            Event::Gone(host) => {
-                let peer = self.hosts[host].member.peer;
-                self.tell_tracker(tracker::Input::Gone { peer });
-            }
-            Event::Heartbeat(host) => self.heartbeat(host),
-            Event::WakeNode(host) => {
-                self.hosts[host].wake_at = None;
-                self.act(host);
-            }
-            Event::WakeTracker => {
-                self.tracker_wake_at = None;
-                self.tracker_acts();
-            }
-            Event::Read(host) => self.read_on(host),
-            Event::End(host, end) => self.end(host, end),
-            Event::EndLeaseHolder => {
-                let views: Vec<_> = self.tracker.iter().flat_map(Tracker::stripes).collect();
-                let holder = views.iter().find_map(|view| view.lease_holder);
-                if let Some(&host) = holder.and_then(|peer| self.by_peer.get(&peer)) {
-                    self.end(host, End::Crash);
-                }
-            }
-            Event::TrackerDown => {
-                self.tracker = None;
-                for host in 0..self.hosts.len() {
-                    self.hosts[host].joined = false;
-                    self.tell(host, Input::TrackerDown);
-                }
-            }
-            Event::TrackerBack => {
-                self.start_tracker();
-                for host in 0..self.hosts.len() {
-                    let at = self.now + self.random.micros(0, 50_000);
-                    self.at(at, Event::Join(host));
-                }
-            }
-        }
-    }
-
-    fn join(&mut self, host: usize) {
-        let member = self.hosts[host].member.clone();
-        let Some(tracker) = &self.tracker else { return };
-        if !self.hosts[host].alive || tracker.is_banned(&member.peer) {
-            return;
-        }
-        let epoch = tracker.epoch();
-        self.tell_tracker(tracker::Input::Joined {
-            member,
-            boot_id: [0; 16],
-        });
-        self.hosts[host].joined = true;
-        self.hosts[host].asked_tracker.clear();
-        self.tell(host, Input::TrackerUp { epoch, seed: None });
-        self.at(self.now + HEARTBEAT, Event::Heartbeat(host));
-    }
-
-    fn heartbeat(&mut self, host: usize) {
-        if self.hosts[host].alive && self.hosts[host].joined {
-            let node = &mut self.hosts[host].node;
-            let (load_permille, goodputs) = (node.load_permille(), node.take_goodputs());
-            let epoch = self.epoch;
-            self.ask_tracker(
-                host,
-                TrackerRequest::Heartbeat {
-                    load_permille,
-                    epoch,
-                    goodputs,
-                },
-            );
-            self.at(self.now + HEARTBEAT, Event::Heartbeat(host));
-        }
-    }
-
-    /// The reader of a node asks for the next chunks of its script.
-    fn read_on(&mut self, host: usize) {
-        loop {
-            let this = &mut self.hosts[host];
-            if !this.alive || this.open.len() >= self.terms.readahead || this.script.is_empty() {
-                return;
-            }
-            let (chunk, class) = this.script.remove(0);
-            if this.has.contains(&chunk) || this.done.contains(&chunk) {
-                this.done.insert(chunk);
-                continue;
-            }
-            this.open.insert(chunk);
-            this.asked_at.insert(chunk, self.now);
-            self.tell(
-                host,
-                Input::Wanted {
-                    chunk,
-                    class,
-                    give_up_at: None,
-                },
-            );
-        }
-    }
-
-    fn end(&mut self, host: usize, end: End) {
-        if !std::mem::replace(&mut self.hosts[host].alive, false) {
-            return;
-        }
-        self.hosts[host].ended = Some(end);
-        let peer = self.hosts[host].member.peer;
-        let noticed = match end {
-            End::Crash => Duration::from_millis(1),
-            End::Vanish => Duration::from_secs(3),
-        };
-        for other in self.hosts[host].connected.clone() {
-            self.at(
-                self.now + noticed,
-                Event::ToNode(other, Input::PeerGone { peer }),
-            );
-        }
-        if end == End::Crash {
-            self.at(self.now + noticed * 50, Event::Gone(host));
-        }
     }
 
     /// Sums a counter over all nodes.

@@ -1,13 +1,12 @@
 //! What nodes are told and what they do: stores, links between nodes, the registry.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tranship_format::Digest;
 use tranship_format::wire::{
-    BlobInfo, ChunkId, ImageSource, Open, PeerId, PullProof, TrackerRequest,
+    BlobInfo, ChunkId, Class, ImageSource, Open, PeerId, PullProof, TrackerRequest,
 };
-use tranship_swarm::node::{Action, Arrival, Input, RegistryFailure, Right};
+use tranship_swarm::node::{Action, Arrival, Input, Right};
 
 use super::{End, Event, REGISTRY, World};
 
@@ -17,7 +16,10 @@ impl World {
             return;
         }
         let now = self.now;
-        self.hosts[host].ledger.tell(&input);
+        self.hosts[host].ledger.tell(now, &input);
+        if let Input::Wait { peer, request, .. } = &input {
+            self.check_ring(host, *peer, *request);
+        }
         match &input {
             Input::Data { peer, request, .. }
                 if self.hosts[host].node.requested(peer, *request).is_none() =>
@@ -75,6 +77,7 @@ impl World {
         if self.hosts[host].has.contains(&chunk) {
             self.hosts[host].ledger.comes_twice();
         }
+        self.hosts[host].ledger.giving_up.comes(chunk);
         let full = self.hosts[host].full;
         if self.random.chance(full) {
             self.hosts[host].passed.insert(chunk);
@@ -153,10 +156,11 @@ impl World {
                 self.ask_tracker(host, TrackerRequest::Report { fault, peer, chunk });
             }
             Action::SendWant { to, request, want } => {
+                self.check_not_banned(host, to.peer);
+                self.check_own_trees(host, want.chunk);
                 assert!(
-                    !self.hosts[host].node.is_banned(self.now, &to.peer)
-                        && !self.hosts[host].node.is_shunned(self.now, &to.peer),
-                    "a banned or shunned peer is asked for {:?}",
+                    !self.hosts[host].node.is_shunned(self.now, &to.peer),
+                    "a shunned peer is asked for {:?}",
                     want.chunk
                 );
                 let other = self.by_peer[&to.peer];
@@ -164,13 +168,14 @@ impl World {
                 let until = self.hosts[host].right_until;
                 assert!(until > self.now, "a peer is asked without a right");
                 let len = u64::from(self.blobs[&want.chunk.blob][want.chunk.number as usize]);
+                let now = self.now;
                 let this = &mut self.hosts[host];
                 assert!(
                     !this.has.contains(&want.chunk),
                     "a chunk is asked for that is here"
                 );
                 this.ledger
-                    .want(to.peer, request, want.chunk, want.class, len);
+                    .want(now, to.peer, request, want.chunk, want.class, len);
                 self.connect(host, other);
                 if self.hosts[other].alive {
                     self.show_grant(host, other);
@@ -192,6 +197,7 @@ impl World {
                 }
             }
             Action::Introduce { to, .. } => {
+                self.check_not_banned(host, to.peer);
                 let other = self.by_peer[&to.peer];
                 assert_ne!(other, host, "a node meets itself");
                 self.connect(host, other);
@@ -222,6 +228,8 @@ impl World {
                 let lens = &self.blobs[&blob];
                 let len = |number: u32| (number, u64::from(lens[number as usize]));
                 let lens = chunks.clone().map(len).collect();
+                let giving_up = &mut self.hosts[host].ledger.giving_up;
+                giving_up.read(read, blob, chunks.clone().collect());
                 let first = ChunkId {
                     blob,
                     number: chunks.start,
@@ -244,9 +252,16 @@ impl World {
                 }
             }
             Action::Fail { chunk, why } => {
-                let _ = why;
-                if self.hosts[host].open.remove(&chunk) {
-                    self.hosts[host].failed.insert(chunk);
+                let this = &mut self.hosts[host];
+                this.ledger.giving_up.gives_up(chunk, why);
+                if this.open.remove(&chunk) {
+                    match self.registry_backs_at {
+                        Some(at) if at > self.now => {
+                            this.failed.insert(chunk);
+                        }
+                        Some(_) => this.script.push((chunk, Class::Demand)),
+                        None => panic!("{chunk:?} fails though the registry is well"),
+                    }
                     self.at(self.now, Event::Read(host));
                 }
             }
@@ -257,6 +272,7 @@ impl World {
                 class: _,
             } => {
                 self.check_right(peer);
+                self.check_not_banned(host, peer);
                 self.send_data(host, self.by_peer[&peer], request, chunk);
             }
             Action::SendWait {
@@ -266,6 +282,7 @@ impl World {
                 hops,
             } => {
                 self.check_right(peer);
+                self.check_not_banned(host, peer);
                 self.send(
                     host,
                     self.by_peer[&peer],
@@ -285,8 +302,10 @@ impl World {
             } => {
                 assert!(alternatives.len() <= 4, "BUSY has a bound");
                 self.check_right(peer);
+                self.check_not_banned(host, peer);
                 for named in &alternatives {
                     self.check_right(named.peer);
+                    self.check_not_banned(host, named.peer);
                 }
                 let alternatives = alternatives.iter().map(|other| (**other).clone()).collect();
                 let busy = Input::Busy {
@@ -390,73 +409,5 @@ impl World {
             arrival,
         };
         self.at(sent_at + latency, Event::ToNode(to, data));
-    }
-
-    pub(super) fn read_registry(
-        &mut self,
-        host: usize,
-        read: u64,
-        blob: Digest,
-        chunks: std::ops::Range<u32>,
-    ) {
-        let lens = Arc::clone(&self.blobs[&blob]);
-        self.hosts[host].reads.insert(read, (blob, chunks.clone()));
-        let fails_after = if self.random.chance(self.registry_fails) {
-            Some(self.random.below(u64::from(chunks.end - chunks.start)))
-        } else {
-            None
-        };
-        let mut at = self.now + self.terms.registry_latency;
-        let mut run_len = 0_u64;
-        for (place, number) in chunks.enumerate() {
-            if fails_after == Some(place as u64) {
-                let failure = Some(RegistryFailure {
-                    retry_after: None,
-                    permanent: false,
-                });
-                self.at(
-                    at,
-                    Event::ToNode(host, Input::RegistryEnd { read, failure }),
-                );
-                return;
-            }
-            let len = u64::from(lens[number as usize]);
-            run_len += len;
-            let begins = self.registry_free_at.max(at);
-            at = begins + Duration::from_nanos(len * 1_000_000_000 / self.terms.registry_rate);
-            self.registry_free_at = at;
-            self.registry_len += len;
-            self.at(
-                at,
-                Event::ToNode(host, Input::RegistryProgress { read, len }),
-            );
-            let arrival = Arrival::Kept;
-            self.at(
-                at,
-                Event::ToNode(
-                    host,
-                    Input::RegistryChunk {
-                        read,
-                        number,
-                        arrival,
-                    },
-                ),
-            );
-        }
-        let longest = lens.iter().map(|&len| u64::from(len)).max().unwrap();
-        assert!(
-            run_len <= (4 << 20).max(longest),
-            "a registry read is too long"
-        );
-        self.at(
-            at,
-            Event::ToNode(
-                host,
-                Input::RegistryEnd {
-                    read,
-                    failure: None,
-                },
-            ),
-        );
     }
 }

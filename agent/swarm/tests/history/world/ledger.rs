@@ -1,12 +1,18 @@
 //! What a node has asked for and got, kept apart from the node's own books, to hold it to what it may never do.
 //!
-//! A first request keeps within the credit of its peer and of the node, but for one chunk that the registry is read
-//! for. A chunk that comes twice has a reason that the node counts. A peer that lied is asked for nothing more.
+//! A request keeps within the credit of its peer, and all that is under way within the node's, but for one chunk that
+//! the registry is read for. A chunk has its credit once: a second request for it, to another peer, needs none of the
+//! node's, but the other peer's, and a place in the budget of hedges unless the first peer fell silent. A chunk that
+//! comes twice has a reason that the node counts. A peer that lied, or was banned, is asked for nothing more.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tranship_format::wire::{ChunkId, Class, PeerId};
 use tranship_swarm::node::{Arrival, Counters, Input, NodeOptions};
+
+use super::giving_up::GivingUp;
+use super::hedging::Hedging;
 
 /// Bytes that may be under way: of one peer for demand, of one peer for the rest, in all.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +42,8 @@ impl Credit {
 struct Open {
     chunk: ChunkId,
     len: u64,
+    /// The peer said WAIT, and that it has not got the chunk itself.
+    waits: bool,
 }
 
 fn check(what: &str, before: u64, len: u64, limit: u64) {
@@ -53,20 +61,27 @@ pub(crate) struct Ledger {
     /// Chunks that the registry is read for and that did not come yet.
     reads: BTreeMap<u64, BTreeMap<u32, u64>>,
     liars: BTreeSet<PeerId>,
+    /// Peers that the node was told are banned: for longer than a history lasts.
+    banned: BTreeSet<PeerId>,
     twice: u64,
     /// Chunks that the registry was asked for and failed to give.
     unread: u64,
+    hedging: Hedging,
+    pub(super) giving_up: GivingUp,
 }
 
 impl Ledger {
-    pub(super) fn new(credit: Credit) -> Self {
+    pub(super) fn new(options: &NodeOptions) -> Self {
         Self {
-            credit,
+            credit: Credit::of(options),
             open: BTreeMap::new(),
             reads: BTreeMap::new(),
             liars: BTreeSet::new(),
+            banned: BTreeSet::new(),
             twice: 0,
             unread: 0,
+            hedging: Hedging::new(options),
+            giving_up: GivingUp::new(options),
         }
     }
 
@@ -83,6 +98,7 @@ impl Ledger {
     /// A node asks a peer.
     pub(super) fn want(
         &mut self,
+        now: Duration,
         peer: PeerId,
         request: u32,
         chunk: ChunkId,
@@ -90,18 +106,51 @@ impl Ledger {
         len: u64,
     ) {
         assert!(!self.liars.contains(&peer), "a liar is asked again");
-        if self.open.values().all(|open| open.chunk != chunk) {
-            let at_peer = self.open.iter().filter(|((to, _), _)| *to == peer);
-            let before = at_peer.map(|(_, open)| open.len).sum();
-            let limit = match class {
-                Class::Demand => self.credit.peer,
-                _ => self.credit.peer_bulk,
-            };
-            check("a peer's credit", before, len, limit);
+        let others = self.open.iter().filter(|((to, _), _)| *to == peer);
+        // A more urgent request for the same chunk takes the place of the one before.
+        let others = others.filter(|(_, open)| open.chunk != chunk);
+        let other_lens: BTreeMap<ChunkId, u64> =
+            others.map(|(_, open)| (open.chunk, open.len)).collect();
+        let limit = match class {
+            Class::Demand => self.credit.peer,
+            _ => self.credit.peer_bulk,
+        };
+        check("a peer's credit", other_lens.values().sum(), len, limit);
+        let asked = self.open.iter().filter(|(_, open)| open.chunk == chunk);
+        let asked: BTreeSet<PeerId> = asked.map(|((to, _), _)| *to).collect();
+        if asked.is_empty() {
             self.check_all(class, len);
         }
-        let known = self.open.insert((peer, request), Open { chunk, len });
+        self.hedging.asks(now, peer, &asked);
+        let open = Open {
+            chunk,
+            len,
+            waits: false,
+        };
+        let known = self.open.insert((peer, request), open);
         assert!(known.is_none(), "a number is used twice");
+    }
+
+    /// Whether the node has been told that a peer is banned.
+    pub(super) fn knows_banned(&self, peer: &PeerId) -> bool {
+        self.banned.contains(peer)
+    }
+
+    /// Peers of which the node waits for a chunk that they wait for themselves, while it does not read the registry for it.
+    pub(super) fn waits_for(&self, chunk: ChunkId) -> Vec<(PeerId, u32)> {
+        let is_read = |of: &BTreeMap<u32, u64>| of.contains_key(&chunk.number);
+        if self.reads.values().any(is_read) {
+            return Vec::new();
+        }
+        let open = self.open.iter();
+        open.filter(|(_, open)| open.waits && open.chunk == chunk)
+            .map(|(&asked, _)| asked)
+            .collect()
+    }
+
+    /// The chunk of an open request.
+    pub(super) fn chunk_of(&self, peer: PeerId, request: u32) -> Option<ChunkId> {
+        self.open.get(&(peer, request)).map(|open| open.chunk)
     }
 
     /// A node takes a request back.
@@ -131,8 +180,36 @@ impl Ledger {
     }
 
     /// What a node is told ends requests, before it knows.
-    pub(super) fn tell(&mut self, input: &Input) {
+    pub(super) fn tell(&mut self, now: Duration, input: &Input) {
         match input {
+            Input::Data { peer, request, .. }
+            | Input::Busy { peer, request, .. }
+            | Input::Miss { peer, request }
+            | Input::Wait { peer, request, .. }
+                if !self.open.contains_key(&(*peer, *request)) =>
+            {
+                // Nobody waits for it any more.
+            }
+            Input::Data { peer, .. }
+            | Input::Busy { peer, .. }
+            | Input::Miss { peer, .. }
+            | Input::Wait { peer, .. }
+            | Input::Want { peer, .. } => self.hedging.hears(now, *peer),
+            Input::PeerUp { member } => self.hedging.hears(now, member.peer),
+            _ => {}
+        }
+        self.giving_up.tell(now, input);
+        match input {
+            Input::Wait {
+                peer,
+                request,
+                hops,
+                ..
+            } => {
+                if let Some(open) = self.open.get_mut(&(*peer, *request)) {
+                    open.waits = *hops > 0;
+                }
+            }
             Input::Data {
                 peer,
                 request,
@@ -149,7 +226,7 @@ impl Ledger {
             }
             Input::PeerGone { peer } => self.forget(*peer),
             Input::Bans { peers } => peers.iter().for_each(|peer| {
-                self.liars.insert(*peer);
+                self.banned.insert(*peer);
                 self.forget(*peer);
             }),
             Input::RegistryChunk { read, number, .. } => {
@@ -171,6 +248,7 @@ impl Ledger {
 
     /// At the end: whatever came twice has a reason that was counted.
     pub(crate) fn close(&self, counters: &Counters) {
+        self.hedging.close(counters);
         let counted = counters.hedges + counters.silent + counters.origin_overrides;
         // What the registry failed to give is asked of peers again.
         let second = counted + self.unread;

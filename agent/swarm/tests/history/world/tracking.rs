@@ -109,6 +109,7 @@ impl World {
             match action {
                 tracker::Action::Reply { to, request, reply } => {
                     self.check_routes(to, &reply);
+                    self.check_reply_to_banned(to, &reply);
                     let mut bytes = Vec::new();
                     reply.encode(request, &mut bytes);
                     let decoded = TrackerReply::decode(&bytes);
@@ -127,13 +128,13 @@ impl World {
                     self.shunned.insert(peer);
                 }
                 tracker::Action::Banned { peer } => {
-                    self.banned.insert(peer);
-                    self.hosts[self.by_peer[&peer]].joined = false;
+                    self.is_now_banned(peer);
                 }
             }
         }
         if acted && self.hosts.len() <= 16 {
             check_graph(&tracker);
+            self.check_none_banned(&tracker);
         }
         if let Some(at) = tracker.wake_at() {
             let at = at + self.tracker_started_at;
@@ -155,7 +156,8 @@ impl World {
                     self.check_right(parent.peer);
                     assert_ne!(parent.peer, to, "a node is its own parent");
                     assert!(
-                        !self.banned.contains(&parent.peer) && !self.shunned.contains(&parent.peer),
+                        !self.banned.contains_key(&parent.peer)
+                            && !self.shunned.contains(&parent.peer),
                         "a banned or shunned node is a parent"
                     );
                 }
