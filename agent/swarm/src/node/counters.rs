@@ -17,9 +17,9 @@ pub struct Counters {
     pub bytes_sent: u64,
     /// WANTs sent, hedges included.
     pub requests: u64,
-    /// Second requests for a chunk because the first was silent.
+    /// Second requests for a chunk, to another peer while the first was open.
     pub hedges: u64,
-    /// Second requests for a chunk because the peer asked first fell silent.
+    /// Hedges because the peer asked first fell silent, which are not within the budget.
     pub silent: u64,
     /// Hedges that were answered first.
     pub hedge_wins: u64,

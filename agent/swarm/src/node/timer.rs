@@ -178,9 +178,9 @@ impl Node {
         }
         match self.choose(now, chunk) {
             Choice::Ask(member) => {
+                self.counters.hedges += 1;
                 if silent_at > now {
                     self.pace.spend_hedge();
-                    self.counters.hedges += 1;
                 } else {
                     self.counters.silent += 1;
                 }

@@ -48,6 +48,24 @@ fn who_was_silent_is_asked_again_once_it_speaks() {
     assert_eq!(wants(&bench.want(8, Class::Demand))[0].0, 1);
 }
 
+// What was asked again because the first peer had fallen silent was counted apart, and no share of hedges had it.
+#[test]
+fn a_request_beside_one_to_a_peer_that_fell_silent_counts_as_a_hedge() {
+    let mut bench = Bench::routed();
+    let (to, request, _) = wants(&bench.want(4, Class::Demand))[0];
+    let (idle, peer) = (Duration::ZERO, peer(to));
+    bench.tell(Input::Wait {
+        peer,
+        request,
+        idle,
+        hops: 1,
+    });
+    let next = bench.pass(600);
+    assert_eq!(wants(&next).len(), 1, "{next:?}");
+    let counters = bench.node.counters();
+    assert_eq!((counters.hedges, counters.silent), (1, 1));
+}
+
 // A slow parent's queue was full for a second on end. Fifty times its children came back to it, and then they read
 // the registry.
 #[test]

@@ -63,8 +63,10 @@ impl Hedging {
 
     /// At the end: each second request was counted for what it was.
     pub(super) fn close(&self, counters: &Counters) {
-        let counted = counters.hedges + counters.silent;
-        assert_eq!(self.hedges, counted, "second requests are not all counted");
+        assert_eq!(
+            self.hedges, counters.hedges,
+            "second requests are not all counted"
+        );
         assert!(
             counters.silent <= self.after_silence,
             "a peer that spoke was taken for silent"

@@ -249,7 +249,7 @@ impl Ledger {
     /// At the end: whatever came twice has a reason that was counted.
     pub(crate) fn close(&self, counters: &Counters) {
         self.hedging.close(counters);
-        let counted = counters.hedges + counters.silent + counters.origin_overrides;
+        let counted = counters.hedges + counters.origin_overrides;
         // What the registry failed to give is asked of peers again.
         let second = counted + self.unread;
         assert!(
