@@ -153,6 +153,8 @@ pub(crate) const FUSE_PART: &str = "fuse";
 /// The memory in which requests to the FUSE file are noted.
 pub(crate) const REQUESTS_PART: &str = "requests";
 pub(crate) const LOOP_PART: &str = "loop";
+/// The socket on which clients find a device.
+pub(crate) const SOCKET_PART: &str = "socket";
 /// What goes with the FUSE file.
 pub(crate) const FUSE_PARTS: [&str; 2] = [FUSE_PART, REQUESTS_PART];
 
@@ -311,10 +313,9 @@ impl Presented {
             }
             Self::Graduated { device } => vec![(LOOP_PART, device.as_fd())],
             Self::ErofsFile { fuse } => fuse.parts(),
-            Self::Ublk { .. }
-            | Self::KernelNbd { .. }
-            | Self::Nbd { .. }
-            | Self::VhostUser { .. } => Vec::new(),
+            Self::Nbd { server } => vec![(SOCKET_PART, server.socket())],
+            Self::VhostUser { server } => vec![(SOCKET_PART, server.socket())],
+            Self::Ublk { .. } | Self::KernelNbd { .. } => Vec::new(),
         }
     }
 
@@ -395,8 +396,8 @@ impl Presented {
             Self::ErofsFile { fuse } => fuse.leave()?,
             Self::Ublk { device } => device.leave()?,
             Self::KernelNbd { device } => device.leave()?,
-            Self::Nbd { server } => server.stop()?,
-            Self::VhostUser { server } => server.stop()?,
+            Self::Nbd { server } => server.leave()?,
+            Self::VhostUser { server } => server.leave()?,
         }
         Ok(())
     }

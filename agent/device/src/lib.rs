@@ -46,6 +46,7 @@ pub use memory::Memory;
 pub use mount::{BackingIo, MountError};
 pub use nbd::kernel as kernel_nbd;
 pub use nbd::{Export, NbdError, NbdOptions, NbdServer};
+pub use socket::DeviceSocket;
 pub use speaks::Speaks;
 pub use ublk::{Ublk, UblkError, UblkOptions};
 pub use vhost_user::{VhostUserError, VhostUserOptions, VhostUserServer};

@@ -13,6 +13,7 @@ mod transmission;
 use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::block_read::BlockRead;
-use crate::socket;
+use crate::socket::DeviceSocket;
 
 use accept::Shared;
 
@@ -102,9 +103,8 @@ pub enum NbdError {
 /// Dropping it does what [`NbdServer::stop`] does and logs what went wrong.
 #[derive(Debug)]
 pub struct NbdServer {
-    path: PathBuf,
-    /// Device and inode number of the socket, so that stopping removes no successor's.
-    socket: Option<(u64, u64)>,
+    socket: Arc<DeviceSocket>,
+    has_stopped: bool,
     shared: Arc<Shared>,
 }
 
@@ -112,33 +112,61 @@ impl NbdServer {
     /// Listens on a unix socket at `path`, which only this process's user may connect to. The socket of a server that is
     /// gone is replaced.
     pub fn bind(path: &Path, exports: Vec<Export>, options: NbdOptions) -> Result<Self, NbdError> {
+        // Before a socket is made for them.
         if let Some((name, why)) = handshake::fault(&exports) {
             return Err(NbdError::Export { name, why });
         }
-        let listen_error = |source| NbdError::Listen {
+        let socket = DeviceSocket::bind(path).map_err(|source| NbdError::Listen {
             path: path.to_owned(),
             source,
+        })?;
+        Self::serve(socket, exports, options)
+    }
+
+    /// The same on a socket that is listened on already.
+    pub fn serve(
+        socket: DeviceSocket,
+        exports: Vec<Export>,
+        options: NbdOptions,
+    ) -> Result<Self, NbdError> {
+        if let Some((name, why)) = handshake::fault(&exports) {
+            return Err(NbdError::Export { name, why });
+        }
+        let socket = Arc::new(socket);
+        let listen_error = |source| NbdError::Listen {
+            path: socket.path().to_owned(),
+            source,
         };
-        let listener = socket::listen(path).map_err(listen_error)?;
         let server = Self {
-            path: path.to_owned(),
-            socket: socket::identity(path),
+            socket: Arc::clone(&socket),
+            has_stopped: false,
             shared: Arc::new(Shared::new(exports, options).map_err(listen_error)?),
         };
-        let shared = Arc::clone(&server.shared);
+        let (shared, listened) = (Arc::clone(&server.shared), Arc::clone(&socket));
         server
             .shared
             .crew
             .spawn("nbd-listen".to_owned(), move || {
-                accept::run(&shared, &listener);
+                accept::run(&shared, listened.listener());
             })
             .map_err(listen_error)?;
         Ok(server)
     }
 
+    /// Closes all connections and ends all threads, and leaves the socket to whoever [holds](Self::socket) it: clients that come wait.
+    pub fn leave(mut self) -> Result<(), NbdError> {
+        self.has_stopped = true;
+        self.dismiss()
+    }
+
+    /// What clients connect to.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
     /// The socket's path.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.socket.path()
     }
 
     /// The URI of an export, as libnbd and qemu understand it.
@@ -146,7 +174,7 @@ impl NbdServer {
         let mut uri = "nbd+unix:///".to_owned();
         percent_encode(&mut uri, export.as_bytes(), b"");
         uri.push_str("?socket=");
-        percent_encode(&mut uri, self.path.as_os_str().as_bytes(), b"/");
+        percent_encode(&mut uri, self.path().as_os_str().as_bytes(), b"/");
         uri
     }
 
@@ -156,10 +184,14 @@ impl NbdServer {
     }
 
     fn take_down(&mut self) -> Result<(), NbdError> {
-        let Some(socket) = self.socket.take() else {
+        if std::mem::replace(&mut self.has_stopped, true) {
             return Ok(());
-        };
-        socket::remove(&self.path, socket);
+        }
+        self.socket.remove();
+        self.dismiss()
+    }
+
+    fn dismiss(&self) -> Result<(), NbdError> {
         match self.shared.stop() {
             0 => Ok(()),
             count => Err(NbdError::StillReading { count }),

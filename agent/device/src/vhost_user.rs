@@ -21,7 +21,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -32,7 +32,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use crate::block_read::BlockRead;
 use crate::crew::{Crew, locked};
 use crate::errno::{Refusal, refusal};
-use crate::socket;
+use crate::socket::DeviceSocket;
 
 use connection::Connection;
 use run::Disk;
@@ -91,9 +91,8 @@ pub enum VhostUserError {
 ///
 /// Dropping it does what [`VhostUserServer::stop`] does and logs what went wrong.
 pub struct VhostUserServer {
-    path: PathBuf,
-    /// What tells the socket from a successor's.
-    socket: Option<(u64, u64)>,
+    socket: Arc<DeviceSocket>,
+    has_stopped: bool,
     shared: Arc<Shared>,
 }
 
@@ -122,16 +121,30 @@ impl VhostUserServer {
         content: Arc<dyn BlockRead>,
         options: VhostUserOptions,
     ) -> Result<Self, VhostUserError> {
-        let listen_error = |source| VhostUserError::Listen {
+        let socket = DeviceSocket::bind(path).map_err(|source| VhostUserError::Listen {
             path: path.to_owned(),
             source,
+        })?;
+        Self::serve(socket, name, content, options)
+    }
+
+    /// The same on a socket that is listened on already.
+    pub fn serve(
+        socket: DeviceSocket,
+        name: &str,
+        content: Arc<dyn BlockRead>,
+        options: VhostUserOptions,
+    ) -> Result<Self, VhostUserError> {
+        let socket = Arc::new(socket);
+        let listen_error = |source| VhostUserError::Listen {
+            path: socket.path().to_owned(),
+            source,
         };
-        let listener = socket::listen(path).map_err(listen_error)?;
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| listen_error(error.into()))?;
         let server = Self {
-            path: path.to_owned(),
-            socket: socket::identity(path),
+            socket: Arc::clone(&socket),
+            has_stopped: false,
             shared: Arc::new(Shared {
                 disk: Arc::new(Disk {
                     content,
@@ -145,12 +158,12 @@ impl VhostUserServer {
                 crew: Crew::default(),
             }),
         };
-        let shared = Arc::clone(&server.shared);
+        let (shared, listened) = (Arc::clone(&server.shared), Arc::clone(&socket));
         server
             .shared
             .crew
             .spawn("vhost-listen".to_owned(), move || {
-                listen(&shared, &listener);
+                listen(&shared, listened.listener());
             })
             .map_err(listen_error)?;
         Ok(server)
@@ -158,7 +171,18 @@ impl VhostUserServer {
 
     /// The socket's path.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.socket.path()
+    }
+
+    /// Closes all connections and ends all threads, and leaves the socket to whoever [holds](Self::socket) it: front ends that come wait.
+    pub fn leave(mut self) -> Result<(), VhostUserError> {
+        self.has_stopped = true;
+        self.dismiss()
+    }
+
+    /// What front ends connect to.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// Closes all connections, ends all threads and removes the socket. Requests in progress are left to whoever serves the guests next.
@@ -167,10 +191,14 @@ impl VhostUserServer {
     }
 
     fn take_down(&mut self) -> Result<(), VhostUserError> {
-        let Some(socket) = self.socket.take() else {
+        if std::mem::replace(&mut self.has_stopped, true) {
             return Ok(());
-        };
-        socket::remove(&self.path, socket);
+        }
+        self.socket.remove();
+        self.dismiss()
+    }
+
+    fn dismiss(&self) -> Result<(), VhostUserError> {
         match self.shared.stop() {
             0 => Ok(()),
             count => Err(VhostUserError::StillReading { count }),
@@ -192,7 +220,7 @@ impl Drop for VhostUserServer {
 impl fmt::Debug for VhostUserServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VhostUserServer")
-            .field("path", &self.path)
+            .field("path", &self.path())
             .finish_non_exhaustive()
     }
 }

@@ -10,7 +10,8 @@ use crate::control::{
 };
 use crate::fill;
 use crate::front_end::{
-    self, FILE, FUSE_PARTS, Filesystem, LOOP_PART, Presented, Processes, Server, numbered, sockets,
+    self, FILE, FUSE_PARTS, Filesystem, LOOP_PART, Presented, Processes, SOCKET_PART, Server,
+    numbered, sockets,
 };
 use crate::image::{Image, Resolved};
 use crate::plain;
@@ -155,7 +156,8 @@ impl Devices {
                 let presented = match taken {
                     Some(presented) => presented,
                     None if !front_end.is_by_fuse() => {
-                        Presented::without_fuse(front_end, &dir, &record.reference, content, bounds)?
+                        let held = keeping.take(&id, SOCKET_PART);
+                        Presented::without_fuse(front_end, &dir, &record.reference, content, bounds, held)?
                     }
                     None => Presented::new(front_end, &dir, server, bounds)?,
                 };
@@ -317,6 +319,7 @@ impl Devices {
                     keeping.let_go(&id, &[LOOP_PART]);
                     stale::clear_away(&run_dir, |other| other == id);
                     keeping.let_go(&id, &FUSE_PARTS);
+                    keeping.let_go(&id, &[SOCKET_PART]);
                 });
                 // It ends by itself even when it is late.
                 let _ = clearing.await;
@@ -339,6 +342,7 @@ impl Devices {
                     keeping.let_go(&id, &[LOOP_PART]);
                     let outcome = presented.stop();
                     keeping.let_go(&id, &FUSE_PARTS);
+                    keeping.let_go(&id, &[SOCKET_PART]);
                     outcome
                 } else {
                     presented.leave()

@@ -2,12 +2,13 @@
 //! ublk drivers.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use tranship_device::{
-    BlockRead, Export, KernelNbd, KernelNbdOptions, NbdOptions, NbdServer, VhostUserOptions,
-    VhostUserServer,
+    BlockRead, DeviceSocket, Export, KernelNbd, KernelNbdOptions, NbdOptions, NbdServer,
+    VhostUserOptions, VhostUserServer,
 };
 
 use super::{FrontEndError, FrontEndOptions, Presented};
@@ -27,13 +28,15 @@ pub(crate) fn forget(dir: &Path) {
 
 impl Presented {
     /// Serves `content` with a front end that is not [by FUSE](FrontEndName::is_by_fuse). A device of the kernel's that an earlier agent left
-    /// is gone on with, under whoever uses it. `dir` is the device's directory, and `description` for people.
+    /// is gone on with, under whoever uses it, and so is a socket that was `held` since. `dir` is the device's directory, and `description` for
+    /// people.
     pub(crate) fn without_fuse(
         front_end: FrontEndName,
         dir: &Path,
         description: &str,
         content: Arc<dyn BlockRead>,
         options: FrontEndOptions,
+        held: Option<OwnedFd>,
     ) -> Result<Self, FrontEndError> {
         fs::create_dir_all(dir).map_err(|source| FrontEndError::Directory {
             path: dir.to_owned(),
@@ -50,7 +53,10 @@ impl Presented {
                 // The end of the directory's name tells devices apart.
                 let name = dir.file_name().unwrap_or_default().to_string_lossy();
                 let path = dir.join(VHOST_USER_SOCKET);
-                let server = VhostUserServer::bind(&path, &name, content, bounds)?;
+                let server = match taken_over(&path, held) {
+                    Some(socket) => VhostUserServer::serve(socket, &name, content, bounds),
+                    None => VhostUserServer::bind(&path, &name, content, bounds),
+                }?;
                 Ok(Self::VhostUser { server })
             }
             _ => {
@@ -63,9 +69,28 @@ impl Presented {
                     stop_grace: options.stop_grace,
                     ..NbdOptions::default()
                 };
-                let server = NbdServer::bind(&dir.join(NBD_SOCKET), vec![export], bounds)?;
+                let path = dir.join(NBD_SOCKET);
+                let server = match taken_over(&path, held) {
+                    Some(socket) => NbdServer::serve(socket, vec![export], bounds),
+                    None => NbdServer::bind(&path, vec![export], bounds),
+                }?;
                 Ok(Self::Nbd { server })
             }
+        }
+    }
+}
+
+/// The socket that an earlier agent listened on, with the clients that wait at it.
+fn taken_over(path: &Path, held: Option<OwnedFd>) -> Option<DeviceSocket> {
+    match DeviceSocket::take_over(path, held?) {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::warn!(
+                path = %path.display(),
+                error = &error as &dyn std::error::Error,
+                "a socket that was held is not where clients look for it; there is a new one"
+            );
+            None
         }
     }
 }

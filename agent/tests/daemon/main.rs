@@ -16,4 +16,5 @@ mod refusals;
 mod registry;
 mod restart;
 mod settings;
+mod sockets;
 mod versions;
