@@ -101,6 +101,9 @@ fn build(seed: u64, trouble: Trouble) -> World {
             all: peer * random.between(1, 4),
         });
     }
+    // Half of those in trouble may hedge once before they have earned another.
+    let hedges_little = trouble != Trouble::Nothing && Random(seed ^ 0xbadd).chance(50);
+    world.hedge_burst = hedges_little.then_some(1);
     world.start_tracker();
     let mut blobs = Vec::new();
     for name in 0..=random.below(2) {

@@ -140,6 +140,8 @@ pub(crate) struct World {
     pub(crate) members_know_each_other: bool,
     /// What may be under way at once, if not what a node chooses.
     pub(crate) credit: Option<Credit>,
+    /// Hedges saved up at most, if not what a node chooses.
+    pub(crate) hedge_burst: Option<u32>,
     rings: rings::Rings,
     steps: u64,
     /// More events than this are a swarm that talks without getting anywhere.
@@ -178,6 +180,7 @@ impl World {
             all_start_by: Duration::ZERO,
             members_know_each_other: false,
             credit: None,
+            hedge_burst: None,
             rings: rings::Rings::default(),
             steps: 0,
             max_steps: 50_000_000,
@@ -240,6 +243,9 @@ impl World {
         options.stripe_chunks = self.terms.stripe_chunks;
         if let Some(credit) = self.credit {
             credit.set(&mut options);
+        }
+        if let Some(burst) = self.hedge_burst {
+            options.hedge_burst = burst;
         }
         let ledger = Ledger::new(&options);
         self.hosts.push(Host {
