@@ -280,6 +280,19 @@ impl<'a> Swarm<'a> {
         }
     }
 
+    /// Fails if a part ended that nothing was done to: figures of a swarm without it would be figures of another.
+    pub(super) fn check_runs(&mut self) -> Result<()> {
+        self.registry.check_runs().context("the registry")?;
+        for tracker in &mut self.trackers {
+            tracker.check_runs().context("a tracker")?;
+        }
+        for (host, machine) in self.machines.iter_mut().enumerate() {
+            let outcome = machine.check_runs();
+            outcome.with_context(|| format!("the agent of host {host}"))?;
+        }
+        Ok(())
+    }
+
     /// Stops everything in order.
     pub(super) fn stop(mut self) -> Result<()> {
         thread::scope(|scope| {

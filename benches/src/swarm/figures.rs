@@ -146,6 +146,8 @@ pub(super) struct Facts {
     /// Bytes that one host needs.
     pub(super) unique_len: u64,
     pub(super) origin_len: u64,
+    /// Fetched before the first read was counted, by hosts and seeds that were to have the image; no other figure has it.
+    pub(super) preloaded_len: u64,
     pub(super) seed_registry_len: u64,
     pub(super) seed_served_len: u64,
     pub(super) thin_len: Option<u64>,
@@ -173,7 +175,8 @@ pub(super) struct Figures {
     pub(super) read_ms: Option<Latency>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) around_event: Option<Around>,
-    /// Bytes by their source over all agents, with what the seed read and served.
+    /// Bytes by their source over all agents, with what the seed read and served, all from the moment on at which the crowd
+    /// may begin. `preloaded` is what hosts and seeds had fetched before it, which is in none of the others.
     pub(super) bytes: BTreeMap<&'static str, u64>,
     /// Bytes over the thin link over bytes that one host needs.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -238,6 +241,7 @@ impl Figures {
                 ("seed_registry", facts.seed_registry_len),
                 ("seed_served", facts.seed_served_len),
                 ("origin", facts.origin_len),
+                ("preloaded", facts.preloaded_len),
                 ("unique", facts.unique_len),
             ]),
             thin_amplification: facts.thin_len.map(|len| share(len, facts.unique_len)),

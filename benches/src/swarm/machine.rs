@@ -166,6 +166,11 @@ impl Machine {
         Ok(counted)
     }
 
+    /// Fails if its agent ended by itself.
+    pub(super) fn check_runs(&mut self) -> Result<()> {
+        self.process.as_mut().map_or(Ok(()), Process::check_runs)
+    }
+
     /// Ends its agent at once, as a crash would.
     pub(super) fn kill(&mut self) -> Result<()> {
         self.past = self.counted()?;

@@ -33,7 +33,8 @@ const LOGIN: &str = "cmVhZGVyOmEgcGFzc3dvcmQgZm9yIHRoZSBiZW5jaA==";
 /// A running registry.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    process: Process,
+    /// None once it was killed.
+    process: Option<Process>,
     relay: Relay,
     place: Source,
 }
@@ -105,7 +106,7 @@ impl Registry {
         let known = format!("{{\"auths\":{{{address:?}:{{\"auth\":{LOGIN:?}}}}}}}");
         fs::write(&login, known).context("write a login")?;
         Ok(Self {
-            process,
+            process: Some(process),
             relay,
             place: Source {
                 host: address,
@@ -137,7 +138,15 @@ impl Registry {
     /// Ends it at once, with all its connections.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.relay.close();
-        self.process.kill()
+        match self.process.take() {
+            Some(mut process) => process.kill(),
+            None => Ok(()),
+        }
+    }
+
+    /// Fails if it ended by itself.
+    pub(crate) fn check_runs(&mut self) -> Result<()> {
+        self.process.as_mut().map_or(Ok(()), Process::check_runs)
     }
 }
 

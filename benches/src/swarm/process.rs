@@ -1,6 +1,6 @@
 //! A process of ours, or the registry's, on one host of the lab.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -82,29 +82,42 @@ impl Process {
 
     /// Ends it at once, as a crash would.
     pub(crate) fn kill(&mut self) -> Result<()> {
+        self.check_runs()?;
         self.child.kill().context("kill a process")?;
         self.child.wait().context("wait for a process")?;
         Ok(())
     }
 
-    /// Asks it to stop and waits until it has.
+    /// Asks it to stop and waits until it has, which must be a success.
     pub(crate) fn stop(&mut self) -> Result<()> {
-        if self
-            .child
-            .try_wait()
-            .context("look at a process")?
-            .is_none()
-        {
-            let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-            kill_process(pid.context("a pid")?, Signal::TERM).context("stop a process")?;
-            self.child.wait().context("wait for a process")?;
-        }
+        self.check_runs()?;
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("a pid")?, Signal::TERM).context("stop a process")?;
+        let status = self.child.wait().context("wait for a process")?;
+        ensure!(
+            status.success(),
+            "a process that was asked to stop ended badly ({status}), which logged in {}:\n{}",
+            self.log.display(),
+            self.last_lines()
+        );
         Ok(())
     }
 
     /// Whether it has ended by itself.
     pub(crate) fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Fails if it has ended though nobody ended it.
+    pub(crate) fn check_runs(&mut self) -> Result<()> {
+        match self.child.try_wait().context("look at a process")? {
+            None => Ok(()),
+            Some(status) => bail!(
+                "a process ended by itself ({status}), which logged in {}:\n{}",
+                self.log.display(),
+                self.last_lines()
+            ),
+        }
     }
 }
 
@@ -169,4 +182,40 @@ fn exchange(
         "{method} {path}: {head}\n{body}"
     );
     Ok(body.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that is no part of a lab.
+    fn process(folder: &Path, script: &str) -> Process {
+        Process {
+            child: Command::new("sh").args(["-c", script]).spawn().unwrap(),
+            log: folder.join("log"),
+            ready: serde_json::Value::Null,
+        }
+    }
+
+    #[test]
+    fn a_process_that_ends_by_itself_is_a_failure_that_shows_its_log() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("log"), "out of luck").unwrap();
+        for script in ["exit 3", "exit 0"] {
+            let mut ended = process(folder.path(), script);
+            ended.child.wait().unwrap();
+            for outcome in [ended.check_runs(), ended.stop(), ended.kill()] {
+                let said = outcome.unwrap_err().to_string();
+                assert!(said.contains("out of luck"), "{said}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_process_that_runs_is_killed_without_a_word() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut runs = process(folder.path(), "exec sleep 600");
+        runs.check_runs().unwrap();
+        runs.kill().unwrap();
+    }
 }

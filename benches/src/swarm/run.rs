@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::crowd::{Crowd, REGISTRY, Swarm, TRACKERS, agent, read_one, zone};
-use super::figures::{Facts, Figures, HostFigures};
+use super::figures::{Counted, Facts, Figures, HostFigures};
 use super::image::Image;
 use super::lab::{Lab, Link, Place, ThinLink};
 use super::machine::{AgentOptions, Machine, Programs};
@@ -93,14 +93,19 @@ pub(super) fn run(
         }
         HasAll::Seed => swarm.order_seed()?,
     }
+    swarm.check_runs()?;
     let before = swarm.counted()?;
     let seed_before = swarm.seed_lens()?;
     let (sent_before, thin_before) = (swarm.registry.sent_len(), thin_len(&lab, scenario)?);
     let cpu_before = cpu_ticks()?;
-    let (crowd, findings) = read(&mut swarm, scenario, &lab, folder.path())?;
+    let outcome = read(&mut swarm, scenario, &lab, folder.path());
     let cpu_after = cpu_ticks()?;
+    // Readers fail where an agent died: that is the reason then.
+    swarm.check_runs()?;
+    let (crowd, findings) = outcome?;
     let after = swarm.counted()?;
     let seed_after = swarm.seed_lens()?;
+    let preloaded_len = preloaded_len(&before) + seed_before.0;
     let hosts = after.into_iter().zip(before).enumerate();
     let hosts = hosts.map(|(host, (after, before))| HostFigures {
         host,
@@ -121,6 +126,7 @@ pub(super) fn run(
         samples: crowd.samples,
         unique_len,
         origin_len: swarm.registry.sent_len() - sent_before,
+        preloaded_len,
         seed_registry_len: seed_after.0 - seed_before.0,
         seed_served_len: seed_after.1 - seed_before.1,
         stranger: findings,
@@ -202,6 +208,11 @@ fn lab_of(ground: &Ground<'_>, scenario: &Scenario, count: usize) -> Result<Lab>
         delay: scenario.delay,
     });
     Lab::up(places, between)
+}
+/// What the hosts had fetched before the crowd began.
+fn preloaded_len(before: &[Counted]) -> u64 {
+    let fetched = |of: &Counted| of.peer_bytes + of.seed_bytes + of.registry_bytes;
+    before.iter().map(fetched).sum()
 }
 fn thin_len(lab: &Lab, scenario: &Scenario) -> Result<Option<u64>> {
     scenario.thin.map(|_| lab.thin_len()).transpose()

@@ -147,6 +147,11 @@ impl TrackerMachine {
         Ok(())
     }
 
+    /// Fails if it ended by itself.
+    pub(super) fn check_runs(&mut self) -> Result<()> {
+        self.process.as_mut().map_or(Ok(()), Process::check_runs)
+    }
+
     /// Ends it at once.
     pub(super) fn kill(&mut self) -> Result<()> {
         self.past = self.seed_lens()?;
