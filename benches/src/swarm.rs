@@ -13,6 +13,7 @@ mod machine;
 pub(crate) mod origin;
 mod process;
 mod reader;
+mod recovery;
 mod run;
 mod scenario;
 mod stranger;
@@ -144,11 +145,25 @@ fn measured(options: &Options) -> Result<Value> {
         link: options.link,
     };
     let unique_len = run::prepare(&ground)?;
-    let mut runs = Vec::new();
+    let base = scenario.base.map(|name| scenario::named(name, hosts));
+    let base = base.transpose()?;
+    let (mut runs, mut base_runs) = (Vec::new(), Vec::new());
+    // In turn: what else the machine does changes over the hours.
     for _ in 0..options.runs {
+        if let Some(base) = &base {
+            base_runs.push(one(&ground, base, hosts, unique_len)?);
+        }
         runs.push(one(&ground, &scenario, hosts, unique_len)?);
     }
-    report(options, &scenario, hosts, &runs)
+    let mut figures = report(options, &scenario, hosts, (&runs, &base_runs))?;
+    if let (Some(base), Some(figures)) = (&base, figures.as_object_mut()) {
+        let recovery = recovery::p99_after_over_base(&runs, &base_runs);
+        figures.insert("base".to_owned(), json!(base.name));
+        figures.insert("p99_after_over_base".to_owned(), json!(recovery));
+        let each = serde_json::to_value(&base_runs).context("write the figures")?;
+        figures.insert("each_base_run".to_owned(), each);
+    }
+    Ok(figures)
 }
 
 fn one(ground: &Ground<'_>, scenario: &Scenario, hosts: usize, unique_len: u64) -> Result<Figures> {
@@ -165,7 +180,14 @@ fn one(ground: &Ground<'_>, scenario: &Scenario, hosts: usize, unique_len: u64) 
     Ok(figures)
 }
 
-fn report(options: &Options, scenario: &Scenario, hosts: usize, runs: &[Figures]) -> Result<Value> {
+fn report(
+    options: &Options,
+    scenario: &Scenario,
+    hosts: usize,
+    (runs, base_runs): (&[Figures], &[Figures]),
+) -> Result<Value> {
+    // A wrong byte is one wherever it is.
+    let all = || runs.iter().chain(base_runs);
     let middle =
         |figure: fn(&Figures) -> f64| median(&mut runs.iter().map(figure).collect::<Vec<_>>());
     let mut report = json!({
@@ -178,8 +200,8 @@ fn report(options: &Options, scenario: &Scenario, hosts: usize, runs: &[Figures]
         "makespan_over_optimum": middle(|run| run.makespan_over_optimum),
         "upload_skew": middle(|run| run.upload_skew),
         "hedged_share": middle(|run| run.hedged_share),
-        "read_errors": runs.iter().map(|run| run.read_errors).sum::<u64>(),
-        "wrong_bytes": runs.iter().map(|run| run.wrong_bytes).sum::<u64>(),
+        "read_errors": all().map(|run| run.read_errors).sum::<u64>(),
+        "wrong_bytes": all().map(|run| run.wrong_bytes).sum::<u64>(),
         "seconds": middle(|run| run.seconds),
         "optimum_seconds": middle(|run| run.optimum_seconds),
         "cpu_share": middle(|run| run.cpu_share),

@@ -156,7 +156,13 @@ fn a_crowd_that_has_lost_its_tracker_finds_together() {
 
 #[test]
 fn nobody_reads_an_error_when_the_registry_goes_and_a_peer_has_everything() {
-    swarm("registry-killed", "4");
+    let figures = swarm("registry-killed", "4");
+    assert_eq!(figures["base"], "registry-stays", "{figures:#}");
+    let base = figures["each_base_run"].as_array();
+    assert_eq!(base.map(Vec::len), Some(1), "{figures:#}");
+    let bytes = &figures["each_run"][0]["bytes"];
+    let preloaded = bytes["preloaded"].as_u64();
+    assert!(preloaded >= bytes["unique"].as_u64(), "{figures:#}");
 }
 
 #[test]

@@ -75,6 +75,8 @@ pub(super) struct Scenario {
     pub(super) strangers: usize,
     /// The same is done with a host that knows no tracker, and its time compared.
     pub(super) beside_direct: bool,
+    /// The scenario in which nothing happens, which is run in turn with this one and compared with it.
+    pub(super) base: Option<&'static str>,
 }
 
 /// How much slower a slow host uploads.
@@ -110,6 +112,7 @@ fn plain(name: &'static str, about: &'static str) -> Scenario {
         deeds: Vec::new(),
         strangers: 0,
         beside_direct: false,
+        base: None,
     }
 }
 
@@ -178,6 +181,7 @@ fn losses() -> Vec<Scenario> {
         },
         Scenario {
             deeds: vec![(0.3, Deed::KillTracker), (0.6, Deed::StartTracker)],
+            base: Some("tracker-stays"),
             ..plain(
                 "tracker-restart",
                 "the tracker is killed at 30 % of all bytes and comes back at 60 %",
@@ -186,6 +190,7 @@ fn losses() -> Vec<Scenario> {
         Scenario {
             trackers: 2,
             deeds: vec![(0.3, Deed::KillTracker)],
+            base: Some("tracker-stays"),
             ..plain(
                 "two-trackers",
                 "of two trackers the one that answers for the image is killed at 30 % of all bytes",
@@ -195,6 +200,7 @@ fn losses() -> Vec<Scenario> {
             attach_first: true,
             has_all: HasAll::HostZero,
             deeds: vec![(0.1, Deed::KillRegistry)],
+            base: Some("registry-stays"),
             ..plain(
                 "registry-killed",
                 "host 0 has everything; the registry is killed when the others have read a tenth",
@@ -309,6 +315,23 @@ mod tests {
                 .to_string()
                 .contains("flash-crowd")
         );
+    }
+
+    #[test]
+    fn what_a_scenario_is_compared_with_is_the_same_without_what_happens() {
+        let all = all(16);
+        let compared = all.iter().filter_map(|known| Some((known, known.base?)));
+        let mut count = 0;
+        for (event, base) in compared {
+            count += 1;
+            let base = named(base, 16).unwrap();
+            assert_eq!(
+                (base.has_all, base.attach_first),
+                (event.has_all, event.attach_first)
+            );
+            assert_eq!(base.deeds[0], (event.deeds[0].0, Deed::Nothing));
+        }
+        assert_eq!(count, 3);
     }
 
     #[test]
