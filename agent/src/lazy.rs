@@ -4,6 +4,8 @@
 //! [`ReadAt`], and waits here on the runtime for what the store does not have. It never runs on a thread of the runtime,
 //! which would wait for itself.
 
+mod opening;
+
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,13 +18,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tranship_format::{ByteRange, ChunkIndex, ChunkTable, Digest, ReadAt};
 use tranship_source::fetch::{Class, FetchError, Fetcher};
-use tranship_store::BlobStore;
+use tranship_store::{BlobStore, StoreError};
 
 use crate::image::opening_chunks;
 use crate::recent::Recent;
 use crate::waits::{Wait, Waits};
 use crate::whole_check::WholeCheck;
 use tranship_swarm::read_ahead::ReadAhead;
+
+pub(crate) use opening::Opening;
 
 /// How long to wait before the sources are asked again for a chunk that none of them gave.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -216,20 +220,23 @@ impl LazyBlob {
         match self.blob.read_at(offset, buf) {
             Ok(true) => return Ok(()),
             Ok(false) => {}
-            Err(error) => {
-                tracing::warn!(blob = %self.blob.digest(), chunk = index.get(), %error, "the store cannot be read");
-            }
+            Err(error) => self.tell_unreadable(index, &error),
         }
-        let bytes = match self.recent.get(index.get()) {
-            Some(bytes) => bytes,
-            None => self
-                .context
-                .runtime
-                .block_on(self.demand(index))
-                .map_err(io::Error::other)?,
-        };
         let within = offset.saturating_sub(self.blob.table().range(index).start);
-        bytes.read_exact_at(within, buf)
+        self.elsewhere(index)?.read_exact_at(within, buf)
+    }
+
+    /// A chunk that the store does not give.
+    fn elsewhere(&self, index: ChunkIndex) -> io::Result<Bytes> {
+        if let Some(bytes) = self.recent.get(index.get()) {
+            return Ok(bytes);
+        }
+        let fetched = self.context.runtime.block_on(self.demand(index));
+        fetched.map_err(io::Error::other)
+    }
+
+    fn tell_unreadable(&self, index: ChunkIndex, error: &StoreError) {
+        tracing::warn!(blob = %self.blob.digest(), chunk = index.get(), %error, "the store cannot be read");
     }
 
     /// Reads ahead if this read goes on in order.

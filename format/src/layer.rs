@@ -99,6 +99,16 @@ impl<R: ReadAt> Layer<R> {
         })
     }
 
+    /// The same layer, whose data is read from what `change` makes of the blob: another way to the same bytes.
+    pub fn map_blob<S>(self, change: impl FnOnce(R) -> S) -> Layer<S> {
+        Layer {
+            payload: self.payload.map(change),
+            blocks: self.blocks,
+            trailer: self.trailer,
+            index: self.index,
+        }
+    }
+
     /// Which sectors the layer maps, and where they are in its file.
     pub fn index(&self) -> &Index {
         &self.index

@@ -118,6 +118,14 @@ impl<R: ReadAt> Window<R> {
     pub fn range(&self) -> ByteRange {
         self.range
     }
+
+    /// The same bytes of what `change` makes of the inner one.
+    pub fn map<S>(self, change: impl FnOnce(R) -> S) -> Window<S> {
+        Window {
+            inner: change(self.inner),
+            range: self.range,
+        }
+    }
 }
 
 impl<R: ReadAt> ReadAt for Window<R> {

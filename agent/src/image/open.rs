@@ -15,7 +15,7 @@ use tranship_store::BlobStore;
 use super::{Image, Images, OpenImageError, Resolved, Voucher};
 use crate::control::Unserved;
 use crate::disk::ImageDisk;
-use crate::lazy::{LazyBlob, LazyContext};
+use crate::lazy::{LazyBlob, LazyContext, Opening};
 use crate::trace::FirstReads;
 use crate::waits::Waits;
 use crate::whole_check::WholeCheck;
@@ -136,7 +136,7 @@ impl Images {
                         what: "ends",
                         source: io::Error::other(error),
                     })?;
-                opening(move || Layer::open(layer as Arc<dyn ReadAt>)).await
+                opening(move || Layer::open(Opening::new(layer)).map(with_blob)).await
             }
             .map_err(move |source| OpenLayerError::Position {
                 position,
@@ -147,6 +147,11 @@ impl Images {
         let cache_len = self.options.block_cache_len;
         opening(move || Disk::of_layers(layers, cache_len)).await
     }
+}
+
+/// What is read from now on is read as devices do.
+fn with_blob(layer: Layer<Opening>) -> Layer<Arc<dyn ReadAt>> {
+    layer.map_blob(Opening::into_blob)
 }
 
 async fn opening<T: Send + 'static>(

@@ -1,5 +1,8 @@
 //! What opening an image costs at the registry: round trips, and bytes that are asked for twice.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
 use tranship_agent::control::FrontEndChoice;
 
 use crate::daemon::Daemon;
@@ -66,4 +69,49 @@ fn a_wrong_byte_in_what_opening_brings_is_asked_for_again() {
     assert!(registry.requests().len() > OPENING_REQUESTS);
     let target = daemon.mount(&device, "mounted", false);
     image.assert_at(&target);
+}
+
+/// What happens to the stored bytes of a layer, whose chunk table begins at the offset.
+type Damage = fn(&File, u64);
+
+#[test]
+fn what_the_store_has_lost_under_the_agent_is_fetched_again_for_an_opening() {
+    let emptied: Damage = |file, _| file.set_len(0).unwrap();
+    let zeroed: Damage = |file, _| {
+        let len = file.metadata().unwrap().len();
+        file.set_len(0).unwrap();
+        file.set_len(len).unwrap();
+    };
+    let cut: Damage = |file, table| file.set_len(table - 600).unwrap();
+    let flipped: Damage = |file, table| {
+        // In the headers, and in the index or the block table.
+        for at in [700, table - 600] {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).unwrap();
+            file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+        }
+    };
+    for (damage, what) in [
+        (emptied, "emptied"),
+        (zeroed, "zeroed"),
+        (cut, "cut"),
+        (flipped, "flipped"),
+    ] {
+        let (registry, image) = (Registry::start(), Image::new());
+        let reference = image.push(&registry);
+        let daemon = Daemon::start("");
+        // All that an opening reads was hashed by then, and found right.
+        let device = daemon.attach(&reference, FrontEndChoice::Nbd);
+        daemon.must(daemon.client().detach(&device.id));
+        for layer in 0..2 {
+            let blob = image.blob(layer).replace("sha256:", "");
+            let path = daemon.path(&format!("state/store/blobs/{blob}/data"));
+            let file = File::options().read(true).write(true).open(path).unwrap();
+            damage(&file, image.table_offset(layer));
+        }
+        let device = daemon.attach(&reference, FrontEndChoice::Auto);
+        let target = daemon.mount(&device, "mounted", false);
+        image.assert_at(&target);
+        assert!(daemon.log().contains("a corrupt chunk"), "{what}");
+    }
 }
