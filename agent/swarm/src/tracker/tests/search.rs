@@ -74,8 +74,8 @@ proptest! {
             }
             join(&mut tracker, member);
         }
-        for (number, event) in (1..).zip(events) {
-            let now = ms(number);
+        for (number, event) in events.into_iter().enumerate() {
+            let now = START + Duration::from_millis(1) * u32::try_from(number).unwrap();
             befall(&mut tracker, now, event);
             let key = blobs::key("registry", &blob());
             let Some(stripe) = tracker.blobs.stripe(StripeId { blob: key, number: 0 }) else {
@@ -83,7 +83,7 @@ proptest! {
             };
             // Whoever was heard of last, and one besides.
             let last = stripe.joiners().last().map(|joiner| joiner.member);
-            let any = stripe.joiners().get(number as usize % stripe.joiners().len().max(1));
+            let any = stripe.joiners().get(number % stripe.joiners().len().max(1));
             for me in last.into_iter().chain(any.map(|joiner| joiner.member)) {
                 for asks in [false, true] {
                     prop_assert_eq!(
