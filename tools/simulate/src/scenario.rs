@@ -209,7 +209,7 @@ pub struct TrackerTerms {
     /// Time of its processor for a message. 20 µs.
     #[serde(with = "humantime_serde")]
     pub service: Duration,
-    /// The same for each stripe that a message asks about. 12 µs.
+    /// The same for each stripe that a message asks about. 8 µs.
     #[serde(with = "humantime_serde")]
     pub stripe_service: Duration,
     /// Speed of its link. 1gbit.
@@ -230,7 +230,7 @@ impl Default for TrackerTerms {
             absent: false,
             latency: Duration::from_micros(200),
             service: Duration::from_micros(20),
-            stripe_service: Duration::from_micros(12),
+            stripe_service: Duration::from_micros(8),
             rate: Rate::GBIT,
             lost_at: None,
             back_at: None,

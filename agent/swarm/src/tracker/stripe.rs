@@ -9,15 +9,13 @@
 //! that of joining, but for a leaf that makes room for a newcomer which will have children: leaves
 //! belong at the bottom, or the tree becomes a line.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Number of a member in the tracker's table.
 pub(super) type MemberNo = u32;
 
 const NOBODY: MemberNo = MemberNo::MAX;
-
-/// Numbers that are compared at a time.
-const PIECE: usize = 64;
 
 /// Trees of a stripe: one for its even chunks, one for the odd.
 pub(super) const TREES: usize = 2;
@@ -131,8 +129,8 @@ pub(super) struct Lease {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stripe {
     joiners: Vec<Joiner>,
-    /// The member of each: one is looked for among a thousand several times for each answer.
-    numbers: Vec<MemberNo>,
+    /// Where each member is among them: one of a thousand is looked for some forty times for an answer.
+    indices: BTreeMap<MemberNo, u32>,
     /// For whom each may have room, which most have for nobody.
     rooms: Vec<Room>,
     fan_out: FanOut,
@@ -169,15 +167,7 @@ impl Stripe {
     }
 
     fn index(&self, member: MemberNo) -> Option<usize> {
-        // Piece by piece, without a branch for each number: one is looked for forty times for an answer.
-        let pieces = self.numbers.chunks(PIECE).enumerate();
-        let is_in = |piece: &[MemberNo]| {
-            let same = piece.iter().map(|number| *number == member);
-            same.fold(false, |any, same| any | same)
-        };
-        let (piece, numbers) = { pieces }.find(|(_, piece)| is_in(piece))?;
-        let within = numbers.iter().position(|number| *number == member)?;
-        Some(piece * PIECE + within)
+        self.indices.get(&member).map(|&index| index as usize)
     }
 
     /// Notes for whom a member may have room, after something about it changed.
@@ -236,7 +226,8 @@ impl Stripe {
     /// Appends a member that is not in the table yet.
     pub(super) fn join(&mut self, member: MemberNo, complete: bool, place: Place) {
         self.last_order = self.last_order.wrapping_add(1);
-        self.numbers.push(member);
+        let index = u32::try_from(self.joiners.len()).unwrap_or(u32::MAX);
+        self.indices.insert(member, index);
         self.joiners.push(Joiner {
             member,
             parents: [NOBODY; TREES],
@@ -309,7 +300,10 @@ impl Stripe {
     pub(super) fn leave(&mut self, member: MemberNo) -> Vec<MemberNo> {
         self.set_parents(member, [None; TREES]);
         if let Some(index) = self.index(member) {
-            self.numbers.remove(index);
+            self.indices.remove(&member);
+            for later in self.indices.values_mut().filter(|at| **at as usize > index) {
+                *later -= 1;
+            }
             self.rooms.remove(index);
             self.joiners.remove(index);
         }
