@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tranship_device::{KernelNbd, LoopDevice};
 
-use crate::front_end::{FUSE_PART, LOOP_PART, numbered};
+use crate::front_end::{FUSE_PART, LOOP_PART, SOCKET_PART, numbered};
 use crate::plain;
 use crate::process;
 use crate::stale;
@@ -53,8 +53,9 @@ impl Devices {
             };
             let is_left = |id: &str| {
                 let mut parts = held.iter();
-                parts.any(|(device, part)| device == id && part == FUSE_PART)
-                    || process::is_alive(&run_dir.join(id))
+                parts.any(|(device, part)| {
+                    device == id && [FUSE_PART, SOCKET_PART].contains(&&**part)
+                }) || process::is_alive(&run_dir.join(id))
                     || is_graduated(id)
                     || is_kernel_nbd(&run_dir.join(id))
                     || numbered::number_in(&run_dir.join(id)).is_some()
