@@ -4,6 +4,7 @@
 //! Once in an ordinary run. With `TRANSHIP_FAULT_ROUNDS=100` processes die a hundred times each and all else happens ten times; what came of it is
 //! printed as a table. `ONLY_FAULT=deleted` has only those happen whose names say that.
 
+pub(crate) mod damage;
 mod happen;
 mod image;
 pub(crate) mod in_guest;

@@ -1,8 +1,7 @@
 //! The faults: each happens to a scene under its readers, and is over when all of them go on.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,14 +9,13 @@ use rustix::fs::{Advice, fadvise};
 use rustix::process::{Pid, Signal, kill_process};
 use tranship_tests::command::tranship_output;
 
+use super::damage::{self, data_files};
 use super::memory_limit::MemoryLimit;
 use super::readers::Readers;
 use super::scene::Scene;
 
 /// How long a process stands still.
 const STILL: Duration = Duration::from_secs(5);
-/// A bit is turned in each run of so many bytes.
-const ROT_STRIDE: u64 = 50_021;
 
 /// What happens, and to which devices.
 pub(crate) struct Fault {
@@ -127,24 +125,15 @@ pub(crate) const FAULTS: [Fault; 17] = [
     }),
     of_any("disk full", fill_disk),
     of_any("store file truncated", |scene, readers, _| {
-        for path in data_files(scene) {
-            let file = OpenOptions::new().write(true).open(path);
-            let file = file.expect("a stored blob");
-            let len = file.metadata().expect("its length").len();
-            file.set_len(len / 3).expect("a shorter file");
-        }
+        damage::truncate(&scene.store());
         readers.wait_for_progress();
     }),
     of_any("store file bit-flipped", |scene, readers, _| {
-        for path in data_files(scene) {
-            flip_bits(&path);
-        }
+        damage::flip_bits(&scene.store());
         readers.wait_for_progress();
     }),
     of_any("store file deleted", |scene, readers, _| {
-        for path in data_files(scene) {
-            fs::remove_file(path).expect("a file that goes");
-        }
+        damage::remove(&scene.store());
         readers.wait_for_progress();
         // The next agent makes others, and the device's process has those open that are no more.
         scene.agent().restart();
@@ -222,12 +211,7 @@ fn stand_still(pid: Pid) {
 
 /// Has the store lose what it has while there is no room for anything.
 fn fill_disk(scene: &mut Scene, readers: &Readers, _: &mut Chance) {
-    for path in data_files(scene) {
-        let file = OpenOptions::new().write(true).open(path);
-        file.expect("a stored blob")
-            .set_len(0)
-            .expect("an empty file");
-    }
+    damage::empty(&scene.store());
     let junk = scene.store().join("junk");
     let full = fill(&junk);
     assert!(full, "the disk is not full");
@@ -248,36 +232,6 @@ fn fill(path: &std::path::Path) -> bool {
     false
 }
 
-/// The files of the store that hold chunks.
-pub(crate) fn data_files(scene: &Scene) -> Vec<PathBuf> {
-    let (mut found, mut folders) = (Vec::new(), vec![scene.store()]);
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("a folder").flatten() {
-            if entry.path().is_dir() {
-                folders.push(entry.path());
-            } else if entry.file_name() == "data" {
-                found.push(entry.path());
-            }
-        }
-    }
-    assert!(!found.is_empty(), "nothing is stored");
-    found
-}
-
-fn flip_bits(path: &std::path::Path) {
-    let file = OpenOptions::new().read(true).write(true).open(path);
-    let file = file.expect("a stored blob");
-    let len = file.metadata().expect("its length").len();
-    let mut at = ROT_STRIDE / 2;
-    while at < len {
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, at).expect("a stored byte");
-        file.write_all_at(&[byte[0] ^ 4], at)
-            .expect("a rotten byte");
-        at += ROT_STRIDE;
-    }
-}
-
 /// Has the kernel kill a process because its group may have no more memory; whether this machine lets one do that. `ask` makes it
 /// need some.
 fn kill_by_memory(scene: &mut Scene, pid: Pid, ask: impl Fn(&mut Scene)) -> bool {
@@ -288,7 +242,7 @@ fn kill_by_memory(scene: &mut Scene, pid: Pid, ask: impl Fn(&mut Scene)) -> bool
     limit.put(pid);
     let begun = Instant::now();
     while is_alive(pid) {
-        for path in data_files(scene) {
+        for path in data_files(&scene.store()) {
             // What is read of the store then needs memory, too.
             let file = fs::File::open(path).expect("a stored blob");
             fadvise(&file, 0, None, Advice::DontNeed).expect("dropped pages");

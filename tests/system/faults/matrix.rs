@@ -1,7 +1,6 @@
 //! Every fault, every front end, so many rounds, and what readers saw of it.
 
 use std::fmt;
-use std::fs::OpenOptions;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -10,7 +9,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tranship_tests::registry::DockerRegistry;
 use tranship_tests::{AgentOptions, Cluster, Tracker};
 
-use super::happen::{Chance, FAULTS, data_files};
+use super::damage;
+use super::happen::{Chance, FAULTS};
 use super::image;
 use super::readers::{Readers, Seen};
 use super::scene::Scene;
@@ -158,12 +158,7 @@ fn lose_all_sources(registry: &DockerRegistry, sources: &Cluster, scenes: &[(Sce
         kill_process(pid, Signal::STOP).expect("a process that is stopped");
     }
     for (scene, _) in scenes {
-        for path in data_files(scene) {
-            let file = OpenOptions::new().write(true).open(path);
-            file.expect("a stored blob")
-                .set_len(0)
-                .expect("an empty file");
-        }
+        damage::empty(&scene.store());
     }
     thread::sleep(AWAY);
     for pid in all {

@@ -9,9 +9,9 @@ use tranship_tests::{Agent, AgentOptions, Cluster, Guest, Kernel};
 
 use super::agent::{script, with_agent};
 use super::{DISK_MODULES, printed_arguments};
-use crate::faults::convert;
 use crate::faults::in_guest::SHELL;
 use crate::faults::matrix::{HEAD, rounds, rounds_of};
+use crate::faults::{convert, damage};
 
 /// A disk for the store: enough for all of the image, and soon full.
 const SMALL_DISK: &str = "mount -t tmpfs -o size=48m store /tmp/store";
@@ -144,7 +144,7 @@ deaths=ROUNDS
 mount -t erofs -o ro /dev/vda /mnt
 begin vhost-user-blk
 for round in $(seq ROUNDS); do for part in 1 2 3 4 5 6; do go; done; done
-row "kill -9, stop and upgrade of the agent in turn"
+row "seven faults in turn"
 over
 umount /mnt
 "#;
@@ -160,6 +160,38 @@ fn answer_more(agent: &Agent, is_over: impl Fn() -> bool) {
             agent.log()
         );
         thread::yield_now();
+    }
+}
+
+/// What happens to the agent of a virtual machine's disk, to its store, and to where it has it from: seven things, one after the other.
+fn befall(agent: &mut Agent, registry: &DockerRegistry, count: u32) {
+    let store = agent.folder().join("store");
+    match count % 7 {
+        0 => {
+            agent.kill();
+            agent.restart();
+        }
+        1 => {
+            kill_process(agent.pid(), Signal::STOP).expect("a process that is stopped");
+            thread::sleep(Duration::from_secs(1));
+            kill_process(agent.pid(), Signal::CONT).expect("a process that goes on");
+        }
+        2 => {
+            agent.stop();
+            agent.restart();
+        }
+        3 => damage::truncate(&store),
+        4 => damage::flip_bits(&store),
+        5 => {
+            damage::remove(&store);
+            agent.restart();
+        }
+        _ => {
+            registry.stand_still();
+            damage::empty(&store);
+            thread::sleep(Duration::from_secs(3));
+            registry.go_on();
+        }
     }
 }
 
@@ -191,19 +223,7 @@ fn a_virtual_machine_notices_no_fault_of_the_agent() {
         }
         let mut count = 0;
         while !reading.is_finished() {
-            match count % 3 {
-                0 => cluster.agents[0].kill(),
-                1 => {
-                    let pid = cluster.agents[0].pid();
-                    kill_process(pid, Signal::STOP).expect("a process that is stopped");
-                    thread::sleep(Duration::from_secs(1));
-                    kill_process(pid, Signal::CONT).expect("a process that goes on");
-                }
-                _ => cluster.agents[0].stop(),
-            }
-            if count % 3 != 1 {
-                cluster.agents[0].restart();
-            }
+            befall(&mut cluster.agents[0], &registry, count);
             count += 1;
             // The machine comes back after a second or more. What happened to an agent before that it would not notice, and with a
             // fault as soon as it comes, each time, it would read next to nothing.
@@ -213,5 +233,5 @@ fn a_virtual_machine_notices_no_fault_of_the_agent() {
     });
     let said = report.expect_success().text;
     println!("{HEAD}\n{said}{count} faults");
-    assert!(count > 2, "only {count} faults happened while it read");
+    assert!(count > 6, "only {count} faults happened while it read");
 }
