@@ -16,6 +16,7 @@ mod outline;
 mod parents;
 mod requests;
 mod rights;
+mod room;
 mod routing;
 mod search;
 mod seed;
@@ -34,7 +35,8 @@ use accusation::Accusations;
 use blobs::Blobs;
 use leases::Leases;
 use members::Members;
-use stripe::{FanOut, MemberNo};
+use room::FanOut;
+use stripe::MemberNo;
 
 pub use census::{BlobView, Census, MemberView, StripeCount, StripeView};
 pub use event::{Action, Input, Rights};

@@ -11,7 +11,8 @@ use tranship_format::Digest;
 
 use tranship_format::wire::BlobInfo;
 
-use super::stripe::{FanOut, MemberNo, Stripe};
+use super::room::FanOut;
+use super::stripe::{MemberNo, Stripe};
 use crate::StripeId;
 
 /// A blob.

@@ -44,7 +44,7 @@ pub struct TrackerOptions {
     pub blob_chunks: u32,
     /// Most members registered in a stripe; later ones are routed but nobody is routed to them. 4,096.
     pub stripe_members: usize,
-    /// Most entries in all stripes together, 12 bytes each; beyond it as above. 4,194,304.
+    /// Most entries in all stripes together, some fifty bytes each; beyond it as above. 4,194,304.
     pub registrations: usize,
     /// Members told in OPENED. 256.
     pub opened_members: usize,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tranship_format::Digest;
 use tranship_format::wire::{Member, Role};
 
-use super::stripe::Place;
+use super::room::Place;
 
 /// A member in short.
 #[derive(Clone, Copy, Debug)]
