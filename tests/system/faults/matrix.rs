@@ -51,7 +51,7 @@ pub(crate) fn rounds() -> u32 {
 /// How often a fault is to happen. What a death leaves depends on the moment; the others leave much the same each time, and take
 /// longer.
 pub(crate) fn rounds_of(fault: &str) -> u32 {
-    if fault.starts_with("kill") {
+    if fault.starts_with("kill") || fault.ends_with("in turn") {
         rounds()
     } else {
         rounds().div_ceil(SELDOM)
