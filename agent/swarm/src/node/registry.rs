@@ -179,8 +179,15 @@ impl Node {
         wanted.progress_at = now;
         if self.registry_rests(now, id) {
             // Its word is no failure: the lease is kept and everybody waits, for another holder would only
-            // be one more who asks.
-            self.make_idle(chunk);
+            // be one more who asks. Who was asked of it in vain is asked still, and another beside it as beside any other.
+            let asked = self
+                .wants
+                .get(&chunk)
+                .and_then(|wanted| wanted.attempts.first().copied());
+            match asked {
+                Some(attempt) => self.hedge_soon(now, chunk, attempt),
+                None => self.make_idle(chunk),
+            }
             self.arm_patience(now, chunk);
             return;
         }

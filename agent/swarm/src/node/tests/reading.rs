@@ -372,3 +372,24 @@ fn without_a_tracker_one_member_reads_each_stripe_and_the_others_ask_it() {
 fn of_a_swarm_too_large_to_know_only_the_known_part_has_roots() {
     assert_eq!(roots(0..700, 0..256), [1, 1, 1]);
 }
+
+// A node that had lost patience with a peer read the registry, which wanted to be left alone; then the node asked a second peer, as if the
+// first were not asked, outside of what it may ask twice, and counted nowhere.
+#[test]
+fn a_peer_that_is_asked_still_is_not_forgotten_when_the_registry_rests() {
+    let mut bench = Bench::routed();
+    assert_eq!(wants(&bench.want(0, Class::Demand))[0].0, 1);
+    bench.node.pace = Pace::new(Duration::from_mins(1), Duration::from_mins(1), 0);
+    let &[(read, _, _)] = &reads(&bench.pass(3_000))[..] else {
+        panic!("not read of the registry");
+    };
+    let failure = Some(RegistryFailure {
+        retry_after: Some(Duration::from_secs(1)),
+        permanent: false,
+    });
+    let mut after = bench.tell(Input::RegistryEnd { read, failure });
+    after.extend(bench.route(0, parents(&[1, 1, 2])));
+    after.extend(bench.pass(900));
+    let hedges = bench.node.counters.hedges;
+    assert_eq!(wants(&after).len() as u64, hedges, "{after:?}");
+}
