@@ -123,8 +123,6 @@ pub(super) struct Blob {
     pub(super) is_full: bool,
     /// It did, and this node is not among them.
     pub(super) is_left_out: bool,
-    /// The tracker began anew when this node was in the middle of it, as others are.
-    pub(super) was_forgotten: bool,
     /// Since when the tracker's picture of it is out of date.
     pub(super) unannounced: bool,
     pub(super) announced_at: Option<Duration>,
@@ -146,7 +144,6 @@ impl Blob {
             introduced_to: BTreeSet::new(),
             is_full: false,
             is_left_out: false,
-            was_forgotten: false,
             unannounced: true,
             announced_at: None,
         };

@@ -22,11 +22,6 @@ const MAX_UNDECIDED: u32 = 20;
 impl Node {
     pub(super) fn tracker_up(&mut self, now: Duration, epoch: u64, seed: Option<Member>) {
         let forgot = self.last_epoch != Some(epoch);
-        if forgot && self.last_epoch.is_some() {
-            self.blobs
-                .values_mut()
-                .for_each(|blob| blob.was_forgotten = true);
-        }
         self.tracker = Some(epoch);
         self.last_epoch = Some(epoch);
         if let Some(seed) = seed {
@@ -70,13 +65,6 @@ impl Node {
         self.tell_tracker(now, blobs.clone());
         if change == TrackerChange::StandIn {
             return;
-        }
-        if change == TrackerChange::Forgot {
-            for blob in &blobs {
-                if let Some(known) = self.blobs.get_mut(blob) {
-                    known.was_forgotten = true;
-                }
-            }
         }
         for id in self.stripe_ids() {
             let Some(stripe) = self.stripe_mut(id).filter(|_| blobs.contains(&id.blob)) else {
