@@ -13,8 +13,8 @@ use super::{Node, StripeId};
 /// Questions to the tracker without an answer before a stripe does without it.
 const MAX_UNANSWERED: u32 = 1;
 /// Stripes behind the one that is wanted that are asked about with it. Who reads the one mostly reads the next, and eight of ten questions of
-/// a start were about single stripes: of ten thousand nodes that start together a tracker has answered all sooner. With three of them reads
-/// took twice as long after a tracker's restart.
+/// a start were about single stripes: of ten thousand nodes that start together a tracker has answered all sooner. With three of them the
+/// slowest reads take two to three times as long after a tracker's restart.
 const AHEAD: u32 = 1;
 
 impl Node {

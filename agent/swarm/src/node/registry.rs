@@ -177,13 +177,10 @@ impl Node {
         };
         wanted.read = None;
         wanted.progress_at = now;
+        let asked = wanted.attempts.first().copied();
         if self.registry_rests(now, id) {
             // Its word is no failure: the lease is kept and everybody waits, for another holder would only
             // be one more who asks. Who was asked of it in vain is asked still, and another beside it as beside any other.
-            let asked = self
-                .wants
-                .get(&chunk)
-                .and_then(|wanted| wanted.attempts.first().copied());
             match asked {
                 Some(attempt) => self.hedge_soon(now, chunk, attempt),
                 None => self.make_idle(chunk),
