@@ -121,7 +121,10 @@ fn the_examples_of_the_tracker_stream_are_what_is_sent() {
     };
     let routes = TrackerReply::Routes {
         blob,
-        routes: vec![route(2, Route::Parents(vec![member()])), route(5, origin)],
+        routes: vec![
+            route(2, Route::Parents(vec![member().into()])),
+            route(5, origin),
+        ],
     };
     let open = TrackerRequest::Open(Box::new(Open {
         image: ImageSource {

@@ -405,7 +405,7 @@ fn trackers(put: &impl Fn(&str, &str, &[u8])) {
             blob: digest,
             routes: vec![StripeRoute {
                 stripe: 1,
-                route: Route::Parents(vec![member()]),
+                route: Route::Parents(vec![member().into()]),
             }],
         },
         TrackerReply::ProgressAck {

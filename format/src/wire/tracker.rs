@@ -11,6 +11,8 @@ pub use plea::{Open, Prove};
 pub use reply::{ProofState, TrackerReply};
 pub use request::{Join, TrackerRequest};
 
+use std::sync::Arc;
+
 use super::fields::{Fields, put_bytes, put_digest, put_text, put_u32, put_u64};
 use super::{Certificate, MAX_NAME_LEN, MAX_PROOF_LEN, Member, PeerId, WireError};
 use crate::Digest;
@@ -194,7 +196,7 @@ pub enum Route {
         expires_ms: u32,
     },
     /// From these peers, best first; at most 4.
-    Parents(Vec<Member>),
+    Parents(Vec<Arc<Member>>),
     /// Undecided: ask again after so many milliseconds.
     Wait {
         /// How long.
@@ -308,6 +310,6 @@ impl ErrorCode {
     }
 }
 
-fn read_members(fields: &mut Fields<'_>, max: usize) -> Result<Vec<Member>, WireError> {
-    fields.list(max, "members", Member::read)
+fn read_members(fields: &mut Fields<'_>, max: usize) -> Result<Vec<Arc<Member>>, WireError> {
+    fields.list(max, "members", |fields| Member::read(fields).map(Arc::new))
 }

@@ -4,6 +4,7 @@
 //! does not grant the image, one is got from the registry, and the image opened once more: so nothing is
 //! shown that is not needed, and nobody waits for what is not needed either.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -107,7 +108,7 @@ impl Driver {
     pub(super) fn tell_members(
         &mut self,
         blobs: &[Digest],
-        members: &[Member],
+        members: &[Arc<Member>],
         until: Option<Duration>,
     ) {
         for &blob in blobs {
@@ -145,7 +146,7 @@ impl Driver {
         if std::mem::replace(&mut image.is_proving, true) {
             return;
         }
-        let (manifest, origin) = (*manifest, std::sync::Arc::clone(&image.origin));
+        let (manifest, origin) = (*manifest, Arc::clone(&image.origin));
         let jobs = self.jobs.clone();
         self.jobs.tasks.spawn(async move {
             let proof = tokio::time::timeout(PATIENCE, origin.pull_proof(manifest)).await;

@@ -80,7 +80,7 @@ pub(crate) struct Opened {
     /// Its blobs that were opened.
     pub(crate) blobs: Vec<Digest>,
     /// Members that use it.
-    pub(crate) members: Vec<Member>,
+    pub(crate) members: Vec<Arc<Member>>,
     /// Our right to it, if it is good.
     pub(crate) grant: Option<Box<Grant>>,
 }

@@ -112,7 +112,7 @@ pub enum Input {
         /// The blob.
         blob: Digest,
         /// They.
-        members: Vec<Member>,
+        members: Vec<Arc<Member>>,
         /// When the right ends, on the clock of `now`; `None` if the tracker gives none.
         until: Option<Duration>,
     },

@@ -54,7 +54,7 @@ fn chunk(number: u32) -> ChunkId {
 
 /// The parent for even chunks, the one for odd ones, and reserves.
 fn parents(names: &[u8]) -> Route {
-    Route::Parents(names.iter().copied().map(member).collect())
+    Route::Parents(names.iter().map(|&name| Arc::new(member(name))).collect())
 }
 
 impl Bench {
@@ -162,7 +162,7 @@ impl Bench {
     fn members(&mut self, names: &[u8], until: Option<Duration>) -> Vec<Action> {
         self.tell(Input::Members {
             blob: blob(),
-            members: names.iter().copied().map(member).collect(),
+            members: names.iter().map(|&name| Arc::new(member(name))).collect(),
             until,
         })
     }

@@ -91,7 +91,7 @@ impl Tracker {
 
     /// The members, by identity.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
-        self.members.iter().map(|(_, standing)| &standing.member)
+        self.members.iter().map(|(_, standing)| &*standing.member)
     }
 
     /// The members with how they fare, by identity.

@@ -4,6 +4,7 @@
 //! of entries. A number is given again only after its member is out of every table.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tranship_format::Digest;
@@ -23,7 +24,7 @@ const SLOW_REPORTERS: usize = 3;
 /// A member.
 #[derive(Debug)]
 pub(super) struct Standing {
-    pub(super) member: Member,
+    pub(super) member: Arc<Member>,
     pub(super) boot_id: [u8; 16],
     pub(super) joined_at: Duration,
     pub(super) seen_at: Duration,
@@ -99,8 +100,13 @@ impl Members {
             outline.describe(&member);
         }
         if let Some(standing) = self.get_mut(number) {
-            standing.member = member;
+            standing.member = Arc::new(member);
         }
+    }
+
+    /// A member as others are told of it: shared, since many name it at once.
+    pub(super) fn told(&self, number: MemberNo) -> Option<Arc<Member>> {
+        Some(Arc::clone(&self.get(number)?.member))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (MemberNo, &Standing)> {
@@ -131,7 +137,7 @@ impl Members {
         self.due.insert((due_at, number));
         let standing = Standing {
             rank: rank(&member.peer),
-            member,
+            member: Arc::new(member),
             boot_id,
             joined_at: now,
             seen_at: now,

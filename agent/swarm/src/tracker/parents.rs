@@ -1,5 +1,6 @@
 //! Finds a member's parents in a stripe's two trees, and where in them it will have children itself.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tranship_format::wire::{MAX_PARENTS, Member, Route};
@@ -54,7 +55,7 @@ impl Tracker {
         even: MemberNo,
         odd: MemberNo,
         reserve: impl Iterator<Item = MemberNo>,
-    ) -> Vec<Member> {
+    ) -> Vec<Arc<Member>> {
         let mut numbers = vec![even, odd];
         // Who is the parent in one tree may stand in for the other's, if there is nobody else.
         let (mine_already, others): (Vec<MemberNo>, Vec<MemberNo>) =
@@ -71,7 +72,7 @@ impl Tracker {
         }
         numbers
             .iter()
-            .filter_map(|&number| Some(self.members.get(number)?.member.clone()))
+            .filter_map(|&number| self.members.told(number))
             .collect()
     }
 
@@ -86,7 +87,7 @@ impl Tracker {
         me: MemberNo,
         (leaf, depth, crowds): (MemberNo, u8, bool),
         tree: usize,
-        mut told: Vec<Member>,
+        mut told: Vec<Arc<Member>>,
     ) -> Option<Route> {
         let stripe = self.blobs.stripe(id)?;
         let mine = stripe.get(me)?;
@@ -99,7 +100,7 @@ impl Tracker {
         let stripe = self.blobs.stripe_mut(id)?;
         stripe.displace(me, leaf, tree);
         let stripe = self.blobs.stripe(id)?;
-        let member = |number: MemberNo| Some(self.members.get(number)?.member.clone());
+        let member = |number: MemberNo| self.members.told(number);
         let theirs = stripe.parents(leaf);
         // Its former parent stays in reserve, unless it is behind it in the other tree.
         let former = stripe.is_before(above, leaf).then_some(above);

@@ -79,7 +79,7 @@ impl Tracker {
             });
         }
         let told = together.into_iter().take(self.options.opened_members);
-        let members = told.filter_map(|(_, number)| Some(self.members.get(number)?.member.clone()));
+        let members = told.filter_map(|(_, number)| self.members.told(number));
         TrackerReply::Opened {
             members: members.collect(),
             grant: Some(Box::new(grant)),

@@ -1,5 +1,7 @@
 //! Any message that can be said, for tests that hold for all of them.
 
+use std::sync::Arc;
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -275,7 +277,7 @@ pub(super) fn signed_proof() -> impl Strategy<Value = SignedProof> {
 
 pub(super) fn routes() -> impl Strategy<Value = Vec<StripeRoute>> {
     // A few members, so that most are told of more than once.
-    vec(member(), 1..5).prop_flat_map(|members| {
+    vec(member().prop_map(Arc::new), 1..5).prop_flat_map(|members| {
         let parents = vec(prop::sample::select(members), 0..=MAX_PARENTS);
         let route = prop_oneof![
             (any::<u64>(), any::<u32>())
@@ -320,7 +322,10 @@ pub(super) fn reply() -> impl Strategy<Value = TrackerReply> {
                     seed,
                 }
             }),
-        (option::of(grant().prop_map(Box::new)), vec(member(), 0..10))
+        (
+            option::of(grant().prop_map(Box::new)),
+            vec(member().prop_map(Arc::new), 0..10)
+        )
             .prop_map(|(grant, members)| TrackerReply::Opened { grant, members }),
         (digest(), routes()).prop_map(|(blob, routes)| TrackerReply::Routes { blob, routes }),
         (any::<u64>(), option::of(any::<u32>()))

@@ -1,5 +1,7 @@
 //! The rules of the wire that a sentence can say, one test each.
 
+use std::sync::Arc;
+
 use crate::chunk::PROOF_CHUNK_LEN;
 use crate::{ChunkTableBuilder, HashAlgorithm};
 use bytes::Bytes;
@@ -138,7 +140,7 @@ fn the_longest_messages_fit_a_frame() {
         rack: "r".repeat(MAX_LABEL_LEN),
         role: Role::Agent,
     };
-    let members: Vec<Member> = (0..=255).map(member).collect();
+    let members: Vec<Arc<Member>> = (0..=255).map(|number| Arc::new(member(number))).collect();
     let parents = members
         .chunks(MAX_PARENTS)
         .map(|parents| Route::Parents(parents.to_vec()));

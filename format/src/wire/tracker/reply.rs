@@ -1,5 +1,7 @@
 //! Answers, tracker to agent; ROUTES also comes unasked, with request number 0, when a parent is lost, and FAREWELL never otherwise.
 
+use std::sync::Arc;
+
 use super::{ErrorCode, Route, StripeRoute, kind, read_members};
 use crate::Digest;
 use crate::wire::fields::{Fields, put_digest, put_list, put_text, put_u16, put_u32, put_u64};
@@ -32,7 +34,7 @@ pub enum TrackerReply {
         grant: Option<Box<Grant>>,
         /// Members that use the image, at most 256; the same ones for everybody, because routes
         /// without a tracker are computed from them.
-        members: Vec<Member>,
+        members: Vec<Arc<Member>>,
     },
     /// To LOOKUP, or unasked.
     Routes {
@@ -262,7 +264,7 @@ fn read_joined(fields: &mut Fields<'_>) -> Result<TrackerReply, WireError> {
 /// the stripes of one blob mostly share their parents.
 fn put_routes(out: &mut Vec<u8>, routes: &[StripeRoute]) {
     let kept = routes.get(..MAX_STRIPES).unwrap_or(routes);
-    let mut table: Vec<&Member> = Vec::new();
+    let mut table: Vec<&Arc<Member>> = Vec::new();
     let mut body = Vec::new();
     put_list(
         &mut body,

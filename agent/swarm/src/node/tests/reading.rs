@@ -334,7 +334,7 @@ fn roots(names: std::ops::Range<u16>, told: std::ops::Range<u16>) -> [usize; 3] 
                 present: Vec::new(),
             },
         );
-        let members = told.clone().map(one).collect();
+        let members = told.clone().map(|name| Arc::new(one(name))).collect();
         node.handle(
             now,
             Input::Members {
