@@ -12,8 +12,8 @@ use super::Load;
 
 /// Bytes of a stripe: chunks of 256 KiB.
 const STRIPE_LEN: u64 = 256 * 1024 * STRIPE_CHUNKS as u64;
-/// Stripes that a node asks about at a time: the one it wants, and the one behind it.
-const ASKED: u32 = 2;
+/// Stripes that a node asks about at a time: the one it wants, and three behind it.
+const ASKED: u32 = 4;
 /// A heartbeat after so many stripes.
 const HEARTBEAT_EVERY: u32 = 16;
 

@@ -6,16 +6,15 @@ use tranship_format::Digest;
 use tranship_format::wire::{ChunkId, PeerId};
 
 use super::action::Action;
-use super::blob::{Blob, Park, Route};
+use super::blob::{Blob, Park, Route, Stripe};
 use super::timer::Timer;
 use super::{Node, StripeId};
 
 /// Questions to the tracker without an answer before a stripe does without it.
 const MAX_UNANSWERED: u32 = 1;
 /// Stripes behind the one that is wanted that are asked about with it. Who reads the one mostly reads the next, and eight of ten questions of
-/// a start were about single stripes: of ten thousand nodes that start together a tracker has answered all sooner. With three of them the
-/// slowest reads take two to three times as long after a tracker's restart.
-const AHEAD: u32 = 1;
+/// a start were about single stripes: of ten thousand nodes that start together a tracker has answered all sooner.
+const AHEAD: u32 = 3;
 
 impl Node {
     /// Notes as asked about a stripe whose route is not known, and those behind it; adds their numbers to `asked`.
@@ -53,6 +52,9 @@ impl Node {
             _ => (false, false),
         };
         if !tracker_up && is_of_the_tracker {
+            if self.is_first_left(id) {
+                return self.go_direct(chunk);
+            }
             // Nobody will name others: those whom the members known make parents stand in.
             return self.route_by_tree(now, id);
         }
@@ -64,6 +66,23 @@ impl Node {
         self.counters.lookups += 1;
         let (blob, stripes) = (id.blob, vec![id.number]);
         self.actions.push_back(Action::Lookup { blob, stripes });
+    }
+
+    /// Whether a node that nobody of a lost tracker's order helps reads the registry in its place: it is the first of those left, and the others
+    /// wait for it, in that order. By a tree of its own it would wait for one of them. A crowd too large to know is another matter: of
+    /// thousands each would read.
+    pub(super) fn is_first_left(&self, id: StripeId) -> bool {
+        let is_crowd = self.blobs.get(&id.blob).is_some_and(|blob| blob.is_full);
+        let is_ordered = |stripe: &Stripe| {
+            matches!(
+                stripe.route,
+                Route::Parents {
+                    by_tracker: true,
+                    ..
+                }
+            )
+        };
+        !is_crowd && self.stripe(id).is_some_and(is_ordered)
     }
 
     pub(super) fn lookup_late(&mut self, now: Duration, id: StripeId) {

@@ -235,7 +235,7 @@ impl Node {
         wanted.refused.clear();
         wanted.alternatives.clear();
         let rounds = wanted.rounds;
-        if rounds > MAX_ROUNDS || (!tracker_up && rounds > 1) {
+        if rounds > MAX_ROUNDS || (!tracker_up && (rounds > 1 || self.is_first_left(id))) {
             self.go_direct(chunk);
             return Step::Again;
         }

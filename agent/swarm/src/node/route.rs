@@ -7,7 +7,7 @@ use tranship_format::Digest;
 use tranship_format::wire::{ChunkId, MAX_MEMBERS, Member, PeerId, Route as Told, StripeRoute};
 
 use super::action::Action;
-use super::blob::{Blob, Lease, Park, Route};
+use super::blob::{Blob, Lease, Park, Route, Stripe};
 use super::input::TrackerChange;
 use super::timer::Timer;
 use super::{Node, StripeId, tree};
@@ -30,11 +30,15 @@ impl Node {
         self.to_open.clear();
         self.tell_tracker(now, self.blobs.keys().copied().collect());
         for id in self.stripe_ids() {
+            let is_begun = self.is_begun(id);
             let Some(stripe) = self.stripe_mut(id) else {
                 continue;
             };
             stripe.unanswered = 0;
             match &mut stripe.route {
+                // What those above have begun as well goes on in their order: of a new one beside it, in which whoever was asked before may
+                // come behind, rings would come. Whoever read the registry for them asks, and is given the lease again.
+                Route::Parents { .. } if forgot && is_begun => {}
                 Route::Lease(lease) if !forgot => {
                     lease.told = None;
                     self.tell_progress(now, id);
@@ -67,10 +71,18 @@ impl Node {
             return;
         }
         for id in self.stripe_ids() {
+            let is_begun = self.is_begun(id);
             let Some(stripe) = self.stripe_mut(id).filter(|_| blobs.contains(&id.blob)) else {
                 continue;
             };
             stripe.unanswered = 0;
+            if change == TrackerChange::Forgot
+                && is_begun
+                && matches!(stripe.route, Route::Parents { .. })
+            {
+                // As when the only tracker has forgotten.
+                continue;
+            }
             let was_given = matches!(
                 stripe.route,
                 Route::Lease(_)
@@ -114,6 +126,14 @@ impl Node {
                 self.unpark(id, &[Park::Route, Park::Window]);
             }
         }
+    }
+
+    /// Whether something of a stripe is wanted or present.
+    fn is_begun(&self, id: StripeId) -> bool {
+        self.blobs.get(&id.blob).is_some_and(|blob| {
+            let is_wanted = |stripe: &Stripe| !stripe.wanted.is_empty();
+            blob.present_in(id.number) > 0 || blob.stripes.get(&id.number).is_some_and(is_wanted)
+        })
     }
 
     pub(super) fn stripes_of(&self, blob: Digest) -> Vec<StripeId> {
@@ -162,7 +182,7 @@ impl Node {
         }
     }
 
-    pub(super) fn members(&mut self, blob: Digest, members: &[Member]) {
+    pub(super) fn members(&mut self, blob: Digest, members: &[Arc<Member>]) {
         let me = self.me.peer;
         let met: Vec<(PeerId, Arc<Member>)> = members
             .iter()

@@ -26,6 +26,9 @@ impl Tracker {
             };
         }
         self.seed_first(now, id, me);
+        if let Some(route) = self.take_up(now, id, me) {
+            return route;
+        }
         if !self.is_member_shunned(me) {
             self.register(id, me);
         }
@@ -34,6 +37,21 @@ impl Tracker {
             None => Route::Wait {
                 ms: millis(ASK_AGAIN),
             },
+        }
+    }
+
+    /// The lease for a member that is at a stripe already, of which nobody has all and nobody holds the lease. This tracker has begun anew:
+    /// those at it go on in the order that the one before gave, and whoever read the registry for them is the one that asks. Any of the others,
+    /// made its parent, would wait for it.
+    fn take_up(&mut self, now: Duration, id: StripeId, me: MemberNo) -> Option<Route> {
+        let stripe = self.blobs.stripe(id)?;
+        let may = stripe.lease.is_none()
+            && stripe.get(me).is_some()
+            && stripe.joiners().iter().all(|joiner| !joiner.complete);
+        if may {
+            self.take_over(now, id, me)
+        } else {
+            None
         }
     }
 

@@ -21,8 +21,8 @@ fn a_stripe_is_asked_of_the_tracker_once_for_all_its_chunks() {
             },
         );
     }
-    assert_eq!(looked_up(&bench.act()), [0, 1]);
-    let asked = bench.route(0, Route::Parents(vec![member(1)]));
+    assert_eq!(looked_up(&bench.act()), [0, 1, 2]);
+    let asked = bench.route(0, parents(&[1]));
     assert_eq!(
         wants(&asked).len(),
         8,
@@ -32,7 +32,7 @@ fn a_stripe_is_asked_of_the_tracker_once_for_all_its_chunks() {
 }
 
 #[test]
-fn with_a_stripe_the_one_behind_it_is_asked_about_once() {
+fn with_a_stripe_those_behind_it_are_asked_about_once() {
     // Of ten thousand nodes that asked about one stripe at a time, a tracker had answered some when it was lost.
     let mut bench = Bench::new(|_| {});
     bench.tell(Input::TrackerUp {
@@ -48,7 +48,7 @@ fn with_a_stripe_the_one_behind_it_is_asked_about_once() {
     });
     bench.tell(Input::Members {
         blob,
-        members: vec![member(1)],
+        members: vec![member(1).into()],
         until: Some(bench.now + Duration::from_mins(1)),
     });
     let mut asked_for = |number| {
@@ -59,10 +59,10 @@ fn with_a_stripe_the_one_behind_it_is_asked_about_once() {
             give_up_at: None,
         }))
     };
-    assert_eq!(asked_for(0), [0, 1]);
+    assert_eq!(asked_for(0), [0, 1, 2, 3]);
     assert!(asked_for(64).is_empty(), "asked about already");
-    assert_eq!(asked_for(6 * 64), [6, 7]);
-    assert_eq!(asked_for(5 * 64), [5], "that behind it is known");
+    assert_eq!(asked_for(6 * 64), [6, 7, 8, 9]);
+    assert_eq!(asked_for(5 * 64), [5], "those behind it are known");
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn demand_goes_before_what_was_wanted_earlier() {
     bench.want(0, Class::Background);
     bench.want(1, Class::Prefetch);
     bench.want(2, Class::Demand);
-    let asked = bench.route(0, Route::Parents(vec![member(1)]));
+    let asked = bench.route(0, parents(&[1]));
     assert_eq!(wants(&asked)[0].2, 2);
     let (_, request, _) = wants(&asked)[0];
     let next = bench.tell(Input::Data {

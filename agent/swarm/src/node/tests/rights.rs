@@ -113,7 +113,7 @@ fn a_node_without_a_right_reads_the_registry_and_asks_nobody_else() {
     assert_eq!(looked_up(&bench.tell(want)), [0]);
     let told = |until| Input::Members {
         blob,
-        members: vec![member(1)],
+        members: vec![member(1).into()],
         until,
     };
     let refused = bench.tell(told(None));
@@ -134,7 +134,7 @@ fn a_node_without_a_right_reads_the_registry_and_asks_nobody_else() {
         blob,
         routes: vec![StripeRoute {
             stripe: 0,
-            route: Route::Parents(vec![member(1)]),
+            route: parents(&[1]),
         }],
     });
     assert_eq!(wants(&bench.tell(want(3))).len(), 1);
@@ -170,13 +170,13 @@ fn what_is_wanted_while_a_proof_is_got_waits_for_the_right_and_not_for_ever() {
     };
     let told = |until| Input::Members {
         blob,
-        members: vec![member(1)],
+        members: vec![member(1).into()],
         until,
     };
-    assert_eq!(looked_up(&bench.tell(want(0))), [0, 1]);
+    assert_eq!(looked_up(&bench.tell(want(0))), [0, 1, 2, 3]);
     bench.tell(Input::RightAwaited { blob });
     // The tracker's answer to what was asked before: it knows no such blob.
-    let stripes = vec![0, 1];
+    let stripes = vec![0, 1, 2, 3];
     let unknown = bench.tell(Input::LookupFailed { blob, stripes });
     assert!(
         unknown.is_empty(),
@@ -190,7 +190,7 @@ fn what_is_wanted_while_a_proof_is_got_waits_for_the_right_and_not_for_ever() {
         "{held:?}"
     );
     let granted = bench.tell(told(Some(bench.now + Duration::from_mins(1))));
-    assert_eq!(looked_up(&granted), [0, 1]);
+    assert_eq!(looked_up(&granted), [0, 1, 2, 3]);
 
     // Whoever waits for a proof that does not come reads the registry when patience ends, or when the answer is no.
     let blob = Digest::of(b"another's");

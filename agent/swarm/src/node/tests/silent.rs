@@ -147,20 +147,34 @@ fn whom_a_busy_hedge_names_is_asked_once_the_first_is_known_to_say_nothing() {
     assert!(reads(&next).is_empty(), "{next:?}");
 }
 
-// While the tracker was away a node whose two parents it had named were gone had nobody to turn to but the registry, though it
-// knew of many members.
-#[test]
-fn without_the_tracker_members_stand_in_for_a_parent_that_says_nothing() {
+/// A node whose parent says nothing, while the tracker that named it is away: what it does about chunk 4.
+fn without_a_parent(known: impl Iterator<Item = u8>) -> Vec<Action> {
     let mut bench = Bench::routed();
-    let known: Vec<u8> = (0..40).collect();
-    bench.members(&known, Some(FOR_EVER));
+    bench.members(&known.collect::<Vec<_>>(), Some(FOR_EVER));
     bench.route(0, parents(&[1, 3]));
     bench.tell(Input::TrackerDown);
     assert_eq!(wants(&bench.want(4, Class::Demand))[0].0, 1);
-    let next = bench.pass(400);
+    bench.pass(400)
+}
+
+// While the tracker was away a node whose two parents it had named were gone had nobody to turn to but the registry, though it
+// knew of many members.
+#[test]
+fn without_the_tracker_members_of_a_crowd_stand_in_for_a_parent_that_says_nothing() {
+    let next = without_a_parent(0..=255);
     let asked = wants(&next);
     assert!(!asked.is_empty() && asked[0].0 != 1, "{next:?}");
     assert!(reads(&next).is_empty(), "{next:?}");
+}
+
+// The tracker went, and with it its seed, the first of every stripe. Those below the seed turned to the trees that they know, in which whoever
+// waited for them came first: all waited for each other for 2 s.
+#[test]
+fn without_the_tracker_whoever_is_the_first_left_in_its_order_reads_the_registry() {
+    let next = without_a_parent(0..40);
+    assert!(wants(&next).is_empty(), "{next:?}");
+    assert_eq!(reads(&next).len(), 1, "{next:?}");
+    assert_eq!(reads(&next)[0].1, 4, "{next:?}");
 }
 
 // Of 3,000 simulated hosts each that met a parent which was late read the registry after half a second, 13 times in all, and of

@@ -66,6 +66,44 @@ fn a_lease_outlives_the_tracker_that_gave_it_but_not_that_it_forgot() {
     assert!(asks(&bench.want(2, Class::Demand)));
 }
 
+/// A node that knows forty others, wants a chunk of the first stripe, and was given a parent for it and for the second one too.
+fn begun() -> Bench {
+    let mut bench = Bench::new(|_| {});
+    bench.tell(Input::TrackerUp {
+        epoch: 1,
+        seed: None,
+    });
+    bench.members(&(1..=40).collect::<Vec<_>>(), Some(FOR_EVER));
+    assert_eq!(looked_up(&bench.want(0, Class::Demand)), [0, 1, 2]);
+    for stripe in [0, 1] {
+        bench.route(stripe, parents(&[80]));
+    }
+    bench
+}
+
+// The tracker was back and had forgotten: all asked anew, and who had been asked before might come behind in the new order. Readers
+// waited for each other until their patience ended, and another than before got the lease, and read all of it once more.
+#[test]
+fn a_tracker_that_forgot_is_asked_about_what_is_not_begun_and_by_those_who_read_the_registry() {
+    let mut bench = begun();
+    let origin = Route::Origin {
+        lease: 7,
+        expires_ms: 500,
+    };
+    bench.want(128, Class::Demand);
+    bench.route(2, origin);
+    bench.tell(Input::TrackerDown);
+    let told = bench.tell(Input::TrackerUp {
+        epoch: 2,
+        seed: None,
+    });
+    let again = bench.want(129, Class::Demand);
+    let asked = [looked_up(&told), looked_up(&again)].concat();
+    assert_eq!(asked, [2], "{told:?} {again:?}");
+    assert_eq!(wants(&bench.want(1, Class::Demand))[0].0, 80);
+    assert_eq!(looked_up(&bench.want(64, Class::Demand)), [1]);
+}
+
 // Of ten thousand nodes most are leaves of the 256 that all know. One whose member was the first of the stripe had nobody
 // else to turn to: if that one had died, all its leaves read the registry, which made half of all that was read twice.
 #[test]

@@ -199,3 +199,30 @@ fn no_more_stripes_are_read_at_once_than_may_be() {
     replies(&mut tracker, ms(60_000));
     assert!(tracker.reading_count() <= 2);
 }
+
+// A tracker that had begun anew made those who had waited for the reader of the registry its parents: it waited for them, and they
+// for it, until somebody's patience ended.
+#[test]
+fn whoever_asks_about_what_it_has_begun_reads_for_those_who_have_begun_it_too() {
+    let mut tracker = swarm(4);
+    for name in [2, 3, 1] {
+        announce(&mut tracker, ms(1), name, StripeState::InFlight);
+    }
+    let held = lease(&lookup(&mut tracker, ms(2), 1));
+    assert_eq!(
+        parents(&lookup(&mut tracker, ms(3), 4))[0],
+        1,
+        "by one that comes later"
+    );
+    assert_eq!(lease(&lookup(&mut tracker, ms(4), 1)), held);
+    let second = lookup(&mut tracker, ms(5), 2);
+    assert!(!parents(&second).is_empty(), "one reads for all");
+}
+
+#[test]
+fn whoever_asks_about_what_it_has_begun_is_sent_to_those_who_have_all_of_it() {
+    let mut tracker = swarm(2);
+    announce(&mut tracker, ms(1), 1, StripeState::InFlight);
+    announce(&mut tracker, ms(1), 2, StripeState::Complete);
+    assert_eq!(parents(&lookup(&mut tracker, ms(2), 1)), [2]);
+}
