@@ -14,6 +14,8 @@ use crate::StripeId;
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// The same when as much is read of registries as may be.
 const ASK_AGAIN_FULL: Duration = Duration::from_millis(250);
+/// How long behind the grace nodes that another tracker led may still come and ask.
+const RETURN: Duration = Duration::from_secs(10);
 
 impl Tracker {
     /// The route of a stripe for a member, which becomes a joiner of it if there is room.
@@ -40,12 +42,13 @@ impl Tracker {
         }
     }
 
-    /// The lease for a member that is at a stripe already, of which nobody has all and nobody holds the lease. This tracker has begun anew:
-    /// those at it go on in the order that the one before gave, and whoever read the registry for them is the one that asks. Any of the others,
-    /// made its parent, would wait for it.
+    /// The lease for a member that is at a stripe already, of which nobody has all and nobody holds the lease, while this tracker has just begun
+    /// anew: those at it go on in the order that the one before gave, and whoever read the registry for them is the one that asks. Any of the
+    /// others, made its parent, would wait for it. Of a tracker that takes over from another the holder of the lease reads on, and asks nothing.
     fn take_up(&mut self, now: Duration, id: StripeId, me: MemberNo) -> Option<Route> {
         let stripe = self.blobs.stripe(id)?;
-        let may = stripe.lease.is_none()
+        let may = now < self.grace_until + RETURN
+            && stripe.lease.is_none()
             && stripe.get(me).is_some()
             && stripe.joiners().iter().all(|joiner| !joiner.complete);
         if may {

@@ -205,6 +205,7 @@ fn no_more_stripes_are_read_at_once_than_may_be() {
 #[test]
 fn whoever_asks_about_what_it_has_begun_reads_for_those_who_have_begun_it_too() {
     let mut tracker = swarm(4);
+    tracker.grace_until = START;
     for name in [2, 3, 1] {
         announce(&mut tracker, ms(1), name, StripeState::InFlight);
     }
@@ -222,7 +223,19 @@ fn whoever_asks_about_what_it_has_begun_reads_for_those_who_have_begun_it_too() 
 #[test]
 fn whoever_asks_about_what_it_has_begun_is_sent_to_those_who_have_all_of_it() {
     let mut tracker = swarm(2);
+    tracker.grace_until = START;
     announce(&mut tracker, ms(1), 1, StripeState::InFlight);
     announce(&mut tracker, ms(1), 2, StripeState::Complete);
     assert_eq!(parents(&lookup(&mut tracker, ms(2), 1)), [2]);
+}
+
+// A tracker that took over gave the lease to the first that asked, though the holder of the former one's lease read on: one stripe of four
+// was read twice.
+#[test]
+fn a_tracker_that_takes_over_gives_no_lease_to_one_of_those_who_have_begun_a_stripe() {
+    let mut tracker = swarm(2);
+    for name in [1, 2] {
+        announce(&mut tracker, ms(1), name, StripeState::InFlight);
+    }
+    assert_eq!(parents(&lookup(&mut tracker, ms(2), 2)), [1]);
 }
