@@ -87,6 +87,14 @@ pub(super) struct Stripe {
 }
 
 impl Stripe {
+    /// Whether it is decided where it comes from. Others may have been sent here for it then, whether anything of it is wanted here yet or not.
+    pub(super) const fn is_decided(&self) -> bool {
+        matches!(
+            self.route,
+            Route::Lease(_) | Route::Parents { .. } | Route::Direct
+        )
+    }
+
     /// Whether its route is the tracker's word.
     pub(super) const fn is_by_tracker(&self) -> bool {
         matches!(
@@ -239,7 +247,7 @@ impl Blob {
             let busy = self
                 .stripes
                 .get(&number)
-                .is_some_and(|stripe| !stripe.wanted.is_empty());
+                .is_some_and(|stripe| !stripe.wanted.is_empty() || stripe.is_decided());
             let state = if self.is_complete(number) {
                 StripeState::Complete
             } else if busy || self.present_in(number) > 0 {

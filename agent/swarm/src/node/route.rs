@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tranship_format::Digest;
-use tranship_format::wire::{ChunkId, MAX_MEMBERS, Member, PeerId, Route as Told, StripeRoute};
+use tranship_format::wire::{
+    ChunkId, MAX_MEMBERS, Member, PeerId, Role, Route as Told, StripeRoute,
+};
 
 use super::action::Action;
-use super::blob::{Blob, Lease, Park, Route, Stripe};
+use super::blob::{Blob, Lease, Park, Route};
 use super::input::TrackerChange;
 use super::timer::Timer;
 use super::{Node, StripeId, tree};
@@ -30,15 +32,15 @@ impl Node {
         self.to_open.clear();
         self.tell_tracker(now, self.blobs.keys().copied().collect());
         for id in self.stripe_ids() {
-            let is_begun = self.is_begun(id);
+            let has_parents = self.has_parents(now, id);
             let Some(stripe) = self.stripe_mut(id) else {
                 continue;
             };
             stripe.unanswered = 0;
             match &mut stripe.route {
-                // What those above have begun as well goes on in their order: of a new one beside it, in which whoever was asked before may
-                // come behind, rings would come. Whoever read the registry for them asks, and is given the lease again.
-                Route::Parents { .. } if forgot && is_begun => {}
+                // All go on in the order that they have: of a new one beside it, in which whoever was asked before may come behind, rings
+                // would come. Who read the registry for them asks, and is given the lease again.
+                Route::Parents { .. } if forgot && has_parents => {}
                 Route::Lease(lease) if !forgot => {
                     lease.told = None;
                     self.tell_progress(now, id);
@@ -71,15 +73,11 @@ impl Node {
             return;
         }
         for id in self.stripe_ids() {
-            let is_begun = self.is_begun(id);
             let Some(stripe) = self.stripe_mut(id).filter(|_| blobs.contains(&id.blob)) else {
                 continue;
             };
             stripe.unanswered = 0;
-            if change == TrackerChange::Forgot
-                && is_begun
-                && matches!(stripe.route, Route::Parents { .. })
-            {
+            if change == TrackerChange::Forgot && matches!(stripe.route, Route::Parents { .. }) {
                 // As when the only tracker has forgotten.
                 continue;
             }
@@ -128,12 +126,16 @@ impl Node {
         }
     }
 
-    /// Whether something of a stripe is wanted or present.
-    fn is_begun(&self, id: StripeId) -> bool {
-        self.blobs.get(&id.blob).is_some_and(|blob| {
-            let is_wanted = |stripe: &Stripe| !stripe.wanted.is_empty();
-            blob.present_in(id.number) > 0 || blob.stripes.get(&id.number).is_some_and(is_wanted)
-        })
+    /// Whether the parents of a stripe, for even chunks and for odd ones, can be asked, and the tracker's seed is not among them, which went with it.
+    fn has_parents(&self, now: Duration, id: StripeId) -> bool {
+        let Some(Route::Parents { parents, .. }) = self.stripe(id).map(|stripe| &stripe.route)
+        else {
+            return false;
+        };
+        parents
+            .iter()
+            .take(2)
+            .all(|parent| parent.role != Role::Seed && self.peers.is_usable(now, &parent.peer))
     }
 
     pub(super) fn stripes_of(&self, blob: Digest) -> Vec<StripeId> {

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tranship_format::Digest;
-use tranship_format::wire::{ChunkId, Class, Member, PeerId, Role, Route, StripeRoute, Want};
+use tranship_format::wire::{
+    ChunkId, Class, Member, PeerId, Role, Route, StripeRoute, StripeRun, StripeState, Want,
+};
 
 use super::*;
 

@@ -42,19 +42,26 @@ impl Tracker {
         }
     }
 
-    /// The lease for a member that is at a stripe already, of which nobody has all and nobody holds the lease, while this tracker has just begun
-    /// anew: those at it go on in the order that the one before gave, and whoever read the registry for them is the one that asks. Any of the
-    /// others, made its parent, would wait for it. Of a tracker that takes over from another the holder of the lease reads on, and asks nothing.
+    /// The route of a member that is at a stripe already, of which nobody has all, while this tracker has just begun anew: those at it go on in
+    /// the order that the one before gave, and any of them, made its parent, might wait for it. Whoever read the registry for them asks, and is
+    /// given the lease. Who asks while another holds it has lost its parents, and is sent to the holder alone, who waits for nobody. Of a tracker
+    /// that takes over from another the holder of the lease reads on, and asks nothing.
     fn take_up(&mut self, now: Duration, id: StripeId, me: MemberNo) -> Option<Route> {
         let stripe = self.blobs.stripe(id)?;
+        let joiners = stripe.joiners();
         let may = now < self.grace_until + RETURN
-            && stripe.lease.is_none()
             && stripe.get(me).is_some()
-            && stripe.joiners().iter().all(|joiner| !joiner.complete);
-        if may {
-            self.take_over(now, id, me)
-        } else {
-            None
+            && joiners.iter().all(|joiner| !joiner.complete);
+        match stripe.lease {
+            _ if !may => None,
+            None => self.take_over(now, id, me),
+            Some(lease) => {
+                let is_asked = lease.holder != me
+                    && !lease.overdue
+                    && !self.members.are_apart(now, me, lease.holder);
+                let holder = self.members.told(lease.holder).filter(|_| is_asked)?;
+                Some(Route::Parents(vec![holder]))
+            }
         }
     }
 

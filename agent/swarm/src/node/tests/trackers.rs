@@ -81,10 +81,18 @@ fn begun() -> Bench {
     bench
 }
 
+fn restart(bench: &mut Bench) -> Vec<Action> {
+    bench.tell(Input::TrackerDown);
+    bench.tell(Input::TrackerUp {
+        epoch: 2,
+        seed: None,
+    })
+}
+
 // The tracker was back and had forgotten: all asked anew, and who had been asked before might come behind in the new order. Readers
 // waited for each other until their patience ended, and another than before got the lease, and read all of it once more.
 #[test]
-fn a_tracker_that_forgot_is_asked_about_what_is_not_begun_and_by_those_who_read_the_registry() {
+fn a_tracker_that_forgot_is_asked_by_those_who_read_the_registry_alone() {
     let mut bench = begun();
     let origin = Route::Origin {
         lease: 7,
@@ -92,16 +100,49 @@ fn a_tracker_that_forgot_is_asked_about_what_is_not_begun_and_by_those_who_read_
     };
     bench.want(128, Class::Demand);
     bench.route(2, origin);
-    bench.tell(Input::TrackerDown);
-    let told = bench.tell(Input::TrackerUp {
-        epoch: 2,
-        seed: None,
-    });
+    let told = restart(&mut bench);
     let again = bench.want(129, Class::Demand);
     let asked = [looked_up(&told), looked_up(&again)].concat();
     assert_eq!(asked, [2], "{told:?} {again:?}");
     assert_eq!(wants(&bench.want(1, Class::Demand))[0].0, 80);
-    assert_eq!(looked_up(&bench.want(64, Class::Demand)), [1]);
+    // Nor about what was asked about ahead: others may have begun it in the order of then.
+    let later = bench.want(64, Class::Demand);
+    assert_eq!((looked_up(&later), wants(&later)[0].0), (vec![], 80));
+}
+
+// The seed went with its tracker. Whoever it was the parent of waited for it.
+#[test]
+fn a_tracker_that_forgot_is_asked_by_those_who_lost_a_parent() {
+    let seed = Arc::new(Member {
+        role: Role::Seed,
+        ..member(90)
+    });
+    let of_seed = Route::Parents(vec![Arc::new(member(80)), seed]);
+    let mut bench = begun();
+    bench.route(1, of_seed);
+    restart(&mut bench);
+    let asked = looked_up(&bench.want(64, Class::Demand));
+    assert_eq!(asked[0], 1, "{asked:?}");
+
+    let mut bench = begun();
+    bench.tell(Input::PeerGone { peer: peer(80) });
+    restart(&mut bench);
+    let asked = looked_up(&bench.want(64, Class::Demand));
+    assert_eq!(asked[0], 1, "{asked:?}");
+}
+
+// What was asked about ahead was not told of: another tracker made whoever had been sent here for it a parent of this node.
+#[test]
+fn what_is_decided_is_told_of_before_anything_of_it_is_wanted() {
+    let mut bench = begun();
+    let told = restart(&mut bench);
+    let runs = told.iter().find_map(|action| match action {
+        Action::Announce { runs, .. } => Some(runs.clone()),
+        _ => None,
+    });
+    let run = |state, count| StripeRun { state, count };
+    let expected = [run(StripeState::InFlight, 2), run(StripeState::None, 1)];
+    assert_eq!(runs.unwrap(), expected);
 }
 
 // Of ten thousand nodes most are leaves of the 256 that all know. One whose member was the first of the stripe had nobody

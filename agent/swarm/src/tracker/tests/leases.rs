@@ -216,8 +216,32 @@ fn whoever_asks_about_what_it_has_begun_reads_for_those_who_have_begun_it_too() 
         "by one that comes later"
     );
     assert_eq!(lease(&lookup(&mut tracker, ms(4), 1)), held);
-    let second = lookup(&mut tracker, ms(5), 2);
-    assert!(!parents(&second).is_empty(), "one reads for all");
+    assert_eq!(
+        parents(&lookup(&mut tracker, ms(5), 2)),
+        [1],
+        "one reads for all"
+    );
+}
+
+// Who lost its parents and asked was given others of those at it, some of which waited for it.
+#[test]
+fn whoever_has_begun_and_asks_again_is_sent_to_the_reader_alone_while_there_is_one() {
+    let mut tracker = swarm(40);
+    tracker.grace_until = START;
+    for name in 1..=40 {
+        announce(&mut tracker, ms(1), name, StripeState::InFlight);
+    }
+    let held = lease(&lookup(&mut tracker, ms(2), 20));
+    for name in 21..=40 {
+        assert_eq!(parents(&lookup(&mut tracker, ms(3), name)), [20]);
+    }
+    let told = progress(&mut tracker, ms(4), 20, held, 0, LeaseState::Released);
+    assert!(
+        told.iter()
+            .any(|(_, reply)| matches!(reply, TrackerReply::Routes { .. }))
+    );
+    replies(&mut tracker, ms(5));
+    assert!(!parents(&lookup(&mut tracker, ms(6), 20)).contains(&20));
 }
 
 #[test]
