@@ -4,6 +4,8 @@
 //! the disk holds is hashed once more, and only if both are the same does the file get its name. That digest is kept with the
 //! device, so that after a start the file is believed for what it holds and not for its name.
 
+mod shared;
+
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
@@ -92,7 +94,8 @@ pub(crate) fn path_in(dir: &Path) -> PathBuf {
     dir.join(FILE)
 }
 
-/// Bytes that the file takes on the disk; 0 if it is not there.
+/// Bytes that the file takes on the disk; 0 if it is not there. What it shares with others counts in full for each of them, as in
+/// any count of blocks: files that share take less than their sum, never more.
 pub(crate) fn taken_len(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |about| about.blocks().saturating_mul(SECTOR_LEN))
 }
@@ -131,15 +134,22 @@ pub(crate) fn holds(
 }
 
 /// Writes the bytes of `image` to the file in `dir`, looks at them again, and gives their digest. The file takes `room_len` bytes
-/// of the disk at most. What is there of an earlier try is written over.
+/// of the disk at most, less what it then shares with the plain files at `neighbours`, the likeliest first. What is there of an
+/// earlier try is written over.
 pub(crate) fn write(
     image: &Image,
     dir: &Path,
     room_len: u64,
+    neighbours: &[PathBuf],
     is_stopping: &dyn Fn() -> bool,
 ) -> Result<Digest, PlainError> {
     let path = dir.join(UNFINISHED);
-    let outcome = write_to(image, &path, room_len, is_stopping).and_then(|digest| {
+    let mut outcome = write_to(image, &path, room_len, neighbours, is_stopping);
+    if matches!(outcome, Err(PlainError::Different { .. })) && !neighbours.is_empty() {
+        // Blocks of another file may have rotted under pages that were right. Alone it has none of them.
+        outcome = write_to(image, &path, room_len, &[], is_stopping);
+    }
+    let outcome = outcome.and_then(|digest| {
         fs::rename(&path, path_in(dir)).map_err(failed("rename", &path))?;
         // The name must be on the disk before the record says so.
         File::open(dir)
@@ -158,6 +168,7 @@ fn write_to(
     image: &Image,
     path: &Path,
     room_len: u64,
+    neighbours: &[PathBuf],
     is_stopping: &dyn Fn() -> bool,
 ) -> Result<Digest, PlainError> {
     let file = File::options()
@@ -193,6 +204,7 @@ fn write_to(
         Ok(())
     })?;
     file.sync_all().map_err(failed("sync", path))?;
+    shared::share(&file, len, path, neighbours, is_stopping)?;
     let (_, given, _) = given.finish();
     if digest_of(&file, len, path, is_stopping)? != given {
         return Err(PlainError::Different {

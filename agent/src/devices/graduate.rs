@@ -4,13 +4,16 @@
 //! file is written while the device goes on as it is, one device at a time; only the switch holds the device's lock. What a crash
 //! leaves is told from what the kernel says, see [`recover`](super::recover).
 
+use std::cmp::Reverse;
 use std::error::Error;
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
 use tranship_format::Digest;
+use tranship_store::BlobStore;
 
 use crate::control::FrontEndName;
 use crate::front_end::{FUSE_PARTS, FrontEndError, Presented};
@@ -23,6 +26,11 @@ use super::{Attached, DeviceError, Devices, Slot, Work};
 const ROUND: Duration = Duration::from_secs(1);
 /// By how much the room must have grown before a file is tried again that did not find enough.
 const MORE_ROOM_LEN: u64 = 64 << 20;
+/// Devices with whose plain files a new one may share bytes. Each costs a pass of reading, and who has the most in common with it
+/// is likely to have all that the next would have.
+const MOST_NEIGHBOURS: usize = 4;
+/// The part of an image, one in so many stored bytes, that it must have in common with another for that pass to be worth it.
+const COMMON_SHARE: u64 = 16;
 
 /// A device that may graduate.
 struct Candidate {
@@ -127,6 +135,7 @@ impl Devices {
             self.device_dir(&candidate.slot.id),
         );
         let (digest, stop) = (candidate.digest, self.stop.clone());
+        let neighbours = self.neighbours(candidate);
         let image_stop = image.stop_token().clone();
         let writing = candidate.image.tasks().spawn_blocking(move || {
             let is_stopping = || stop.is_cancelled() || image_stop.is_cancelled();
@@ -135,9 +144,30 @@ impl Devices {
             {
                 return Ok(digest);
             }
-            plain::write(&image, &dir, room_len, &is_stopping)
+            plain::write(&image, &dir, room_len, &neighbours, &is_stopping)
         });
         writing.await.unwrap_or(Err(PlainError::Stopping))
+    }
+
+    /// Plain files of devices whose images have layers in common with this one's, that with the most of them first.
+    fn neighbours(&self, candidate: &Candidate) -> Vec<PathBuf> {
+        let own = &candidate.image;
+        let mut found: Vec<(u64, PathBuf)> = self
+            .all_slots()
+            .iter()
+            .filter(|slot| slot.id != candidate.slot.id)
+            .filter_map(|slot| {
+                let common_len = common_len(own, slot.image()?.as_ref());
+                let path = plain::path_in(&self.device_dir(&slot.id));
+                Some((common_len, path))
+            })
+            .filter(|(common_len, path)| {
+                *common_len > own.fill().stored_len / COMMON_SHARE && path.exists()
+            })
+            .collect();
+        found.sort_by_key(|(common_len, _)| Reverse(*common_len));
+        found.truncate(MOST_NEIGHBOURS);
+        found.into_iter().map(|(_, path)| path).collect()
     }
 
     /// Puts the device on its plain file, if it still is the one for which that was written.
@@ -263,6 +293,14 @@ fn candidate(slot: &Arc<Slot>) -> Option<Candidate> {
         image: Arc::clone(&attached.image),
         digest: record.graduated,
     })
+}
+
+/// Stored bytes of the layers that both have. A layer lies at the same offsets of each device that it is part of.
+fn common_len(one: &Image, other: &Image) -> u64 {
+    let is_common =
+        |blob: &&BlobStore| other.blobs().any(|theirs| theirs.digest() == blob.digest());
+    let lens = one.blobs().filter(is_common);
+    lens.map(|blob| blob.table().covered_len()).sum()
 }
 
 fn warn(slot: &Slot, error: &DeviceError, what: &'static str) {
