@@ -14,7 +14,7 @@ mod readers;
 mod scene;
 
 pub(crate) use happen::Chance;
-pub(crate) use image::{FILE_COUNT, content, convert, device_bytes, name};
+pub(crate) use image::{FILE_COUNT, content, convert, convert_layers, device_bytes, name};
 pub(crate) use readers::Readers;
 pub(crate) use scene::Scene;
 

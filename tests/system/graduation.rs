@@ -1,5 +1,7 @@
 //! A device that moves to a plain file of its node and back, under readers that check every byte.
 
+mod shared;
+
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};

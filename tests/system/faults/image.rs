@@ -1,6 +1,9 @@
 //! An image of files that tell where their bytes are from: small, since what matters is how often it is read, not what is in it.
 
 use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::slice;
 
 use tranship_tests::layout::{self, Stored};
 use tranship_tests::registry::DockerRegistry;
@@ -30,10 +33,40 @@ pub(crate) fn content(file: usize) -> Vec<u8> {
 
 /// Converts an image of those files into `registry`; its reference there.
 pub(crate) fn convert(registry: &DockerRegistry) -> String {
+    convert_layers(registry, "faults", slice::from_ref(&(0..FILE_COUNT)))
+}
+
+/// The same, with those files in each layer, the bottom one first.
+pub(crate) fn convert_layers(
+    registry: &DockerRegistry,
+    repository: &str,
+    layers: &[Range<usize>],
+) -> String {
     let folder = tempfile::tempdir().expect("a scratch folder");
-    let path = folder.path().join("layer.tar");
-    let mut tar = tar::Builder::new(File::create(&path).expect("a tar"));
-    for file in 0..FILE_COUNT {
+    let paths: Vec<PathBuf> = layers
+        .iter()
+        .enumerate()
+        .map(|(number, files)| {
+            let path = folder.path().join(format!("layer-{number}.tar"));
+            write_layer(&path, files.clone());
+            path
+        })
+        .collect();
+    let layers: Vec<_> = paths
+        .iter()
+        .map(|path| (path.as_path(), Stored::Plain))
+        .collect();
+    let layout = folder.path().join("layout");
+    layout::write(&layout, "v1", &layers);
+    let source = format!("oci:{}:v1", layout.display());
+    let target = format!("docker://{}/test/{repository}:v1", registry.host());
+    tranship(&["convert", &source, &target]);
+    target
+}
+
+fn write_layer(path: &Path, files: Range<usize>) {
+    let mut tar = tar::Builder::new(File::create(path).expect("a tar"));
+    for file in files {
         let mut header = tar::Header::new_ustar();
         header.set_size(FILE_LEN as u64);
         header.set_mode(0o644);
@@ -41,12 +74,6 @@ pub(crate) fn convert(registry: &DockerRegistry) -> String {
             .expect("a file in the tar");
     }
     tar.finish().expect("a tar");
-    let layout = folder.path().join("layout");
-    layout::write(&layout, "v1", &[(&path, Stored::Plain)]);
-    let source = format!("oci:{}:v1", layout.display());
-    let target = format!("docker://{}/test/faults:v1", registry.host());
-    tranship(&["convert", &source, &target]);
-    target
 }
 
 /// What a device of the image holds, as it is exported without any device.
