@@ -42,7 +42,7 @@ const FLOORS: [(&str, &[&str]); 14] = [
             "swarm",
         ],
     ),
-    ("tracker", &["format", "source", "store", "swarm"]),
+    ("tracker", &["device", "format", "source", "store", "swarm"]),
     ("tools/simulate", &["format", "swarm"]),
     (
         "tools",

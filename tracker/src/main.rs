@@ -65,6 +65,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     for key in &loaded.unknown {
         tracing::warn!(key, "a setting that does not exist");
     }
+    // A thousand nodes that begin at once are answered at once.
+    tranship_device::give_large_buffers_back();
     let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
     let token = arguments.token.as_deref().map(JoinToken::new);
     runtime.block_on(serve(loaded.config, token, arguments.print_ready))

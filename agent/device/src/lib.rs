@@ -17,6 +17,7 @@
 //! # Ok(()) }
 //! ```
 
+mod allocator;
 pub mod apart;
 mod block_read;
 mod crew;
@@ -37,12 +38,12 @@ mod speaks;
 pub mod ublk;
 mod vhost_user;
 
+pub use allocator::{give_large_buffers_back, give_memory_back};
 pub use block_read::{Allocation, BlockRead, BlockReadError};
 pub use front_end::{FrontEnd, UnknownFrontEnd};
 pub use fuse::{FuseConnection, FuseError, FuseFile, FuseMount, FuseOptions, Session};
 pub use kernel_nbd::{KernelNbd, KernelNbdError, KernelNbdOptions};
 pub use loop_device::{LoopDevice, LoopError, LoopOptions};
-pub use mapping::give_memory_back;
 pub use memory::Memory;
 pub use mount::{BackingIo, MountError};
 pub use nbd::kernel as kernel_nbd;

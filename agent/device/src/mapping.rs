@@ -143,15 +143,6 @@ impl Mapping {
     }
 }
 
-/// Gives what was freed back to the system; the allocator keeps it otherwise, in case that more is needed.
-pub fn give_memory_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it may be called at any time from any thread, and changes no memory that anybody has.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: this very mapping was made by `new`, and all borrows of it have ended.
