@@ -75,19 +75,24 @@ impl Watcher {
             if self.is_over.load(Ordering::Acquire) {
                 return;
             }
-            let lived = last.take().map(|(mut child, started)| {
-                // Only to have it buried: it has let go of the lock, so it is dead.
-                let _ = child.wait();
-                started.elapsed()
+            let ended = last.take().map(|(mut child, started)| {
+                // It has let go of the lock, so it is dead, and nobody has to wait.
+                (child.wait(), started.elapsed())
             });
-            match lived {
-                Some(lived) if lived < SHORT_LIFE => {
+            match ended {
+                Some((status, lived)) if lived < SHORT_LIFE => {
                     thread::sleep(pause);
                     pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
-                    // It may be the place where it does not live.
-                    place = place.other();
+                    // A place that does not take it says so with a code. What somebody has killed was in its place.
+                    if status.is_ok_and(|status| status.code().is_some_and(|code| code != 0)) {
+                        place = place.other();
+                    }
                 }
-                _ => pause = FIRST_PAUSE,
+                _ => {
+                    pause = FIRST_PAUSE;
+                    // What did not take it once may do so now.
+                    place = Place::here();
+                }
             }
             let started = locked.and_then(|lock| self.start(place, lock, is_fresh));
             match started {
