@@ -8,7 +8,12 @@ use rustix::process::Pid;
 
 /// Mounts below a folder, as the kernel tells of them.
 pub fn mounts(folder: &Path) -> Vec<String> {
-    let table = fs::read_to_string("/proc/self/mountinfo").expect("the table of mounts");
+    mounts_in(Path::new("/proc/self/mountinfo"), folder)
+}
+
+/// The same for the process whose table it is.
+pub fn mounts_in(table: &Path, folder: &Path) -> Vec<String> {
+    let table = fs::read_to_string(table).expect("the table of mounts");
     let is_below = |line: &&str| {
         let target = line.split(' ').nth(4).unwrap_or_default();
         Path::new(target).starts_with(folder)
@@ -40,8 +45,15 @@ pub fn of_devices(folder: &Path) -> Vec<String> {
             left.extend(held(pid).map(|what| format!("the keeper holds {what}")));
         }
     }
-    for inside in ["state/devices", "state/run"] {
-        let entries = fs::read_dir(folder.join(inside)).into_iter().flatten();
+    left.extend(files(&folder.join("state")));
+    left
+}
+
+/// Files of devices in the directory of an agent's state.
+pub fn files(state: &Path) -> Vec<String> {
+    let mut left = Vec::new();
+    for inside in ["devices", "run"] {
+        let entries = fs::read_dir(state.join(inside)).into_iter().flatten();
         let paths = entries.flatten().map(|entry| entry.path());
         left.extend(
             paths

@@ -30,6 +30,7 @@ pub mod registry;
 pub mod relay;
 pub mod snapshots;
 pub mod stock;
+pub mod systemd;
 pub mod web;
 
 pub use cluster::{Agent, AgentOptions, Cluster, Tracker};
@@ -37,3 +38,4 @@ pub use command::{binary, need_tools, run, tranship};
 pub use guest::{Guest, Kernel};
 pub use node::Node;
 pub use relay::Relay;
+pub use systemd::Systemd;

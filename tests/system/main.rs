@@ -27,6 +27,7 @@ mod node;
 mod restart;
 mod stock;
 mod swarm;
+mod systemd;
 
 /// The encoder of overlaybd's formats that the format's own tests use.
 #[path = "../../format/tests/stock/encoder.rs"]
