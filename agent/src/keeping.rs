@@ -49,12 +49,13 @@ impl Keeping {
             patience,
             state: Mutex::default(),
         });
-        let outcome = keeping.connect(&mut keeping.state());
+        let outcome = keeping.find(&mut keeping.state());
         keeping.upgrade(&mut keeping.state());
         if let Err(error) = outcome {
             tracing::warn!(
+                socket = %keeping.socket.display(),
                 error = &error as &dyn Error,
-                "there is no keeper; devices do not survive a crash of the agent"
+                "there is no keeper; devices do not survive a crash of the agent, which answers them itself"
             );
             return keeping;
         }
@@ -66,6 +67,19 @@ impl Keeping {
             tracing::warn!(%error, "the keeper is not watched");
         }
         keeping
+    }
+
+    /// Connects to the keeper, unless whoever answers at its socket is none: then devices do without, as nobody would give them anything.
+    fn find(&self, state: &mut State) -> Result<(), KeeperError> {
+        self.connect(state)?;
+        // Keepers of all versions understand this.
+        match state.keeper.as_ref().map(KeeperClient::names) {
+            Some(Err(error @ KeeperError::NotUnderstood)) => {
+                state.keeper = None;
+                Err(error)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Connects to the keeper, starting it where nobody answers, and gives it what is held.

@@ -51,7 +51,13 @@ impl Daemon {
             .append(true)
             .open(self.path("log"))
             .unwrap();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_tranship-agent"))
+        let own = self.path("bin/tranship-agent");
+        let program = if own.exists() {
+            own
+        } else {
+            env!("CARGO_BIN_EXE_tranship-agent").into()
+        };
+        let mut process = Command::new(program)
             .args(["--print-ready", "--config"])
             .arg(self.path("agent.toml"))
             .stdin(Stdio::null())
@@ -66,6 +72,19 @@ impl Daemon {
         let ready = serde_json::from_str(&line);
         self.ready =
             Some(ready.unwrap_or_else(|_| panic!("no ready line; the log:\n{}", self.log())));
+    }
+
+    /// From its next start on it runs from a folder of its own, where `device_program` is that of device processes.
+    pub(crate) fn have_programs(&self, device_program: &Path) {
+        let dir = self.path("bin");
+        fs::create_dir(&dir).unwrap();
+        for (program, name) in [
+            (env!("CARGO_BIN_EXE_tranship-agent"), "tranship-agent"),
+            (env!("CARGO_BIN_EXE_tranship-keeper"), "tranship-keeper"),
+            (device_program.to_str().unwrap(), "tranship-device"),
+        ] {
+            fs::copy(program, dir.join(name)).unwrap();
+        }
     }
 
     /// Ends it as a crash would.

@@ -2,7 +2,9 @@
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -124,6 +126,82 @@ fn device_processes_of_other_releases_are_spoken_with_or_make_room() {
         assert!(log.contains(part), "{log}");
     }
     // The device's own process goes on.
+    let target = daemon.mount(&device, "mounted", false);
+    image.assert_at(&target);
+    daemon.unmount(&target);
+}
+
+/// The program of device processes of another release.
+fn other_program(daemon: &Daemon) -> PathBuf {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/daemon/other_release.rs");
+    let program = daemon.path("other-release");
+    let compiled = Command::new("rustc")
+        .args(["--edition", "2024", "-o"])
+        .arg(&program)
+        .arg(source)
+        .status();
+    assert!(compiled.unwrap().success());
+    program
+}
+
+#[test]
+fn a_device_is_refused_where_programs_of_two_releases_are_installed() {
+    let (registry, image) = (Registry::start(), Image::new());
+    let reference = image.push(&registry);
+    let mut daemon = Daemon::start("[device]\nstop_grace = \"100ms\"");
+    daemon.have_programs(&other_program(&daemon));
+    daemon.restart();
+    let refused = daemon.attach_fails(&reference, FrontEndChoice::FuseLoop);
+    let said = refused.to_string();
+    for part in [
+        "speaks versions 200 to 201 and this agent version 1",
+        "install all programs of one release",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert_eq!(daemon.must(daemon.client().devices()), []);
+    assert_eq!(daemon.mounts(), Vec::<PathBuf>::new());
+
+    // As soon as they are installed.
+    let right = env!("CARGO_BIN_EXE_tranship-device");
+    let place = daemon.path("bin/tranship-device");
+    std::fs::remove_file(&place).unwrap();
+    std::fs::copy(right, place).unwrap();
+    let device = daemon.attach(&reference, FrontEndChoice::FuseLoop);
+    let target = daemon.mount(&device, "mounted", false);
+    image.assert_at(&target);
+    daemon.unmount(&target);
+}
+
+#[test]
+fn devices_do_without_a_keeper_where_another_process_has_its_socket() {
+    let (registry, image) = (Registry::start(), Image::new());
+    let reference = image.push(&registry);
+    let mut daemon = Daemon::start("");
+    daemon.stop();
+    assert!(!daemon.has_keeper(), "it has nothing to hold");
+    let socket = daemon.path("state/run/keeper.sock");
+    let listener = UnixListener::from(keeper::listen(&socket).unwrap());
+    // It answers for as long as the tests run.
+    thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            while client.read(&mut [0; 512]).is_ok_and(|len| len > 0) {
+                client.write_all(b"who is there?").unwrap();
+            }
+        }
+    });
+
+    daemon.restart();
+    let log = daemon.log();
+    for part in [
+        "there is no keeper; devices do not survive a crash of the agent",
+        "does not understand the request",
+        socket.to_str().unwrap(),
+    ] {
+        assert!(log.contains(part), "{log}");
+    }
+    let device = daemon.attach(&reference, FrontEndChoice::FuseLoop);
+    assert_eq!(device.process, None);
     let target = daemon.mount(&device, "mounted", false);
     image.assert_at(&target);
     daemon.unmount(&target);
