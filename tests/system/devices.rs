@@ -1,7 +1,10 @@
 //! Every file of the image, through every front end, equal to what `umoci` unpacks.
 
+use crate::faults::convert;
 use crate::image::{Converted, LoopMount};
+use tranship_tests::command::tranship_output;
 use tranship_tests::compare::assert_equal_trees;
+use tranship_tests::registry::DockerRegistry;
 use tranship_tests::{AgentOptions, Cluster, need_tools, run, tranship};
 
 #[test]
@@ -118,4 +121,64 @@ fn a_program_runs_from_a_writable_mount() {
         "running a program fetched {fetched} of {} bytes: that is not lazy",
         image.blobs_len()
     );
+}
+
+#[test]
+fn an_image_is_detached_from_all_its_front_ends() {
+    let registry = DockerRegistry::start();
+    let reference = convert(&registry);
+    let mut cluster = Cluster::empty();
+    let agent = cluster.start_agent(&AgentOptions::default());
+    let socket = cluster.agents[agent].socket();
+    let by = ["--agent", &*socket];
+    let attach = |front_end: &str| {
+        let with = ["attach", "--front-end", front_end, &reference];
+        tranship(&[&with[..], &by].concat());
+    };
+    let detach = |args: &[&str]| tranship_output(&[&["detach"], args, &by].concat());
+    let ids = || {
+        let devices = cluster.agents[agent].call("GET", "/v1/devices", "");
+        let devices = devices.as_array().expect("a list").clone();
+        let ids = devices.iter().map(|device| device["id"].as_str());
+        ids.map(|id| id.expect("an id").to_owned())
+            .collect::<Vec<String>>()
+    };
+
+    for front_end in ["fuse-loop", "nbd"] {
+        attach(front_end);
+    }
+    let [by_loop, by_nbd] = <[String; 2]>::try_from(ids()).expect("two devices");
+    let (code, _, told) = tranship_output(&[&["trace", &reference], &by[..]].concat());
+    assert!(code == 2 && told.contains("more than one device"), "{told}");
+    let (code, printed, told) = detach(&[&reference, "--output", "json"]);
+    assert_eq!(code, 0, "{told}");
+    let printed: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
+    let given_up = |id: &str| serde_json::json!({ "id": id, "use_count": 0 });
+    assert_eq!(
+        printed,
+        serde_json::json!([given_up(&by_loop), given_up(&by_nbd)])
+    );
+    assert!(ids().is_empty());
+
+    // By its id it is that one alone.
+    for front_end in ["fuse-loop", "nbd"] {
+        attach(front_end);
+    }
+    let (code, printed, told) = detach(&[&by_nbd, "--output", "json"]);
+    assert_eq!(code, 0, "{told}");
+    let printed: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
+    assert_eq!((printed, ids()), (given_up(&by_nbd), vec![by_loop.clone()]));
+
+    // What is mounted stays, and is told of.
+    attach("nbd");
+    let target = tempfile::tempdir().expect("a mount point");
+    let path = target.path().to_string_lossy().into_owned();
+    tranship(&[&["mount", &by_loop, &path], &by[..]].concat());
+    let (code, _, told) = detach(&[&reference]);
+    assert!(code == 7 && told.contains(&by_loop), "{code} {told}");
+    assert!(!told.contains(&by_nbd), "{told}");
+    assert_eq!(ids(), [by_loop]);
+    tranship(&[&["umount", &path], &by[..]].concat());
+    assert_eq!(detach(&[&reference]).0, 0);
+    assert!(ids().is_empty());
 }

@@ -27,6 +27,7 @@ const FRONT_ENDS: [&str; 2] = ["fuse-loop", "erofs-file"];
 struct Scene {
     systemd: Systemd,
     readers: Vec<Readers>,
+    reference: String,
     /// Lives for as long as chunks may be asked for.
     _registry: DockerRegistry,
 }
@@ -57,6 +58,7 @@ impl Scene {
         Self {
             systemd,
             readers: readers.into(),
+            reference,
             _registry: registry,
         }
     }
@@ -129,12 +131,7 @@ impl Scene {
         for front_end in FRONT_ENDS {
             systemd.run(&["tranship", "umount", &target(front_end)]);
         }
-        let devices = systemd.run(&["tranship", "devices", "--output", "json"]);
-        let devices: serde_json::Value = serde_json::from_str(&devices).expect("JSON");
-        for device in devices.as_array().expect("a list") {
-            let id = device["id"].as_str().expect("an id");
-            systemd.run(&["tranship", "detach", id]);
-        }
+        systemd.run(&["tranship", "detach", &self.reference]);
         systemd.wait_for("an end of the devices", || {
             systemd.devices_left().is_empty().then_some(())
         });

@@ -52,26 +52,46 @@ pub(crate) async fn find(
     named: &str,
     fit: impl Fn(&DeviceInfo) -> bool,
 ) -> Outcome<Option<DeviceInfo>> {
+    let mut found = all(client, named).await?.into_iter();
+    Ok(found.find(|device| device.id == named || fit(device)))
+}
+
+/// The devices that a user means: the one with that id, else all that were attached by that reference.
+async fn all(client: &Client, named: &str) -> Outcome<Vec<DeviceInfo>> {
     let devices = client
         .devices()
         .await
         .map_err(|error| failure("cannot list the devices".into(), &error))?;
-    let by_id = devices.iter().find(|device| device.id == named);
-    Ok(by_id
-        .or_else(|| {
-            devices
-                .iter()
-                .find(|device| fit(device) && same_reference(&device.reference, named))
-        })
-        .cloned())
+    let is_id = devices.iter().any(|device| device.id == named);
+    let is_meant = |device: &DeviceInfo| {
+        if is_id {
+            device.id == named
+        } else {
+            same_reference(&device.reference, named)
+        }
+    };
+    Ok(devices.into_iter().filter(is_meant).collect())
 }
 
-/// The device that a user means, by id or reference; one that is not there is a failure.
-pub(crate) async fn device(client: &Client, named: &str) -> Outcome<DeviceInfo> {
-    find(client, named, |_| true).await?.ok_or_else(|| {
-        Failure::new(Exit::NotFound, format!("no device {named}"))
+/// The devices that a user means, by id or reference, of which there is at least one; none is a failure.
+pub(crate) async fn devices(client: &Client, named: &str) -> Outcome<Vec<DeviceInfo>> {
+    let found = all(client, named).await?;
+    if found.is_empty() {
+        return Err(Failure::new(Exit::NotFound, format!("no device {named}"))
             .why("the agent has none with that id or reference")
-            .next("`tranship devices` lists what is attached")
+            .next("`tranship devices` lists what is attached"));
+    }
+    Ok(found)
+}
+
+/// The one device that a user means, by id or reference; none is a failure, and so are several.
+pub(crate) async fn device(client: &Client, named: &str) -> Outcome<DeviceInfo> {
+    let mut found = devices(client, named).await?;
+    let last = found.pop().filter(|_| found.is_empty());
+    last.ok_or_else(|| {
+        Failure::new(Exit::Usage, format!("{named} is more than one device"))
+            .why("it is attached by several front ends")
+            .next("name one by its id, which `tranship devices` lists")
     })
 }
 

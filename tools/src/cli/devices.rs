@@ -38,7 +38,7 @@ pub(crate) struct DevicesArgs {
 /// `detach`
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DetachArgs {
-    /// Id of the device, or the reference it was attached by
+    /// Id of the device, or the reference of an image, all of whose devices are meant
     #[arg(value_name = "ID|REF")]
     pub(crate) device: String,
     /// Take it away at once with all its mounts, whoever shares or reads it; reads that hang fail
