@@ -49,6 +49,8 @@ const FORGOTTEN: Duration = Duration::from_secs(20);
 /// # Errors
 /// When it does not start.
 pub fn serve(dir: &Path) -> Result<()> {
+    // As `tranship-tracker` does first of all.
+    tranship_device::give_large_buffers_back();
     let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
     runtime.block_on(async {
         let mut config = Config {
