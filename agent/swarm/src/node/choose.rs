@@ -47,6 +47,7 @@ impl Node {
             Some(Route::Parents {
                 parents,
                 by_tracker,
+                ..
             }) => (parents, *by_tracker),
             _ => (&[], false),
         };
@@ -168,6 +169,7 @@ impl Node {
             Some(Route::Parents {
                 parents,
                 by_tracker: false,
+                ..
             }) => parents.iter().map(|parent| parent.peer).collect(),
             _ => Vec::new(),
         }

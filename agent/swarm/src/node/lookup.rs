@@ -47,6 +47,7 @@ impl Node {
             Route::Parents {
                 parents,
                 by_tracker: true,
+                ..
             } => (parents.iter().any(|parent| parent.peer == peer), true),
             Route::Unknown => (false, true),
             _ => (false, false),
