@@ -44,12 +44,13 @@ impl Tracker {
 
     /// The route of a member that is at a stripe already, of which nobody has all, while this tracker has just begun anew: those at it go on in
     /// the order that the one before gave, and any of them, made its parent, might wait for it. Whoever read the registry for them asks, and is
-    /// given the lease. Who asks while another holds it has lost its parents, and is sent to the holder alone, who waits for nobody. Of a tracker
-    /// that takes over from another the holder of the lease reads on, and asks nothing.
+    /// given the lease. Who asks while another holds it has lost its parents, and is sent to the holder alone, who waits for nobody. A tracker
+    /// that nobody can remember, and so has no grace, finds no such order: there it is one that has just begun and asks again.
     fn take_up(&mut self, now: Duration, id: StripeId, me: MemberNo) -> Option<Route> {
         let stripe = self.blobs.stripe(id)?;
         let joiners = stripe.joiners();
-        let may = now < self.grace_until + RETURN
+        let may = !self.options.grace.is_zero()
+            && now < self.grace_until + RETURN
             && stripe.get(me).is_some()
             && joiners.iter().all(|joiner| !joiner.complete);
         match stripe.lease {

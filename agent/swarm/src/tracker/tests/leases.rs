@@ -253,6 +253,27 @@ fn whoever_asks_about_what_it_has_begun_is_sent_to_those_who_have_all_of_it() {
     assert_eq!(parents(&lookup(&mut tracker, ms(2), 1)), [2]);
 }
 
+// Within the first seconds of a swarm whoever asked again, since its parent was slow or it had started anew, was sent to the holder of the
+// lease, and so were all others: 4.1 to 4.8 T* for 2.3 while 16 agents restarted.
+#[test]
+fn a_tracker_that_nobody_remembers_has_no_order_to_go_on_in() {
+    let options = TrackerOptions {
+        grace: Duration::ZERO,
+        ..TrackerOptions::default()
+    };
+    let mut tracker = Tracker::new(options, 1, []);
+    for name in 1..=20 {
+        join(&mut tracker, member(name, "a", Role::Agent));
+    }
+    tracker.grace_until = START;
+    for name in 1..=19 {
+        lookup(&mut tracker, ms(1), name);
+    }
+    announce(&mut tracker, ms(2), 20, StripeState::InFlight);
+    let asked = [20, 19, 18].map(|name| parents(&lookup(&mut tracker, ms(3), name)));
+    assert!(asked.iter().all(|parents| parents.len() > 1), "{asked:?}");
+}
+
 // A tracker that took over gave the lease to the first that asked, though the holder of the former one's lease read on: one stripe of four
 // was read twice.
 #[test]
