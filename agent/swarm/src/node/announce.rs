@@ -32,8 +32,8 @@ impl Node {
         }
     }
 
-    /// Tells the tracker all that is held of a blob. What is not told of is not ours any more, a lease included; it is asked about anew when
-    /// something of it is wanted, and the answer is better then. But what is kept of the order of an earlier tracker is told of, too.
+    /// Tells the tracker all that is held of a blob. What is not told of is not ours any more: a question without an answer is asked anew when
+    /// something is wanted. What has an answer is told of, also before anything of it is wanted: others may have been sent here for it.
     pub(super) fn tell_all(&mut self, now: Duration, blob: Digest) {
         let Some(known) = self.blobs.get_mut(&blob) else {
             return;
@@ -53,7 +53,7 @@ impl Node {
             }
         }
         for (number, stripe) in &mut known.stripes {
-            if stripe.wanted.is_empty() && !present.contains(number) && !stripe.is_kept() {
+            if stripe.wanted.is_empty() && !present.contains(number) && !stripe.is_decided() {
                 stripe.route = Route::Unknown;
             }
         }

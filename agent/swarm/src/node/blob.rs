@@ -22,12 +22,10 @@ pub(super) enum Route {
     Hold { until: Duration },
     /// From the registry, by lease.
     Lease(Lease),
-    /// From these peers, best first. `by_tracker` is false for a tree of our own reckoning; it `is_kept` when the tracker that named them
-    /// is gone or has forgotten: others are in that order as well, and may have been sent here, whether anything is wanted yet or not.
+    /// From these peers, best first. `by_tracker` is false for a tree of our own reckoning.
     Parents {
         parents: Vec<Arc<Member>>,
         by_tracker: bool,
-        is_kept: bool,
     },
     /// From the registry, because there is neither tracker nor peer to spare it.
     Direct,
@@ -39,7 +37,6 @@ impl Route {
         let Self::Parents {
             parents,
             by_tracker: true,
-            ..
         } = self
         else {
             return false;
@@ -90,9 +87,12 @@ pub(super) struct Stripe {
 }
 
 impl Stripe {
-    /// Whether its parents are of an order that the tracker that is asked now knows nothing of.
-    pub(super) const fn is_kept(&self) -> bool {
-        matches!(self.route, Route::Parents { is_kept: true, .. })
+    /// Whether it is decided where it comes from. Others may have been sent here for it then, whether anything of it is wanted here yet or not.
+    pub(super) const fn is_decided(&self) -> bool {
+        matches!(
+            self.route,
+            Route::Lease(_) | Route::Parents { .. } | Route::Direct
+        )
     }
 
     /// Whether its route is the tracker's word.
@@ -247,7 +247,7 @@ impl Blob {
             let busy = self
                 .stripes
                 .get(&number)
-                .is_some_and(|stripe| !stripe.wanted.is_empty() || stripe.is_kept());
+                .is_some_and(|stripe| !stripe.wanted.is_empty() || stripe.is_decided());
             let state = if self.is_complete(number) {
                 StripeState::Complete
             } else if busy || self.present_in(number) > 0 {

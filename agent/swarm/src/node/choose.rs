@@ -47,7 +47,6 @@ impl Node {
             Some(Route::Parents {
                 parents,
                 by_tracker,
-                ..
             }) => (parents, *by_tracker),
             _ => (&[], false),
         };
@@ -169,7 +168,6 @@ impl Node {
             Some(Route::Parents {
                 parents,
                 by_tracker: false,
-                ..
             }) => parents.iter().map(|parent| parent.peer).collect(),
             _ => Vec::new(),
         }

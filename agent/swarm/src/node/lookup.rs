@@ -47,7 +47,6 @@ impl Node {
             Route::Parents {
                 parents,
                 by_tracker: true,
-                ..
             } => (parents.iter().any(|parent| parent.peer == peer), true),
             Route::Unknown => (false, true),
             _ => (false, false),

@@ -30,12 +30,9 @@ impl Node {
             self.peers.meet(&seed);
         }
         self.to_open.clear();
-        let blobs: Vec<Digest> = self.blobs.keys().copied().collect();
-        if forgot {
-            self.keep_order(now, &blobs);
-        }
-        self.tell_tracker(now, blobs);
+        self.tell_tracker(now, self.blobs.keys().copied().collect());
         for id in self.stripe_ids() {
+            let has_parents = self.has_parents(now, id);
             let Some(stripe) = self.stripe_mut(id) else {
                 continue;
             };
@@ -43,7 +40,7 @@ impl Node {
             match &mut stripe.route {
                 // All go on in the order that they have: of a new one beside it, in which whoever was asked before may come behind, rings
                 // would come. Who read the registry for them asks, and is given the lease again.
-                Route::Parents { is_kept: true, .. } if forgot => {}
+                Route::Parents { .. } if forgot && has_parents => {}
                 Route::Lease(lease) if !forgot => {
                     lease.told = None;
                     self.tell_progress(now, id);
@@ -71,18 +68,16 @@ impl Node {
         }
         let mut blobs = blobs;
         blobs.retain(|blob| self.blobs.contains_key(blob));
+        self.tell_tracker(now, blobs.clone());
         if change == TrackerChange::StandIn {
-            self.tell_tracker(now, blobs);
             return;
         }
-        self.keep_order(now, &blobs);
-        self.tell_tracker(now, blobs.clone());
         for id in self.stripe_ids() {
             let Some(stripe) = self.stripe_mut(id).filter(|_| blobs.contains(&id.blob)) else {
                 continue;
             };
             stripe.unanswered = 0;
-            if change == TrackerChange::Forgot && stripe.is_kept() {
+            if change == TrackerChange::Forgot && matches!(stripe.route, Route::Parents { .. }) {
                 // As when the only tracker has forgotten.
                 continue;
             }
@@ -131,26 +126,16 @@ impl Node {
         }
     }
 
-    /// Keeps the parents of each stripe that can be asked, as all do: the tracker that is asked from now on knows nothing of that order. Where
-    /// one of them is its seed, which went with it, or is gone, the node asks anew.
-    fn keep_order(&mut self, now: Duration, blobs: &[Digest]) {
-        let peers = &self.peers;
-        let is_lost =
-            |parent: &Arc<Member>| parent.role == Role::Seed || !peers.is_usable(now, &parent.peer);
-        for blob in blobs {
-            let Some(known) = self.blobs.get_mut(blob) else {
-                continue;
-            };
-            for stripe in known.stripes.values_mut() {
-                if let Route::Parents {
-                    parents, is_kept, ..
-                } = &mut stripe.route
-                {
-                    // That of even chunks and that of odd ones.
-                    *is_kept = !parents.iter().take(2).any(is_lost);
-                }
-            }
-        }
+    /// Whether the parents of a stripe, for even chunks and for odd ones, can be asked, and the tracker's seed is not among them, which went with it.
+    fn has_parents(&self, now: Duration, id: StripeId) -> bool {
+        let Some(Route::Parents { parents, .. }) = self.stripe(id).map(|stripe| &stripe.route)
+        else {
+            return false;
+        };
+        parents
+            .iter()
+            .take(2)
+            .all(|parent| parent.role != Role::Seed && self.peers.is_usable(now, &parent.peer))
     }
 
     pub(super) fn stripes_of(&self, blob: Digest) -> Vec<StripeId> {
@@ -192,7 +177,6 @@ impl Node {
             Route::Parents {
                 parents,
                 by_tracker: false,
-                is_kept: false,
             }
         };
         if let Some(stripe) = self.stripe_mut(id) {
@@ -288,7 +272,6 @@ impl Node {
                         Route::Parents {
                             parents,
                             by_tracker: true,
-                            is_kept: false,
                         },
                     );
                 }

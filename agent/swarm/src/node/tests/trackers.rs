@@ -133,7 +133,7 @@ fn a_tracker_that_forgot_is_asked_by_those_who_lost_a_parent() {
 
 // What was asked about ahead was not told of: another tracker made whoever had been sent here for it a parent of this node.
 #[test]
-fn what_is_kept_is_told_of_before_anything_of_it_is_wanted() {
+fn what_is_decided_is_told_of_before_anything_of_it_is_wanted() {
     let mut bench = begun();
     let told = restart(&mut bench);
     let runs = told.iter().find_map(|action| match action {
