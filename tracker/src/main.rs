@@ -65,7 +65,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     for key in &loaded.unknown {
         tracing::warn!(key, "a setting that does not exist");
     }
-    // A thousand nodes that begin at once are answered at once.
+    // The answers to a thousand nodes that begin at once are not kept room for until the next time.
     tranship_device::give_large_buffers_back();
     let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
     let token = arguments.token.as_deref().map(JoinToken::new);

@@ -22,8 +22,8 @@ pub fn give_memory_back() {
 /// take the next from its heap, which after a burst of answers to a thousand callers keeps what all of them took, in pieces.
 pub fn give_large_buffers_back() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: it may be called at any time, and changes where later memory comes from and nothing that anybody has. Of what it says nothing
-    // depends: where it does not listen, more memory is taken.
+    // SAFETY: it may be called at any time, and changes where later memory comes from and nothing that anybody has. What it returns
+    // is not looked at: where it refuses, more memory is kept, and nothing else is different.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_LEN);
     }

@@ -45,7 +45,7 @@ impl Tracker {
     /// The route of a member that is at a stripe already, of which nobody has all, while this tracker has just begun anew: those at it go on in
     /// the order that the one before gave, and any of them, made its parent, might wait for it. Whoever read the registry for them asks, and is
     /// given the lease. Who asks while another holds it has lost its parents, and is sent to the holder alone, who waits for nobody. A tracker
-    /// that nobody can remember, and so has no grace, finds no such order: there it is one that has just begun and asks again.
+    /// that was not there before has no grace and finds no such order: whoever asks again there, or has started anew, is led as at any time.
     fn take_up(&mut self, now: Duration, id: StripeId, me: MemberNo) -> Option<Route> {
         let stripe = self.blobs.stripe(id)?;
         let joiners = stripe.joiners();

@@ -92,7 +92,7 @@ fn restart(bench: &mut Bench) -> Vec<Action> {
 // The tracker was back and had forgotten: all asked anew, and who had been asked before might come behind in the new order. Readers
 // waited for each other until their patience ended, and another than before got the lease, and read all of it once more.
 #[test]
-fn a_tracker_that_forgot_is_asked_by_those_who_read_the_registry_alone() {
+fn a_tracker_that_forgot_is_asked_by_who_read_the_registry_and_by_nobody_with_parents() {
     let mut bench = begun();
     let origin = Route::Origin {
         lease: 7,
